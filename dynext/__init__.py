@@ -1,0 +1,117 @@
+"""dynext: a pretrained static classifier, made dynamic, without its training data.
+
+    net    = dx.attach(dx.split(teacher, example), dx.default_heads(10))
+    bank   = dx.synthesize(teacher, shape=(3, 32, 32), n=4096, seed=0)      # no data parameter, by design
+    net    = dx.distill(net, teacher, bank, steps=2000, seed=0)
+    table  = dx.collect(net, bank)
+    policy = dx.choose(table, budget=0.5, temperature=dx.calibrate(table))
+    print(dx.report(table, policy))
+    out    = net.run(x, policy)                                             # logits [b k], exit [b], macs [b]
+
+`dx.convert` is these lines in one call, and `dynext convert` that call from a shell.
+"""
+
+from dynext import compat
+
+compat.declare_torchvision_operators()
+
+from dynext import data, losses, models, testing
+from dynext.core.calibrate import Calibration, calibrate
+from dynext.core.collect import collect
+from dynext.core.confidence import CONFIDENCES, confidence
+from dynext.core.cost import CostTable, measure
+from dynext.core.exits import Exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.modes import batch_statistics
+from dynext.core.net import DynamicNet, attach
+from dynext.core.page import write_page
+from dynext.core.policy import Policy
+from dynext.core.report import Report, report
+from dynext.core.search import choose
+from dynext.core.table import ExitTable, Outcome, oracle, simulate
+from dynext.core.timing import Timing, side_by_side
+from dynext.errors import (
+    ArtifactError,
+    DynextError,
+    FitError,
+    ModelError,
+    PolicyError,
+    SourceError,
+    SplitError,
+)
+from dynext.fit import FitConfig, FitResult, fit
+from dynext.graph import Stage, StagedNet, split, stages_by_hand
+from dynext.models.catalog import Opened, open_model
+from dynext.seeding import seeded
+from dynext.types import Batch, InputSpec, Prediction, Source
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.convert import Conversion, convert
+from dynext.zeroshot.distill import Features, cache_features, distill
+from dynext.zeroshot.synthesize import synthesize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CONFIDENCES",
+    "Artifact",
+    "ArtifactError",
+    "Bank",
+    "Batch",
+    "Calibration",
+    "Conversion",
+    "CostTable",
+    "DynamicNet",
+    "DynextError",
+    "Exit",
+    "ExitTable",
+    "Features",
+    "FitConfig",
+    "FitError",
+    "FitResult",
+    "InputSpec",
+    "ModelError",
+    "Opened",
+    "Outcome",
+    "Policy",
+    "PolicyError",
+    "Prediction",
+    "Report",
+    "Source",
+    "SourceError",
+    "SplitError",
+    "Stage",
+    "StagedNet",
+    "Timing",
+    "attach",
+    "batch_statistics",
+    "cache_features",
+    "calibrate",
+    "choose",
+    "collect",
+    "confidence",
+    "conv_heads",
+    "convert",
+    "data",
+    "default_heads",
+    "distill",
+    "export",
+    "fit",
+    "load",
+    "losses",
+    "measure",
+    "models",
+    "open_model",
+    "oracle",
+    "pooled_heads",
+    "recipe_cli",
+    "report",
+    "save",
+    "seeded",
+    "side_by_side",
+    "simulate",
+    "split",
+    "stages_by_hand",
+    "synthesize",
+    "testing",
+    "token_heads",
+    "write_page",
+]

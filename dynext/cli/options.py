@@ -1,0 +1,142 @@
+"""What several commands take: a model, a shape, lists after commas, a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from dynext.models.catalog import Opened, open_model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Shape(click.ParamType):
+    """``3x32x32``: channels, height, width of one row."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            sizes = tuple(int(size) for size in value.lower().split("x"))
+        except ValueError:
+            sizes = ()
+        if len(sizes) != 3 or min(sizes) < 1:
+            self.fail(f"{value!r} is no shape; give channels, height and width, such as 3x32x32", param, ctx)
+        return sizes
+
+
+class Floats(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "NUMBERS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; give one per channel, such as 0.5,0.5,0.5", param, ctx)
+
+
+class Places(click.ParamType):
+    """Layer names, or shares of the MACs, with commas between them."""
+
+    name = "PLACES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...] | tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in value.split(","))
+        try:
+            return tuple(float(word) for word in words)
+        except ValueError:
+            return words
+
+
+class Argument(click.ParamType):
+    """``key=value`` for a model's constructor; the value is JSON, or else a text."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is no KEY=VALUE, such as num_classes=10", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+def model_options(command: Command) -> Command:
+    """MODEL and what opening it may need; `open_given` takes them."""
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for decorate in reversed(
+        [
+            click.argument("model"),
+            click.option("--checkpoint", type=file, help="Weights: .safetensors, .pt, .pth or .th."),
+            click.option("--shape", type=Shape(), help="One input, such as 3x32x32; needed for file.py:factory."),
+            click.option("--mean", type=Floats(), help="Mean of the pixels in [0, 1], per channel."),
+            click.option("--std", type=Floats(), help="Their standard deviation, per channel."),
+            click.option(
+                "--argument", "arguments", type=Argument(), multiple=True, help="For the model's constructor; repeat."
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def open_given(model: str, **given: Any) -> Opened:
+    """The model that `model_options` describe."""
+    return open_model(model, **{**given, "arguments": dict(given["arguments"])})
+
+
+def data_options(*, required: bool) -> Callable[[Command], Command]:
+    """``--data``, ``--root`` and ``--download``; `open_rows` takes them."""
+    kinds = "fashion-mnist, cifar10, bundled (the sample that ships with dynext), a folder of images, or a .npz file."
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--download", is_flag=True, help="Fetch Fashion-MNIST if it is nowhere (30 MB)."),
+            click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the data set lies."),
+            click.option("--data", required=required, metavar="DATA", help=kinds),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def device_option(command: Command) -> Command:
+    """``--device``, refused when it is not there."""
+    return click.option("--device", default="cpu", callback=_device, help="cpu or cuda.  [default: cpu]")(command)
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value not in ("cpu", "cuda"):
+        raise click.BadParameter(f"{value!r}; give cpu or cuda")
+    if value == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("this torch sees no CUDA device; leave --device out to use the CPU")
+    return value
+
+
+def artefact_argument(command: Command) -> Command:
+    """DIR, a folder that ``dynext convert`` wrote."""
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.argument("folder", metavar="DIR", type=folder)(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

@@ -1,0 +1,64 @@
+"""Where the rows of a command come from: ``--data`` in all its forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dynext.data import Rows, array, bundled_sample, cifar10, fashion_mnist, images
+from dynext.errors import SourceError
+from dynext.seeding import generator
+from dynext.types import InputSpec
+
+NAMES = ("fashion-mnist", "cifar10", "bundled")
+
+
+def open_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> tuple[Rows, str]:
+    """Test rows for a net that eats ``spec``, normalized as it wants them, and what they are in words.
+
+    Raises:
+        SourceError: nothing there, or rows of another shape than the net eats.
+    """
+    rows, words = _open(data, spec, root, download)
+    rows = replace(rows, spec=spec)
+    return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
+
+
+def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tuple[Rows, str]:
+    if data == "fashion-mnist":
+        return fashion_mnist("test", root=root, download=download), "Fashion-MNIST test images"
+    if data == "bundled":
+        return bundled_sample()[1], "of the Fashion-MNIST test images (the bundled sample)"
+    if data == "cifar10":
+        if root is None:
+            raise SourceError("where is CIFAR-10? Give --root, torchvision's folder or a .npz with x and y")
+        return cifar10("test", root=root), "CIFAR-10 test images"
+    path = Path(data)
+    if path.is_dir():
+        labelled = any(p.is_dir() for p in path.iterdir())
+        return images(path, spec, labelled=labelled), f"images of {path}"
+    if not path.exists():
+        raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")
+    return array(path, spec), f"rows of {path}"
+
+
+def unlabelled_rows(path: Path, spec: InputSpec) -> Rows:
+    """A user's own images, a folder or an array file, for calibration; labels are never read on.
+
+    Raises:
+        SourceError: no image there, or rows of another shape than the net eats.
+    """
+    return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()
+
+
+def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Rows, str, bool]:
+    """Rows for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
+    if data is not None:
+        return (*open_rows(data, spec, root=root, download=download), True)
+    sample = bundled_sample()[1]
+    if sample.shape == spec.shape:
+        return (*open_rows("bundled", spec), True)
+    noise = torch.rand(256, *spec.shape, generator=generator(0))
+    return Rows(pixels=noise, spec=spec), "256 rows of random noise", False

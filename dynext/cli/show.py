@@ -1,0 +1,35 @@
+"""How the commands print: tables in columns, figures in few words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def columns(lines: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """Titles, a rule, then rows; the columns in ``left`` stand to the left, the others to the right."""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    texts = [
+        "  ".join(
+            cell.ljust(w) if c in left else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+def macs(count: float) -> str:
+    """``41.2 M``."""
+    return f"{count / 1e9:,.2f} G" if count >= 1e9 else f"{count / 1e6:,.2f} M"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points: ``-0.85``."""
+    return f"{100 * difference:+.2f}"
+
+
+def print_json(found: Any) -> None:
+    click.echo(json.dumps(found, indent=2))

@@ -1,0 +1,121 @@
+"""How sure an exit is of a row. Always in [0, 1], higher is surer; a row whose logits make no sense gets NaN.
+
+NaN reaches no threshold, so such a row never leaves early: it goes on to the last exit.
+
+Shape legend: b rows in a batch, n rows in a table, e exits (the last is the full net), k classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from dynext.errors import PolicyError
+
+CONFIDENCES = ("max_probability", "margin", "entropy", "patience")
+"""Largest probability; gap between the two largest; 1 - normalized entropy; equal answers in a row."""
+
+
+def confidence(logits_nk: Tensor, measure: str) -> Tensor:
+    """How sure one exit is of each row ``[n]``, from its logits alone.
+
+    Source: max probability and entropy as in Teerapittayanon et al., ICPR 2016, arXiv:1709.01686; the entropy is
+    divided by log k and taken from 1.
+
+    Raises:
+        PolicyError: an unknown measure, fewer than two classes, or patience, which needs the exits before.
+
+    >>> confidence(torch.tensor([[0.0, 0.0], [9.0, 0.0]]), "margin").round(decimals=2).tolist()
+    [0.0, 1.0]
+    """
+    check_measure(measure)
+    num_classes = logits_nk.shape[-1]
+    if num_classes < 2:
+        raise PolicyError(f"confidence needs at least 2 classes, the logits have {num_classes}; take a classifier")
+    wide_nk = logits_nk if logits_nk.dtype == torch.float64 else logits_nk.float()
+    probability_nk = wide_nk.softmax(-1)
+    if measure == "max_probability":
+        return probability_nk.amax(-1)
+    if measure == "margin":
+        top_n2 = probability_nk.topk(2, dim=-1).values
+        return top_n2[:, 0] - top_n2[:, 1]
+    if measure == "entropy":
+        entropy_n = torch.special.entr(probability_nk).sum(-1)
+        return (1 - entropy_n / math.log(num_classes)).clamp(0, 1)
+    raise PolicyError("patience compares an exit with those before it; use confidences() or Confidence.step()")
+
+
+def confidences(
+    logits_nek: Tensor,
+    measure: str,
+    temperature_e: Sequence[float] | None = None,
+    enabled_e: Sequence[bool] | None = None,
+) -> Tensor:
+    """How sure every exit is of every row ``[n e]``; exits that are switched off get NaN.
+
+    Args:
+        temperature_e: what each exit's logits are divided by; 1 without it.
+        enabled_e: which exits run; all without it.
+    """
+    num_exits = logits_nek.shape[1]
+    step = Confidence(measure, num_exits)
+    column_e = []
+    for e in range(num_exits):
+        if enabled_e is None or enabled_e[e]:
+            scaled_nk = logits_nek[:, e] / (1.0 if temperature_e is None else temperature_e[e])
+            column_e.append(step.step(scaled_nk))
+        else:
+            column_e.append(torch.full((len(logits_nek),), torch.nan, device=logits_nek.device))
+    return torch.stack(column_e, dim=1)
+
+
+class Confidence:
+    """The same, exit after exit, over the rows that are still in a dynamic run.
+
+    Patience is the number of equal consecutive answers, this exit's included, divided by the number of exits:
+    among four exits a threshold of 0.5 asks for two equal answers.
+
+    Source: Zhou et al., NeurIPS 2020, arXiv:2006.04152 (patience-based early exit); ours counts the first answer
+    as 1 and divides by e so that it lies in [0, 1] like the others.
+    """
+
+    def __init__(self, measure: str, num_exits: int) -> None:
+        check_measure(measure)
+        self.measure = measure
+        self.num_exits = num_exits
+        self._last_n: Tensor | None = None
+        self._streak_n: Tensor | None = None
+
+    def step(self, logits_bk: Tensor, rows: Tensor | None = None) -> Tensor:
+        """How sure the next exit that runs is of each surviving row ``[b]``.
+
+        Args:
+            logits_bk: already divided by the exit's temperature.
+            rows: ids of the surviving rows (int64 ``[b]``), among those of the first step; ``None`` means all.
+        """
+        if self.measure != "patience":
+            return confidence(logits_bk, self.measure)
+        if rows is None:
+            rows = torch.arange(len(logits_bk), device=logits_bk.device)
+        if self._last_n is None or self._streak_n is None:
+            num_rows = int(rows.max()) + 1 if len(rows) else 0
+            self._last_n = torch.full((num_rows,), -1, device=rows.device)
+            self._streak_n = torch.zeros(num_rows, dtype=torch.int64, device=rows.device)
+        makes_sense_b = logits_bk.amax(-1).isfinite()
+        answer_b = logits_bk.argmax(-1).where(makes_sense_b, -1)
+        streak_b = torch.where(answer_b == self._last_n[rows], self._streak_n[rows] + 1, 1)
+        self._last_n[rows] = answer_b
+        self._streak_n[rows] = streak_b
+        return (streak_b / self.num_exits).where(makes_sense_b, torch.nan)
+
+
+def check_measure(measure: str) -> None:
+    """Refuse a confidence measure that does not exist, naming the nearest one."""
+    if measure not in CONFIDENCES:
+        near = get_close_matches(measure, CONFIDENCES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PolicyError(f"unknown confidence {measure!r}; give one of {', '.join(CONFIDENCES)}{hint}")

@@ -1,0 +1,214 @@
+"""Exits: auxiliary classifiers after a stage, in a form that the tap's shape suggests.
+
+An exit has three parts. ``reduce`` has no parameters (layout, pooling), so that what comes out of it can be cached while
+the trunk is frozen; ``embedder`` gives the embedding ``[b d]``; ``classifier`` the logits ``[b k]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynext.errors import PolicyError, SplitError
+
+HeadSpec = dict[str, Any]
+"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one row), ``num_classes`` and the kind's own sizes."""
+
+Heads = Callable[[tuple[int, ...]], HeadSpec]
+"""Given the tap's shape (one row), the head to put there."""
+
+KINDS = ("conv", "pooled", "token", "flat")
+MAX_SIDE = 16
+"""Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
+
+
+class Reduce(nn.Module):
+    """Channels first, averaged down by ``factor`` pixels a side; no parameters."""
+
+    def __init__(self, *, channels_last: bool, factor: int) -> None:
+        super().__init__()
+        self.channels_last, self.factor = channels_last, factor
+
+    def forward(self, tap: Tensor) -> Tensor:
+        x = tap.permute(0, 3, 1, 2) if self.channels_last else tap
+        return F.avg_pool2d(x, self.factor) if self.factor > 1 else x
+
+
+class PoolMix(nn.Module):
+    """A learned mix of global average and maximum, per channel.
+
+    Source: Kaya et al., ICML 2019, arXiv:1810.07052 (there one mix for all channels, over a 4x4 grid).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.mix.sigmoid()
+        return share * x.mean((2, 3)) + (1 - share) * x.amax((2, 3))
+
+
+class TokenPool(nn.Module):
+    """First token beside the mean of all: ``[b t d]`` to ``[b 2d]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, 0], x.mean(1)], dim=1)
+
+
+class Exit(nn.Module):
+    """An auxiliary classifier after stage ``after``: tap ``[b ...]`` to logits ``[b k]``."""
+
+    def __init__(self, spec: HeadSpec, *, after: int, name: str) -> None:
+        super().__init__()
+        self.spec, self.after, self.name = dict(spec), after, name
+        self.reduce, self.embedder, self.classifier = _BUILDERS[spec["kind"]](spec)
+        self.macs = 0
+        """MACs per row; filled in by whoever attaches the exit."""
+
+    def embed(self, tap: Tensor) -> Tensor:
+        """The embedding ``[b d]`` that the classifier sees."""
+        return self.embedder(self.reduce(tap))
+
+    def head(self, reduced: Tensor) -> Tensor:
+        """Logits ``[b k]`` from what ``reduce`` gave: the part worth training on cached features."""
+        return self.classifier(self.embedder(reduced))
+
+    def forward(self, tap: Tensor) -> Tensor:
+        return self.head(self.reduce(tap))
+
+
+def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    reduce, (channels, height, width) = _reduce(spec)
+    hidden = int(spec["hidden"])
+    layers: list[nn.Module] = []
+    for _ in range(int(spec["convs"])):
+        stride = 2 if min(height, width) > 4 else 1
+        layers += [
+            nn.Conv2d(channels, hidden, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+        ]
+        channels, height, width = hidden, math.ceil(height / stride), math.ceil(width / stride)
+    pool_height, out_height = _window(height)
+    pool_width, out_width = _window(width)
+    layers += [nn.AvgPool2d(*zip(pool_height, pool_width, strict=True)), nn.Flatten()]
+    return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
+
+
+def _window(side: int) -> tuple[tuple[int, int], int]:
+    """(kernel, stride) of a pooling that leaves at most 3 cells a side, and how many it leaves."""
+    cells = min(side, 3)
+    stride = side // cells
+    return (side - (cells - 1) * stride, stride), cells
+
+
+def _pooled(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    reduce, (channels, _, _) = _reduce(spec)
+    return reduce, PoolMix(channels), nn.Linear(channels, int(spec["num_classes"]))
+
+
+def _token(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    width, hidden = 2 * int(spec["tap"][-1]), int(spec["hidden"])
+    embedder = nn.Sequential(TokenPool(), nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU())
+    return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
+
+
+def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    width, hidden = math.prod(spec["tap"]), int(spec["hidden"])
+    embedder = nn.Sequential(nn.Flatten(), nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU())
+    return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
+
+
+_BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {
+    "conv": _conv,
+    "pooled": _pooled,
+    "token": _token,
+    "flat": _flat,
+}
+
+
+def _reduce(spec: HeadSpec) -> tuple[nn.Module, tuple[int, int, int]]:
+    tap = tuple(spec["tap"])
+    channels_last = bool(spec.get("channels_last", False))
+    channels, height, width = (tap[2], tap[0], tap[1]) if channels_last else tap
+    factor = min(math.ceil(max(height, width) / MAX_SIDE), height, width)
+    return Reduce(channels_last=channels_last, factor=factor), (channels, height // factor, width // factor)
+
+
+def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -> Heads:
+    """3x3 convolutions of stride 2 with BatchNorm and ReLU, a 3x3 grid of averages, linear; for maps ``[c h w]``.
+
+    ``hidden`` channels default to the tap's own, between 64 and 128.
+    """
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        _expect(tap, 3, "conv")
+        spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        channels = tap[-1] if spec["channels_last"] else tap[0]
+        return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
+
+    return heads
+
+
+def pooled_heads(num_classes: int) -> Heads:
+    """Learned mix of average and maximum pooling, linear; the cheapest head for maps ``[c h w]``."""
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        _expect(tap, 3, "pooled")
+        return {"kind": "pooled", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+
+    return heads
+
+
+def token_heads(num_classes: int, *, hidden: int | None = None) -> Heads:
+    """First token beside the mean token, LayerNorm, one hidden layer, linear; for tokens ``[t d]``."""
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        _expect(tap, 2, "token")
+        return {"kind": "token", "tap": list(tap), "num_classes": num_classes, "hidden": hidden or min(tap[-1], 256)}
+
+    return heads
+
+
+def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -> Heads:
+    """The head that the tap's shape suggests: maps get convolutions, tokens token heads, vectors a hidden layer."""
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        if len(tap) == 3:
+            return conv_heads(num_classes, hidden=hidden, convs=convs)(tap)
+        if len(tap) == 2:
+            return token_heads(num_classes, hidden=hidden)(tap)
+        width = hidden or min(max(math.prod(tap), 64), 256)
+        return {"kind": "flat", "tap": list(tap), "num_classes": num_classes, "hidden": width}
+
+    return heads
+
+
+def build_exit(spec: HeadSpec, *, after: int, name: str) -> Exit:
+    """An exit from its JSON.
+
+    Raises:
+        PolicyError: a kind of head that this version does not know.
+    """
+    if spec.get("kind") not in KINDS:
+        raise PolicyError(f"head kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}")
+    return Exit(spec, after=after, name=name)
+
+
+def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:
+    if len(tap) != rank:
+        raise SplitError(
+            f"a {kind} head needs a tap of {rank} dimensions a row, this one has shape {tap}; "
+            f"use dx.default_heads, which looks at the shape"
+        )
+
+
+def _channels_last(tap: tuple[int, ...]) -> bool:
+    """Swin and ConvNeXt blocks speak ``[h w c]``: a square in front and another size behind."""
+    return tap[0] == tap[1] != tap[2]

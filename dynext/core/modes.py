@@ -1,0 +1,52 @@
+"""The modes a net is read in: evaluation, and which statistics its BatchNorms use ("@bn").
+
+Source: Raikwar & Mishra, NeurIPS 2022: a teacher shown rows that are not its training data answers far better when its
+BatchNorms use the statistics of those rows. Ours touches no buffer at all, so there is nothing to restore but flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dynext.types import BatchNormMode
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorms of ``module`` that keep running statistics (timm's variants are subclasses)."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, every BatchNorm of ``module`` normalizes by the batch at hand; every buffer stays bit-identical."""
+    norms = batch_norms(module)
+    kept = [(m, m.training, m.track_running_stats) for m in norms]
+    try:
+        for m in norms:
+            # In training without tracking, the functional form is handed no buffer to update.
+            m.training, m.track_running_stats = True, False
+        yield
+    finally:
+        for m, training, tracking in kept:
+            m.training, m.track_running_stats = training, tracking
+
+
+def statistics(module: nn.Module, mode: BatchNormMode) -> AbstractContextManager[None]:
+    """``batch_statistics(module)`` for ``"batch"``, nothing for ``"running"``."""
+    return batch_statistics(module) if mode == "batch" else nullcontext()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` is in evaluation; afterwards every training flag is what it was."""
+    kept = [(m, m.training) for m in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for m, training in kept:
+            m.training = training

@@ -1,0 +1,141 @@
+"""The dynamic net: stages, and exits between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dynext.core.exits import Exit, Heads, HeadSpec, build_exit
+from dynext.core.run import run
+from dynext.errors import SplitError
+from dynext.graph.macs import count_macs
+from dynext.graph import Stage, StagedNet
+from dynext.seeding import seeded
+from dynext.types import Prediction
+
+if TYPE_CHECKING:
+    from dynext.core.cost import CostTable
+    from dynext.core.policy import Policy
+
+
+class DynamicNet(nn.Module):
+    """A staged net with exits. ``forward`` is the static net's, always; ``run`` executes dynamically.
+
+    Shapes: b rows, e exits (the last is the full net), k classes.
+    """
+
+    def __init__(self, staged: StagedNet, exits: Sequence[Exit]) -> None:
+        super().__init__()
+        self.staged = staged
+        self.exits = nn.ModuleList(exits)
+        self.cost: CostTable | None = None
+        """Measured stage times by rows; `run` compacts by them where they are known."""
+
+    @property
+    def num_exits(self) -> int:
+        """Exits, the full net included."""
+        return len(self.exits) + 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.staged.num_classes
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Where each exit stands; the last is the static net's own output."""
+        return (*(exit.name for exit in self.exits), "output")
+
+    @property
+    def trunk_macs_e(self) -> tuple[int, ...]:
+        """MACs per row of the stages up to each exit, heads not counted; the last is the static net's."""
+        macs_s = [stage.macs for stage in self.staged.stages]
+        return (*(sum(macs_s[: exit.after + 1]) for exit in self.exits), sum(macs_s))
+
+    @property
+    def head_macs_e(self) -> tuple[int, ...]:
+        """MACs per row of each exit's head; 0 for the last, which is part of the trunk."""
+        return (*(exit.macs for exit in self.exits), 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b ...]`` to the final logits ``[b k]``: a drop-in for the static net."""
+        return self.staged(x)
+
+    def taps(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each early exit sees (``e - 1`` tensors ``[b ...]``), and the final logits ``[b k]``."""
+        live: tuple[Tensor, ...] = (x,)
+        taps = []
+        wanted = {exit.after for exit in self.exits}
+        for s, stage in enumerate(self.staged.stages):
+            live = stage(*live)
+            if s in wanted:
+                taps.append(live[stage.tap])
+        return taps, live[0]
+
+    def all_exits(self, x: Tensor) -> Tensor:
+        """Every exit's logits ``[b e k]``; nothing is skipped."""
+        taps, final = self.taps(x)
+        early = [exit(tap) for exit, tap in zip(self.exits, taps, strict=True)]
+        return torch.stack([*early, final], dim=1)
+
+    def run(
+        self, x: Tensor, policy: Policy, *, compact: str = "auto", deadline_ms: float | None = None
+    ) -> Prediction:
+        """Execute ``policy``: see `dynext.core.run.run`."""
+        return run(self, x, policy, compact=compact, deadline_ms=deadline_ms)
+
+
+def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = None, seed: int = 0) -> DynamicNet:
+    """Put an untrained exit after every stage but the last, or after those named in ``at``.
+
+    The stages are copied: training the dynamic net never changes ``staged``. Heads are initialized from ``seed``.
+
+    Args:
+        heads: what to put on a tap of a given shape, as `conv_heads`, `default_heads` give it.
+        at: stage numbers from 0, or stage names.
+
+    Raises:
+        SplitError: no such stage, or a tap that the head cannot sit on.
+    """
+    staged = copy.deepcopy(staged)
+    places = _places(staged, at)
+    specs = [heads(_tap_shape(staged.stages[s])) for s in places]
+    with seeded(seed):
+        return from_specs(staged, specs, places)
+
+
+def from_specs(staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int]) -> DynamicNet:
+    """A dynamic net on these very stages, heads built from their JSON (as an artefact keeps it)."""
+    like = next(staged.parameters(), torch.empty(()))
+    exits = []
+    for spec, s in zip(specs, places, strict=True):
+        stage = staged.stages[s]
+        exit = build_exit(spec, after=s, name=stage.name).to(device=like.device, dtype=like.dtype).eval()
+        tap = torch.zeros(2, *_tap_shape(stage), dtype=like.dtype, device=like.device)
+        try:
+            exit.macs = count_macs(exit, tap)
+        except RuntimeError as error:
+            raise SplitError(f"a {spec['kind']} head does not fit the tap after {stage.name}: {error}") from error
+        exits.append(exit)
+    return DynamicNet(staged, exits)
+
+
+def _tap_shape(stage: Stage) -> tuple[int, ...]:
+    return tuple(stage.live_shapes[stage.tap])
+
+
+def _places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
+    names = [stage.name for stage in staged.stages]
+    last = len(names) - 1
+    if at is None:
+        return list(range(last))
+    places = []
+    for place in at:
+        s = names.index(place) if place in names else place
+        if not isinstance(s, int) or not 0 <= s < last:
+            raise SplitError(f"no exit can stand after {place!r}; stages: {', '.join(names[:last])}")
+        places.append(s)
+    return sorted(set(places))

@@ -1,0 +1,125 @@
+"""When to stop: plain data, no tensor, no net.
+
+Shape legend: e exits (the last is the full net).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from dynext.core.confidence import check_measure
+from dynext.errors import PolicyError
+from dynext.types import Basis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A row leaves at the first exit whose confidence reaches its threshold; at the last exit everybody leaves.
+
+    Raises:
+        PolicyError: lengths differ, a figure is NaN, infinite or out of range, or the last threshold is not 0.
+    """
+
+    confidence: str = "max_probability"
+    threshold_e: tuple[float | None, ...]
+    """``None`` switches an exit off, its head is not even run. Above 1 the head runs and nobody leaves."""
+    temperature_e: tuple[float, ...]
+    """What each exit's logits are divided by before the confidence is taken."""
+    basis: Basis | None = None
+    """What the thresholds were chosen against; ``None`` when they were set by hand."""
+    note: str = ""
+    """How they were chosen, in a sentence."""
+
+    def __post_init__(self) -> None:
+        check_measure(self.confidence)
+        if self.basis not in (None, "labels", "teacher"):
+            raise PolicyError(f"basis {self.basis!r}; give 'labels', 'teacher' or None")
+        if not self.threshold_e or len(self.threshold_e) != len(self.temperature_e):
+            raise PolicyError(
+                f"{len(self.threshold_e)} thresholds and {len(self.temperature_e)} temperatures; "
+                f"give one of each per exit, the last exit included"
+            )
+        for e, threshold in enumerate(self.threshold_e):
+            if threshold is not None and not (_is_number(threshold) and threshold >= 0):
+                raise PolicyError(f"threshold {threshold!r} of exit {e}; give a number of 0 or more, or None for off")
+        for e, temperature in enumerate(self.temperature_e):
+            if not (_is_number(temperature) and temperature > 0):
+                raise PolicyError(f"temperature {temperature!r} of exit {e}; give a positive number")
+        if self.threshold_e[-1] != 0:
+            raise PolicyError(f"the last exit's threshold is {self.threshold_e[-1]}; it must be 0.0: everybody leaves")
+
+    @classmethod
+    def never(cls, num_exits: int) -> Policy:
+        """Nobody leaves early and no early head runs: the static net."""
+        return cls(threshold_e=(None,) * (num_exits - 1) + (0.0,), temperature_e=(1.0,) * num_exits)
+
+    @classmethod
+    def always(cls, num_exits: int, exit: int = 0) -> Policy:
+        """Everybody leaves at one exit (from 0; -1 is the full net); the other early heads do not run.
+
+        Raises:
+            PolicyError: there is no such exit.
+        """
+        if not -num_exits <= exit < num_exits:
+            raise PolicyError(f"exit {exit} of a net with {num_exits} exits; give 0 to {num_exits - 1}, or -1")
+        chosen = exit % num_exits
+        threshold_e = tuple(0.0 if e in (chosen, num_exits - 1) else None for e in range(num_exits))
+        return cls(threshold_e=threshold_e, temperature_e=(1.0,) * num_exits)
+
+    @property
+    def num_exits(self) -> int:
+        return len(self.threshold_e)
+
+    @property
+    def enabled_e(self) -> tuple[bool, ...]:
+        """Which exits run."""
+        return tuple(threshold is not None for threshold in self.threshold_e)
+
+    def check_exits(self, num_exits: int) -> None:
+        """Refuse to be used on a net or a table with another number of exits."""
+        if num_exits != self.num_exits:
+            raise PolicyError(
+                f"the policy is for {self.num_exits} exits, this net or table has {num_exits}; choose one for it"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types; ``from_dict`` brings exactly this policy back."""
+        plain = asdict(self)
+        return {**plain, "threshold_e": list(self.threshold_e), "temperature_e": list(self.temperature_e)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Policy:
+        """Raises PolicyError for missing or unknown keys and for figures that no policy may have."""
+        known = {field.name for field in fields(cls)}
+        missing, unknown = {"threshold_e", "temperature_e"} - plain.keys(), plain.keys() - known
+        if missing or unknown:
+            raise PolicyError(
+                f"no policy: missing {sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}; "
+                f"its keys are {', '.join(sorted(known))}"
+            )
+        lists = {name: plain[name] for name in ("threshold_e", "temperature_e")}
+        if not all(isinstance(values, list | tuple) for values in lists.values()):
+            raise PolicyError(f"no policy: threshold_e and temperature_e must be lists, given {lists}")
+        return cls(**{**plain, **{name: tuple(values) for name, values in lists.items()}})
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Policy:
+        """Raises PolicyError when the text is no JSON object or no policy."""
+        try:
+            plain = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PolicyError(f"no policy: not JSON ({error}); give what to_json wrote") from error
+        if not isinstance(plain, dict):
+            raise PolicyError(f"no policy: a JSON {type(plain).__name__}, expected an object; give what to_json wrote")
+        return cls.from_dict(plain)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

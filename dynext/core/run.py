@@ -1,0 +1,142 @@
+"""Dynamic execution: rows leave the batch at the first exit that is sure enough of them.
+
+Nothing here decides: thresholds and temperatures are the policy's. Nothing here is stored on the net.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from dynext.core.confidence import Confidence
+from dynext.core.policy import Policy
+from dynext.errors import PolicyError, SourceError
+from dynext.types import Prediction
+
+if TYPE_CHECKING:
+    from dynext.core.net import DynamicNet
+
+Compact = Literal["auto", "always", "never"]
+
+
+@torch.inference_mode()
+def run(
+    net: DynamicNet, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
+) -> Prediction:
+    """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
+
+    Survivors are gathered after an exit when that pays (``compact="auto"``: by ``net.cost`` where it was measured,
+    else always). One device synchronization an exit, none a row. Answers come in the order of the input; ``macs`` counts
+    the stages and heads that a row needed. A row whose confidence is NaN leaves at the last exit.
+
+    Args:
+        deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first
+            exit is always finished). Exits that the policy switched off are evaluated too, as an answer in hand.
+
+    Raises:
+        PolicyError: the policy is for another number of exits.
+        SourceError: rows of another shape than the net eats.
+    """
+    _check(net, x, policy, compact)
+    if not len(x):
+        return _Books(net, x, policy).prediction()
+    until = None if deadline_ms is None else time.perf_counter() + deadline_ms / 1000
+    exits = {exit.after: e for e, exit in enumerate(net.exits) if until or policy.threshold_e[e] is not None}
+    books = _Books(net, x, policy)
+    live: tuple[Tensor, ...] = (x,)
+    for s, stage in enumerate(net.staged.stages):
+        live = stage(*live)
+        books.spent += stage.macs
+        e = exits.get(s)
+        if e is not None:
+            logits = net.exits[e](live[stage.tap])
+            books.spent += net.exits[e].macs
+            staying = books.close(e, logits, in_hand=until is not None)
+            if not books.num_open:
+                return books.prediction()
+            if _compact_pays(net, exits, s, len(books.row_b), books.num_open, compact):
+                live = tuple(t[staying] for t in live)
+                books.compact(staying)
+        if until is not None and books.logits_bk is not None and time.perf_counter() > until:
+            return books.prediction()
+    books.answer(net.num_exits - 1, live[0])
+    return books.prediction()
+
+
+class _Books:
+    """One call's books: which rows the live tensors carry, which of those still wait, and the answers so far.
+
+    An answer is written for everybody who waits and overwritten further on, so that an exit costs one synchronization
+    (who stays) and a deadline finds an answer in hand.
+    """
+
+    def __init__(self, net: DynamicNet, x: Tensor, policy: Policy) -> None:
+        self.policy, self.num_classes, self.x = policy, net.num_classes, x
+        self.confidence = Confidence(policy.confidence, net.num_exits)
+        self.row_b = torch.arange(len(x), device=x.device)
+        self.open_b: Tensor | None = None  # which carried rows wait; None: all of them
+        self.num_open = len(x)
+        self.spent = 0
+        self.logits_bk: Tensor | None = None
+        self.exit_b = torch.zeros_like(self.row_b)
+        self.macs_b = torch.zeros_like(self.row_b)
+
+    def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
+        """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
+        confidence = self.confidence.step(logits / self.policy.temperature_e[e], self.row_b)
+        threshold = self.policy.threshold_e[e]
+        unsure = ~(confidence >= (math.inf if threshold is None else threshold))  # so written that NaN is unsure
+        if self.open_b is not None:
+            unsure &= self.open_b
+        staying = unsure.nonzero()[:, 0]
+        if in_hand or len(staying) < self.num_open:
+            self.answer(e, logits)
+        if len(staying) < self.num_open:
+            self.open_b, self.num_open = unsure, len(staying)
+        return staying
+
+    def answer(self, e: int, logits: Tensor) -> None:
+        """Exit ``e`` answers every row that waits."""
+        if self.logits_bk is None:
+            self.logits_bk = logits.new_zeros(len(self.x), self.num_classes)
+        exit_b, macs_b = torch.full_like(self.row_b, e), torch.full_like(self.row_b, self.spent)
+        if self.open_b is not None:
+            logits = logits.where(self.open_b[:, None], self.logits_bk[self.row_b])
+            exit_b = exit_b.where(self.open_b, self.exit_b[self.row_b])
+            macs_b = macs_b.where(self.open_b, self.macs_b[self.row_b])
+        self.logits_bk[self.row_b] = logits
+        self.exit_b[self.row_b] = exit_b
+        self.macs_b[self.row_b] = macs_b
+
+    def compact(self, staying: Tensor) -> None:
+        self.row_b, self.open_b = self.row_b[staying], None
+
+    def prediction(self) -> Prediction:
+        logits_bk = self.logits_bk
+        if logits_bk is None:
+            logits_bk = self.x.new_zeros(len(self.x), self.num_classes)
+        return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b)
+
+
+def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
+    """Whether to gather the waiting rows now, before the stages up to the next exit that is switched on."""
+    if waiting == carried or compact == "never":
+        return False
+    if compact == "always" or net.cost is None:
+        return True
+    until = min((later for later in exits if later > s), default=len(net.staged.stages) - 1)
+    return net.cost.compaction_pays(s, until, carried=carried, waiting=waiting)
+
+
+def _check(net: DynamicNet, x: Tensor, policy: Policy, compact: str) -> None:
+    policy.check_exits(net.num_exits)
+    if compact not in ("auto", "always", "never"):
+        raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")
+    if tuple(x.shape[1:]) != net.staged.input_shape:
+        raise SourceError(
+            f"rows of shape {tuple(x.shape[1:])}; the net eats {net.staged.input_shape} (a batch is [b, ...])"
+        )

@@ -1,0 +1,285 @@
+"""Choose when to stop: from tables to a policy, with the uncertainty of few rows counted in.
+
+Shape legend: e exits (the last is the full net), t thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from dynext.core.calibrate import Calibration
+from dynext.core.confidence import check_measure
+from dynext.core.policy import Policy
+from dynext.core.sweep import Floats, Risk, Sweep, Sweeper, exit_sets, threshold_grid
+from dynext.core.table import ExitTable
+from dynext.errors import PolicyError
+
+Rule = Literal["safe", "plain"]
+
+DEFAULT_MAX_DROP = 0.01
+
+
+def choose(
+    table: ExitTable | Sequence[ExitTable],
+    *,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    temperature: Calibration | Sequence[float] | None = None,
+    confidence: str = "max_probability",
+    rule: Rule = "safe",
+    delta: float = 0.05,
+    min_support: int = 20,
+    risk: Risk = "drop",
+) -> Policy:
+    """The policy that saves most within a loss, or loses least within a budget; with neither, a loss of 0.01.
+
+    Tried are one threshold shared by the exits that are on, at up to 200 values, for every set of exits. Of several
+    tables the worst case counts, and their mean cost. "No exit is safe" is an answer: `Policy.never`, whose note
+    says so.
+
+    Args:
+        table: the rows to judge by. Never the rows that the result is then reported on.
+        budget: most MACs allowed, as a share of the static net's. Alone: the largest share of right answers within
+            it; a larger budget never gives fewer right answers nor costs less.
+        max_drop: most that may be lost, as a share of the rows (0.01 is a point). Alone: the cheapest within it.
+            With a budget: the same, and the note says if the budget is not met.
+        temperature: of each exit, or a calibration; 1 without it.
+        confidence: one of `CONFIDENCES`.
+        rule: ``"safe"`` judges by confidence bounds, and takes a threshold only if every stricter one passes too;
+            ``"plain"`` judges by what was observed, which on few rows promises too much.
+        delta: how often the safe rule may be wrong.
+        min_support: with the safe rule, the least rows that must leave at every exit that is on.
+        risk: with ``basis="teacher"``, ``"drop"`` weighs each answer unlike the full net's by what the full net's own
+            probabilities say is lost; ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
+
+    Source: going down the thresholds under an upper confidence bound, as in Bates et al., J. ACM 2021,
+    arXiv:2101.02703, and Jazbec et al., NeurIPS 2024, arXiv:2405.20915. Ours bounds by Clopper-Pearson, and picks
+    among sets of exits as well: each bound gets delta divided by the number of early exits. Sets share most of their
+    rows, so that this suffices where dividing by the number of sets would be rigorous but wasteful.
+
+    Raises:
+        PolicyError: tables that do not belong together, figures out of range, or a budget that no policy meets.
+    """
+    tables = [table] if isinstance(table, ExitTable) else list(table)
+    _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk)
+    temperature_e = _temperatures(tables[0], temperature)
+    if budget is None and max_drop is None:
+        max_drop = DEFAULT_MAX_DROP
+    grid_t = threshold_grid(tables, confidence, temperature_e)
+    num_early = tables[0].num_exits - 1
+    judge = _Judge(rule=rule, delta=delta / max(num_early, 1), min_support=min_support)
+    sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in tables]
+    verdicts = [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in exit_sets(num_early)]
+    static = _static(sweepers, judge)
+    if max_drop is not None:
+        picked = _cheapest(verdicts, static, max_drop, judge)
+    elif budget is not None:
+        picked = _best(verdicts, static, budget)
+    note = _note(tables, judge, risk, picked, verdicts, budget, max_drop)
+    return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Verdict:
+    """One set of exits over all tables, per threshold: worst case of what is lost, mean of what is paid."""
+
+    on: tuple[int, ...]
+    cost_t: Floats
+    drop_t: Floats
+    """Observed."""
+    risk_t: Floats
+    """What is held against ``max_drop``: the bound on the drop, or the observed one (plain rule)."""
+    score_t: Floats
+    """What a budget is spent on: right answers, by their lower bound or observed."""
+    supported_t: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pick:
+    """One threshold of one set of exits; no exit on is the static net."""
+
+    on: tuple[int, ...]
+    t: int
+    cost: float
+    drop: float
+    risk: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    rule: Rule
+    delta: float
+    """Of a single bound."""
+    min_support: int
+
+    @property
+    def safe(self) -> bool:
+        return self.rule == "safe"
+
+    def verdict(self, on: tuple[int, ...], sweeps: Sequence[Sweep]) -> _Verdict:
+        least = self.min_support if self.safe else 0
+        return _Verdict(
+            on=on,
+            cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
+            drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
+            risk_t=np.max([s.drop_bound_t(self.delta) if self.safe else s.drop_t() for s in sweeps], axis=0),
+            score_t=np.min([s.right_bound_t(self.delta) if self.safe else s.right_t / s.rows for s in sweeps], axis=0),
+            supported_t=np.min([s.support_t for s in sweeps], axis=0) >= least,
+        )
+
+    def allowed_t(self, verdict: _Verdict, max_drop: float) -> np.ndarray:
+        """Which thresholds may be taken: under the safe rule only down to the first that fails."""
+        fails_t = verdict.risk_t > max_drop
+        if self.safe:
+            fails_t = np.logical_or.accumulate((fails_t & verdict.supported_t)[::-1])[::-1]
+        return np.asarray(verdict.supported_t & ~fails_t)
+
+
+def _static(sweepers: Sequence[Sweeper], judge: _Judge) -> _Verdict:
+    """The static net, judged like the others."""
+    verdict = judge.verdict((), [sweeper.sweep(()) for sweeper in sweepers])
+    return _Verdict(
+        on=(),
+        cost_t=verdict.cost_t,
+        drop_t=verdict.drop_t,
+        risk_t=np.zeros_like(verdict.risk_t),
+        score_t=verdict.score_t,
+        supported_t=np.ones_like(verdict.supported_t),
+    )
+
+
+def _pick(verdict: _Verdict, t: int) -> _Pick:
+    return _Pick(
+        on=verdict.on,
+        t=t,
+        cost=float(verdict.cost_t[t]),
+        drop=float(verdict.drop_t[t]),
+        risk=float(verdict.risk_t[t]),
+    )
+
+
+def _cheapest(verdicts: Sequence[_Verdict], static: _Verdict, max_drop: float, judge: _Judge) -> _Pick:
+    """The cheapest of what may be taken, the static net always among it; equal costs go to the lower risk."""
+    picks = [_pick(static, 0)]
+    for verdict in verdicts:
+        allowed = np.flatnonzero(judge.allowed_t(verdict, max_drop))
+        if len(allowed):
+            order = np.lexsort((verdict.risk_t[allowed], verdict.cost_t[allowed]))
+            picks.append(_pick(verdict, int(allowed[order[0]])))
+    return min(picks, key=lambda pick: (pick.cost, pick.risk))
+
+
+def _best(verdicts: Sequence[_Verdict], static: _Verdict, budget: float) -> _Pick:
+    """The best score within the budget; equal scores go to the cheaper, so that cost is monotone in the budget."""
+    best: tuple[float, float, _Pick] | None = None
+    cheapest = 1.0
+    for verdict in [static, *verdicts]:
+        supported = np.flatnonzero(verdict.supported_t)
+        if not len(supported):
+            continue
+        cheapest = min(cheapest, float(verdict.cost_t[supported].min()))
+        within = supported[verdict.cost_t[supported] <= budget]
+        if len(within):
+            t = int(within[np.lexsort((verdict.cost_t[within], -verdict.score_t[within]))[0]])
+            found = (-float(verdict.score_t[t]), float(verdict.cost_t[t]), _pick(verdict, t))
+            if best is None or found[:2] < best[:2]:
+                best = found
+    if best is None:
+        raise PolicyError(
+            f"budget {budget} of the static net's MACs cannot be met: the cheapest within reach is {cheapest:.3f}; "
+            f"allow at least that, or attach earlier or cheaper exits"
+        )
+    return best[2]
+
+
+def _policy(
+    table: ExitTable, confidence: str, temperature_e: tuple[float, ...], grid_t: Tensor, picked: _Pick, note: str
+) -> Policy:
+    threshold_e = [float(grid_t[picked.t]) if e in picked.on else None for e in range(table.num_exits - 1)]
+    return Policy(
+        confidence=confidence,
+        threshold_e=(*threshold_e, 0.0),
+        temperature_e=temperature_e,
+        basis=table.basis,
+        note=note,
+    )
+
+
+def _note(
+    tables: Sequence[ExitTable],
+    judge: _Judge,
+    risk: Risk,
+    picked: _Pick,
+    verdicts: Sequence[_Verdict],
+    budget: float | None,
+    max_drop: float | None,
+) -> str:
+    """How the policy was chosen, in words. Without labels it speaks of agreement only."""
+    basis = "the labels" if tables[0].basis == "labels" else "agreement with the full net"
+    rows = " and ".join(f"{table.rows} (n={len(table)})" for table in tables)
+    how = f"chosen by {basis} on {rows}, basis {tables[0].basis}, rule {judge.rule}"
+    if judge.safe:
+        how += f" (Clopper-Pearson, delta {judge.delta:g} a bound, {judge.min_support} rows or more leave at each exit)"
+    asked = [f"budget {budget:.3g} of the static MACs"] if budget is not None else []
+    asked += [f"at most {max_drop:.2%} lost"] if max_drop is not None else []
+    how += f", asked for {' and '.join(asked)}"
+    weighed = "disagreement" if risk == "disagreement" else "estimated drop" if tables[0].basis == "teacher" else "drop"
+    found = f"{weighed} {picked.drop:.2%}" + (f", bound {picked.risk:.2%}" if judge.safe else "")
+    result = f"{found}, at {picked.cost:.1%} of the static MACs" if picked.on else _why_static(verdicts, judge, max_drop)
+    if max_drop is not None and budget is not None and picked.cost > budget:
+        result += "; the budget is not met"
+    if any(table.synthetic for table in tables):
+        result += "; thresholds were chosen on synthesized rows and need not hold on real ones"
+    return f"{result}. {how[0].upper()}{how[1:]}."
+
+
+def _why_static(verdicts: Sequence[_Verdict], judge: _Judge, max_drop: float | None) -> str:
+    if max_drop is None:
+        return "the static net is the best within the budget"
+    saving = [(verdict.supported_t & (verdict.cost_t < 1), verdict.risk_t) for verdict in verdicts]
+    risks = [float(risk_t[fits_t].min()) for fits_t, risk_t in saving if fits_t.any()]
+    if not risks:
+        return f"no exit is safe: none saves MACs with {judge.min_support} rows leaving at each exit that is on"
+    reached = "bound" if judge.safe else "drop"
+    return f"no exit is safe: the best {reached} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
+
+
+def _temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:
+    if temperature is None:
+        return (1.0,) * table.num_exits
+    given = temperature.temperature_e if isinstance(temperature, Calibration) else tuple(map(float, temperature))
+    if len(given) != table.num_exits:
+        raise PolicyError(f"{len(given)} temperatures for {table.num_exits} exits; calibrate on this table")
+    Policy(threshold_e=(0.0,) * len(given), temperature_e=given)  # refuses what no policy may have
+    return given
+
+
+def _check(
+    tables: Sequence[ExitTable],
+    budget: float | None,
+    max_drop: float | None,
+    confidence: str,
+    rule: str,
+    delta: float,
+    min_support: int,
+    risk: str,
+) -> None:
+    check_measure(confidence)
+    if not tables:
+        raise PolicyError("no table to choose by; give at least one")
+    kinds = {(t.trunk_macs_e, t.head_macs_e, t.num_classes, t.basis) for t in tables}
+    if len(kinds) > 1:
+        raise PolicyError(f"{len(tables)} tables of {len(kinds)} kinds; they must share costs, classes and basis")
+    if budget is not None and not 0 < budget < float("inf"):
+        raise PolicyError(f"budget {budget}; give a positive share of the static net's MACs, 0.5 for half of them")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
+    if not 0 < delta < 1 or min_support < 0:
+        raise PolicyError(f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more")
+    if rule not in get_args(Rule) or risk not in get_args(Risk):
+        raise PolicyError(f"rule {rule!r}, risk {risk!r}; give {get_args(Rule)} and {get_args(Risk)}")

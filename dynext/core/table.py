@@ -1,0 +1,240 @@
+"""One small table decides everything after training: what each exit said of each row, and what it cost.
+
+Shape legend: n rows, e exits (the last is the full net), k classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dynext.core.confidence import confidences
+from dynext.core.policy import Policy
+from dynext.errors import ArtifactError, PolicyError
+from dynext.types import Basis
+
+TABLE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExitTable:
+    """Logits of every exit on every row ``[n e k]`` (float32), with the cost of getting there.
+
+    Raises:
+        PolicyError: no rows, or shapes and lengths that do not fit together.
+    """
+
+    logits_nek: Tensor
+    trunk_macs_e: tuple[int, ...]
+    """MACs of the stages up to each exit, heads not included; the last is the static net."""
+    head_macs_e: tuple[int, ...]
+    """MACs of each exit's own head; 0 for the last, whose head is part of the static net."""
+    label_n: Tensor | None
+    basis: Basis
+    """Right against the labels, or against the full net's own answer."""
+    name_e: tuple[str, ...]
+    """Where each exit sits."""
+    rows: str
+    """Which rows these are, in words: "2,000 Fashion-MNIST test images"."""
+    synthetic: bool = False
+    trunk_ms_e: tuple[float, ...] | None = None
+    head_ms_e: tuple[float, ...] | None = None
+    """Measured milliseconds at batch 1, in the same two parts."""
+
+    def __post_init__(self) -> None:
+        if self.logits_nek.ndim != 3 or self.logits_nek.dtype != torch.float32:
+            shape, kind = list(self.logits_nek.shape), self.logits_nek.dtype
+            raise PolicyError(f"logits {shape} of {kind}; a table wants [rows, exits, classes] of torch.float32")
+        n, e, k = self.logits_nek.shape
+        if n == 0:
+            raise PolicyError("a table of 0 rows says nothing; collect at least one")
+        if k < 2:
+            raise PolicyError(f"logits of {k} classes; a table wants at least 2")
+        lengths = [len(self.trunk_macs_e), len(self.head_macs_e), len(self.name_e)]
+        lengths += [len(ms_e) for ms_e in (self.trunk_ms_e, self.head_ms_e) if ms_e is not None]
+        if set(lengths) != {e}:
+            raise PolicyError(f"logits of {e} exits but costs and names of {lengths}; give one of each per exit")
+        if list(self.trunk_macs_e) != sorted(self.trunk_macs_e) or min(self.head_macs_e) < 0 or self.head_macs_e[-1]:
+            raise PolicyError(
+                f"trunk MACs {self.trunk_macs_e} must not fall, head MACs {self.head_macs_e} not be negative, "
+                f"the last head cost 0"
+            )
+        if self.basis not in ("labels", "teacher") or (self.basis == "labels" and self.label_n is None):
+            raise PolicyError(f"basis {self.basis!r} with labels {self.label_n}; give labels, or basis 'teacher'")
+        if self.label_n is not None:
+            self._check_labels(self.label_n)
+
+    def _check_labels(self, label_n: Tensor) -> None:
+        n, _, k = self.logits_nek.shape
+        if label_n.shape != (n,) or label_n.dtype != torch.int64:
+            raise PolicyError(f"labels {list(label_n.shape)} of {label_n.dtype} for {n} rows; give one int64 each")
+        if int(label_n.min()) < 0 or int(label_n.max()) >= k:
+            raise PolicyError(f"labels from {int(label_n.min())} to {int(label_n.max())} for classes 0 to {k - 1}")
+
+    def __len__(self) -> int:
+        return len(self.logits_nek)
+
+    @property
+    def num_exits(self) -> int:
+        return self.logits_nek.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits_nek.shape[2]
+
+    @property
+    def static_macs(self) -> int:
+        """MACs of the static net, per row."""
+        return self.trunk_macs_e[-1]
+
+    @cached_property
+    def answer_ne(self) -> Tensor:
+        """Each exit's answer ``[n e]``, int64."""
+        return self.logits_nek.argmax(-1)
+
+    @property
+    def target_n(self) -> Tensor:
+        """What counts as right ``[n]``: the labels, or the full net's answers."""
+        if self.basis == "labels" and self.label_n is not None:
+            return self.label_n
+        return self.answer_ne[:, -1]
+
+    @cached_property
+    def right_ne(self) -> Tensor:
+        """Whether each exit is right ``[n e]``, bool."""
+        return self.answer_ne == self.target_n[:, None]
+
+    def macs_e(self, enabled_e: Sequence[bool]) -> tuple[int, ...]:
+        """MACs of a row that leaves at each exit: the stages up to it and every head run on the way."""
+        paid, out = 0, []
+        for trunk, head, enabled in zip(self.trunk_macs_e, self.head_macs_e, enabled_e, strict=True):
+            paid += head if enabled else 0
+            out.append(trunk + paid)
+        return tuple(out)
+
+    def subset(self, index: Tensor) -> ExitTable:
+        """The rows at ``index``, an int64 or bool tensor."""
+        label_n = None if self.label_n is None else self.label_n[index]
+        return replace(self, logits_nek=self.logits_nek[index], label_n=label_n)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file, atomically."""
+        path = Path(path)
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        tensors = {"logits_nek": self.logits_nek.contiguous()}
+        if self.label_n is not None:
+            tensors["label_n"] = self.label_n.contiguous()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, partial, metadata={"dynext_table": json.dumps({"version": TABLE_VERSION, **plain})})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ExitTable:
+        """The table that ``save`` wrote.
+
+        Raises:
+            ArtifactError: the file is missing, truncated, no exit table, or of a later version.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                plain = json.loads((file.metadata() or {})["dynext_table"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            version = plain.pop("version")
+            if version != TABLE_VERSION:
+                raise ArtifactError(f"{path} is a table of version {version}, this dynext reads {TABLE_VERSION}")
+            plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+            return cls(**{"label_n": None, **tensors, **plain})
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, PolicyError) as error:
+            raise ArtifactError(f"{path} is no exit table that can be read ({error}); collect it again") from error
+
+
+_PLAIN = ("trunk_macs_e", "head_macs_e", "basis", "name_e", "rows", "synthetic", "trunk_ms_e", "head_ms_e")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a policy does on a table, row by row and on average."""
+
+    exit_n: Tensor
+    """Where each row leaves, int64."""
+    macs_n: Tensor
+    """What each row costs, int64, the heads it passed included."""
+    right_n: Tensor
+    """Whether its answer is the label (basis labels) or the full net's (basis teacher)."""
+    share_e: tuple[float, ...]
+    """Share of the rows that leave at each exit."""
+    macs: float
+    """Mean MACs per row."""
+    saved: float
+    """Share of the static net's MACs that is saved; below 0 when heads cost more than they save."""
+    agreement: float
+    """Share of the rows answered like the full net."""
+    accuracy: float | None
+    """Share of the rows answered like their label; ``None`` when the basis is the teacher."""
+    ms: float | None
+    """Mean milliseconds per row at batch 1 by the table's measured times, if it has them."""
+
+
+def simulate(table: ExitTable, policy: Policy) -> Outcome:
+    """What ``policy`` would do: each row leaves at the first exit that is on and sure enough.
+
+    A row whose logits are NaN or infinite at an exit does not leave there, whatever the threshold,
+    unless it is the last.
+
+    Raises:
+        PolicyError: the policy is for another number of exits.
+    """
+    policy.check_exits(table.num_exits)
+    conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)
+    threshold_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
+    leaves_ne = conf_ne >= threshold_e.to(conf_ne)
+    leaves_ne[:, -1] = True
+    return _outcome(table, leaves_ne.int().argmax(1), table.macs_e(policy.enabled_e), _ms_e(table, policy))
+
+
+def oracle(table: ExitTable) -> Outcome:
+    """The least any exit rule could pay on these rows: each leaves at the cheapest exit that is right.
+
+    It pays that one head only; rows that no exit gets right go to the last. No rule can know this: a reference.
+    """
+    macs_e = [trunk + head for trunk, head in zip(table.trunk_macs_e, table.head_macs_e, strict=True)]
+    cost_ne = torch.tensor(macs_e).expand(len(table), -1)
+    wrong_cost_ne = cost_ne.masked_fill(~table.right_ne, torch.iinfo(torch.int64).max)
+    exit_n = wrong_cost_ne.argmin(1).where(table.right_ne.any(1), table.num_exits - 1)
+    return _outcome(table, exit_n, macs_e, None)
+
+
+def _ms_e(table: ExitTable, policy: Policy) -> list[float] | None:
+    if table.trunk_ms_e is None or table.head_ms_e is None:
+        return None
+    head_e = [ms if on else 0.0 for ms, on in zip(table.head_ms_e, policy.enabled_e, strict=True)]
+    return [trunk + sum(head_e[: e + 1]) for e, trunk in enumerate(table.trunk_ms_e)]
+
+
+def _outcome(table: ExitTable, exit_n: Tensor, macs_e: Sequence[int], ms_e: Sequence[float] | None) -> Outcome:
+    macs_n = torch.tensor(macs_e)[exit_n]
+    answer_n = table.answer_ne.gather(1, exit_n[:, None])[:, 0]
+    right_n = answer_n == table.target_n
+    share_e = torch.bincount(exit_n, minlength=table.num_exits).double() / len(table)
+    macs = float(macs_n.double().mean())
+    return Outcome(
+        exit_n=exit_n,
+        macs_n=macs_n,
+        right_n=right_n,
+        share_e=tuple(share_e.tolist()),
+        macs=macs,
+        saved=1 - macs / table.static_macs if table.static_macs else 0.0,
+        agreement=float((answer_n == table.answer_ne[:, -1]).double().mean()),
+        accuracy=float(right_n.double().mean()) if table.basis == "labels" else None,
+        ms=None if ms_e is None else float(torch.tensor(ms_e, dtype=torch.float64)[exit_n].mean()),
+    )

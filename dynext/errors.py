@@ -1,0 +1,29 @@
+"""The few exceptions a user can meet. Each message says what was given, what was expected and what to do."""
+
+
+class DynextError(Exception):
+    """Base of every error that dynext raises on purpose."""
+
+
+class SplitError(DynextError):
+    """A model cannot be cut into stages the way it was asked."""
+
+
+class PolicyError(DynextError):
+    """A policy, a table or a budget does not fit the net or makes no sense."""
+
+
+class SourceError(DynextError):
+    """Rows are missing, malformed or of another shape than the net expects."""
+
+
+class ModelError(DynextError):
+    """A model reference or a checkpoint cannot be opened, or does not fit."""
+
+
+class ArtifactError(DynextError):
+    """A saved dynamic net is missing, truncated, mismatched or from the future."""
+
+
+class FitError(DynextError):
+    """Training cannot start, go on or be resumed."""

@@ -1,0 +1,202 @@
+"""The one training loop. Lightning Fabric brings device, precision and processes; a step function brings the loss.
+
+Every verb that trains hands `fit` a module and ``step(module, draw, done) -> loss``; the step draws its rows with the
+generator it is given, so that a run which was killed and resumed ends bit for bit where an unbroken one ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from dynext.errors import FitError
+from dynext.seeding import generator
+
+Step = Callable[[nn.Module, Generator, float], Tensor]
+"""``step(module, draw, done)``: draws rows with ``draw``, returns a scalar loss; ``done`` is the share of the run behind it."""
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to train: the same few knobs for every method."""
+
+    steps: int
+    lr: float = 1e-3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "onecycle", "milestones"] = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run after which the rate falls tenfold (``schedule="milestones"``)."""
+    warmup: float = 0.2
+    """Share of the run spent rising to ``lr`` (``schedule="onecycle"``)."""
+    clip_norm: float | None = None
+    seed: int = 0
+    checkpoint: Path | None = None
+    """File to keep the run's state in; an existing one is resumed."""
+    checkpoint_seconds: float = 60.0
+    accelerator: str = "cpu"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    progress: bool = True
+    label: str = "training"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise FitError(f"steps={self.steps}; give 0 or more")
+        if not self.lr > 0:
+            raise FitError(f"lr={self.lr}; give a positive learning rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run did: the loss of each step of this process, seconds, and the step it was resumed at."""
+
+    losses: list[float] = field(repr=False)
+    seconds: float
+    resumed_at: int
+
+
+def rate_at(config: FitConfig, step: int) -> float:
+    """Learning rate as a share of ``config.lr`` at ``step`` (from 0), by the config's schedule."""
+    done = step / max(config.steps, 1)
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "milestones":
+        return 0.1 ** sum(done >= m for m in config.milestones)
+    if config.schedule == "onecycle":
+        if done < config.warmup:
+            return 0.04 + 0.96 * done / config.warmup
+        done = (done - config.warmup) / max(1 - config.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def fit(module: nn.Module, step: Step, config: FitConfig) -> FitResult:
+    """Train ``module`` in place by ``step``'s loss; parameters that need no gradient stay as they are.
+
+    With ``config.checkpoint`` the state (module, optimizer, generator, step count) is written there atomically
+    about every ``checkpoint_seconds`` and at the end; a second call with the same config goes on from it.
+
+    Raises:
+        FitError: nothing to train, a loss that is not finite, or a checkpoint of another run.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise FitError("no parameter of the module requires a gradient; nothing would be trained")
+    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    optimizer = _optimizer(parameters, config)
+    wrapped, wrapped_optimizer = fabric.setup(module, optimizer, move_to_device=True)
+    draw = generator(config.seed)
+    start = _resume(module, optimizer, draw, config)
+    losses: list[float] = []
+    began = saved = time.monotonic()
+    bar = tqdm(
+        total=config.steps, initial=start, desc=config.label, disable=None if config.progress else True, leave=False
+    )
+    with bar:
+        for t in range(start, config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * rate_at(config, t)
+            optimizer.zero_grad(set_to_none=True)
+            loss = step(wrapped, draw, t / config.steps)
+            losses.append(_finite(loss, t, config))
+            fabric.backward(loss)
+            if config.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            wrapped_optimizer.step()
+            bar.update()
+            if t % 20 == 0:
+                bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            if config.checkpoint is not None and time.monotonic() - saved > config.checkpoint_seconds:
+                _save(module, optimizer, draw, t + 1, config)
+                saved = time.monotonic()
+    if config.checkpoint is not None and start < config.steps:
+        _save(module, optimizer, draw, config.steps, config)
+    return FitResult(losses=losses, seconds=time.monotonic() - began, resumed_at=start)
+
+
+def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _finite(loss: Tensor, step: int, config: FitConfig) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise FitError(
+            f"{config.label}: the loss is {value} at step {step}; "
+            f"lower lr (now {config.lr}) or look for NaN among the rows"
+        )
+    return value
+
+
+def _identity(config: FitConfig) -> dict[str, Any]:
+    """What must agree between a checkpoint and the run that resumes it."""
+    return {
+        "version": CHECKPOINT_VERSION,
+        "steps": config.steps,
+        "seed": config.seed,
+        "lr": config.lr,
+        "optimizer": config.optimizer,
+        "schedule": config.schedule,
+        "label": config.label,
+    }
+
+
+def _save(
+    module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, step: int, config: FitConfig
+) -> None:
+    path = config.checkpoint
+    if path is None:
+        return
+    state = {
+        "identity": _identity(config),
+        "step": step,
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": draw.get_state(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, config: FitConfig) -> int:
+    if config.checkpoint is None or not config.checkpoint.exists():
+        return 0
+    try:
+        state = torch.load(config.checkpoint, weights_only=True, map_location="cpu")
+        found = state["identity"]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise FitError(
+            f"{config.checkpoint} is not a training checkpoint of dynext ({type(error).__name__}); "
+            f"delete it to start over"
+        ) from error
+    differing = {k: (found.get(k), v) for k, v in _identity(config).items() if found.get(k) != v}
+    if differing:
+        what = ", ".join(f"{k} was {a}, is {b}" for k, (a, b) in differing.items())
+        raise FitError(f"{config.checkpoint} belongs to another run ({what}); delete it or name another file")
+    module.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+    draw.set_state(state["generator"])
+    return int(state["step"])

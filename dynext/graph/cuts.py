@@ -1,0 +1,170 @@
+"""Where a graph can be cut: live sets, what stands in the way, placement by share of MACs.
+
+A tensor is live at a cut when it is defined at or before it and used after it. A stage hands on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import fx, nn
+
+from dynext.errors import SplitError
+from dynext.graph.normal import free_nodes, is_kind_query
+from dynext.graph.probe import BATCHES, Seen
+
+DEFAULT_SHARES = (0.15, 0.35, 0.55, 0.75)
+TAP_RANKS = (2, 3, 4)  # [b d], [b t d], [b c h w] or [b h w c]
+PENALTY = (0.0, 0.05, 0.10)
+"""What a cut is willing to miss its share by to end with a block, with any module, with neither."""
+REACH = 0.2
+"""An automatic cut farther than this from the share it was meant for is left out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Flow:
+    """A model, its normalized graph, and what the nodes gave for 2 and for 3 rows; positions count the nodes."""
+
+    model: nn.Module
+    traced: fx.GraphModule
+    two: Mapping[fx.Node, Seen]
+    three: Mapping[fx.Node, Seen]
+    nodes: tuple[fx.Node, ...] = field(init=False)
+    order: Mapping[fx.Node, int] = field(init=False)
+    free: frozenset[fx.Node] = field(init=False)
+
+    def __post_init__(self) -> None:
+        nodes = tuple(self.traced.graph.nodes)
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "order", {node: position for position, node in enumerate(nodes)})
+        object.__setattr__(self, "free", frozenset(free_nodes(self.traced.graph)))
+
+    @property
+    def input(self) -> fx.Node:
+        return self.nodes[0]
+
+    @property
+    def output(self) -> fx.Node:
+        """The node whose tensor the net gives back."""
+        return self.nodes[-1].all_input_nodes[0]
+
+    @cached_property
+    def live(self) -> tuple[tuple[fx.Node, ...], ...]:
+        """Per position, the nodes defined at or before it and used after it, in the order of their definition."""
+        alive: list[fx.Node] = []
+        after: list[tuple[fx.Node, ...]] = []
+        last = {node: self._last_use(node) for node in self.nodes}
+        for position, node in enumerate(self.nodes):
+            if node not in self.free:
+                alive.append(node)
+            alive = [other for other in alive if last[other] > position]
+            after.append(tuple(alive))
+        return tuple(after)
+
+    def _last_use(self, node: fx.Node) -> int:
+        return max((self.order[user] for user in node.users if not is_kind_query(user)), default=-1)
+
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """Per position, the share of the net's MACs spent up to and including it."""
+        total, spent, shares = sum(seen.macs for seen in self.two.values()), 0, []
+        for node in self.nodes:
+            spent += self.two[node].macs
+            shares.append(spent / max(total, 1))
+        return tuple(shares)
+
+    def share(self, node: fx.Node) -> float:
+        """Share of the net's MACs spent when ``node`` is done."""
+        return self.shares[self.order[node]]
+
+    @cached_property
+    def candidates(self) -> tuple[fx.Node, ...]:
+        """Nodes after which their own tensor alone is live, with work before and after them."""
+        return tuple(node for node in self.alone if 0 < self.share(node) < 1)
+
+    @cached_property
+    def alone(self) -> tuple[fx.Node, ...]:
+        """Nodes after which their own tensor alone is live and fit to be tapped."""
+        return tuple(node for node in self.nodes[1:-1] if self._alone(node))
+
+    def _alone(self, node: fx.Node) -> bool:
+        position, seen = self.order[node], self.three[node]
+        if self.live[position] != (node,) or node is self.output or obstacle(self, position) is not None:
+            return False
+        return seen.dtype is not None and seen.dtype.is_floating_point and len(seen.shape or ()) in TAP_RANKS
+
+    def macs(self, nodes: Sequence[fx.Node]) -> int:
+        """MACs per row of these nodes together."""
+        return sum(self.two[node].macs for node in nodes) // BATCHES[0]
+
+
+def obstacle(flow: Flow, position: int) -> str | None:
+    """Why nothing can be cut after this position, in words that name the node; ``None`` when it can."""
+    for node in flow.live[position]:
+        two, three = flow.two[node], flow.three[node]
+        if not three.is_tensor:
+            return _value_obstacle(node, two, three)
+        if (two.shape or (0,))[0] != BATCHES[0] or (three.shape or (0,))[0] != BATCHES[1]:
+            return (
+                f"the tensor of node {node.name!r} goes across it with shape {two.shape} for 2 rows and {three.shape} "
+                f"for 3, so its rows are not the batch's; cut before it is made or after its last use"
+            )
+    return None
+
+
+def _value_obstacle(node: fx.Node, two: Seen, three: Seen) -> str:
+    if two.value != three.value:
+        return (
+            f"the Python value of node {node.name!r} goes across it and follows the batch ({two.value} for 2 rows, "
+            f"{three.value} for 3), so it is stale once rows have left; read it again from a tensor after the cut"
+        )
+    return (
+        f"node {node.name!r} gives something that is neither a tensor nor a size and is used after it; "
+        f"cut before it is made or after its last use"
+    )
+
+
+def place(
+    flow: Flow,
+    shares: Sequence[float],
+    allowed: Sequence[fx.Node],
+    tiers: Mapping[fx.Node, int],
+    *,
+    reach: float = 1.0,
+) -> list[fx.Node]:
+    """The allowed node nearest to each wanted share of MACs, ends of blocks preferred; never two at one share.
+
+    A share without a free node within ``reach`` of it gets none.
+    """
+    chosen: dict[float, fx.Node] = {}
+    for wanted in shares:
+        left = [node for node in allowed if flow.share(node) not in chosen and abs(flow.share(node) - wanted) <= reach]
+        if left:
+            best = min(left, key=lambda node: _miss(flow, node, wanted, tiers))
+            chosen[flow.share(best)] = best
+    return sorted(chosen.values(), key=flow.order.__getitem__)
+
+
+def place_default(flow: Flow, allowed: Sequence[fx.Node], tiers: Mapping[fx.Node, int]) -> list[fx.Node]:
+    """Up to four cuts at the usual shares; those without a cut point near them are left out.
+
+    Raises:
+        SplitError: there is no place to cut at all.
+    """
+    if not allowed:
+        raise SplitError(_nowhere(flow))
+    near = place(flow, DEFAULT_SHARES, allowed, tiers, reach=REACH)
+    return near or place(flow, DEFAULT_SHARES[-1:], allowed, tiers)
+
+
+def _miss(flow: Flow, node: fx.Node, wanted: float, tiers: Mapping[fx.Node, int]) -> tuple[float, int, int]:
+    """How far a node is from the wanted share; of equals the later one, behind normalization and activation."""
+    return abs(flow.share(node) - wanted) + PENALTY[tiers[node]], tiers[node], -flow.order[node]
+
+
+def _nowhere(flow: Flow) -> str:
+    reasons = [obstacle(flow, flow.order[node]) for node in flow.nodes[1:-1] if node is not flow.output]
+    reason = next((text for text in reasons if text), "one tensor alone, between two layers with weights, is live nowhere")
+    return f"no cut at all: {reason}; name the places (after=[...]) or give the stages by hand (dx.stages_by_hand)"

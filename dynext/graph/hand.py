@@ -1,0 +1,98 @@
+"""Stages given by hand, for nets that no tracer takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynext.errors import SplitError
+from dynext.graph.macs import counting
+from dynext.graph.probe import BATCHES, rows
+from dynext.graph.stage import OUTPUT, Stage, StagedNet
+from dynext.graph.trace import line
+from dynext.seeding import seeded
+
+Live = tuple[Tensor, ...]
+
+
+def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequence[str] | None = None) -> StagedNet:
+    """Chain modules that each take and give a tensor, or several live tensors, into a staged net of their copies.
+
+    Args:
+        modules: in order; the first takes ``[b ...]``, the last gives logits ``[b k]``. Each is called with what the
+            one before gave, one positional argument a tensor.
+        example: ``[b ...]``, any number of rows.
+        names: what to call the place after each module but the last; ``"stage0"``, ``"stage1"``, ... by default.
+
+    Exits tap the first tensor that a stage gives. A stage counts as skippable when it gives tensors of the shapes and
+    types that it takes: whether skipping it makes sense is yours to know.
+
+    Raises:
+        SplitError: fewer than two modules, a module that cannot eat what the one before gives, tensors without the
+            batch as first dimension, an output that is not ``[b k]``.
+    """
+    names = _checked_names(modules, names)
+    with torch.inference_mode(False), torch.no_grad(), seeded(0):
+        private = copy.deepcopy(list(modules))  # together, so that what they share stays shared
+        lives = [(rows(example.detach(), count),) for count in BATCHES]
+        stages = []
+        for index, (module, name) in enumerate(zip(private, [*names, OUTPUT], strict=True)):
+            stage, lives = _stage(module.eval(), name, index, lives)
+            stages.append(stage)
+    (logits,) = lives[0] if len(lives[0]) == 1 else (None,)
+    if logits is None or logits.ndim != 2:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in lives[0])
+        raise SplitError(f"the last module gives {shapes} for {BATCHES[0]} rows; expected logits [b k]")
+    input_shape = tuple(example.shape[1:])
+    return StagedNet(stages, input_shape=input_shape, num_classes=logits.shape[1], granularity="hand").eval()
+
+
+def _checked_names(modules: Sequence[nn.Module], names: Sequence[str] | None) -> list[str]:
+    if len(modules) < 2:
+        raise SplitError(f"{len(modules)} modules given; a net of stages needs at least two")
+    checked = [f"stage{index}" for index in range(len(modules) - 1)] if names is None else list(names)
+    if len(checked) != len(modules) - 1 or len(set(checked)) != len(checked) or OUTPUT in checked:
+        raise SplitError(
+            f"names {checked} for {len(modules)} modules; give {len(modules) - 1} different ones, one for the place "
+            f"after each module but the last (which is {OUTPUT!r})"
+        )
+    return checked
+
+
+def _stage(module: nn.Module, name: str, index: int, lives: list[Live]) -> tuple[Stage, list[Live]]:
+    """One stage and what it gives for each of the two batch sizes."""
+    with counting() as macs:
+        first = _called(module, name, index, lives[0])
+    outs = [first, _called(module, name, index, lives[1])]
+    kinds = [[(tuple(tensor.shape[1:]), tensor.dtype) for tensor in live] for live in (lives[0], outs[0])]
+    stage = Stage(
+        module,
+        name=name,
+        num_live_in=len(lives[0]),
+        live=kinds[1],
+        tap=0,
+        skippable=kinds[0] == kinds[1],
+        macs=macs.total() // BATCHES[0],
+    )
+    return stage, outs
+
+
+def _called(module: nn.Module, name: str, index: int, live: Live) -> Live:
+    given = ", ".join(str(tuple(tensor.shape)) for tensor in live)
+    source = "the example" if index == 0 else f"stage {index - 1}"
+    try:
+        out = module(*live)
+    except Exception as error:
+        raise SplitError(
+            f"stage {index} ({name!r}) cannot take what {source} gives ({given}): {line(error)}"
+        ) from error
+    outs = tuple(out) if isinstance(out, tuple | list) else (out,)
+    if not outs or not all(isinstance(tensor, Tensor) and len(tensor.shape) > 0 for tensor in outs):
+        raise SplitError(f"stage {index} ({name!r}) gives a {type(out).__name__}; expected a tensor or a tuple of them")
+    if any(len(tensor) != len(live[0]) for tensor in outs):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in outs)
+        raise SplitError(f"stage {index} ({name!r}) gives {shapes} for {len(live[0])} rows; rows must come first")
+    return outs

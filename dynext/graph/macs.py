@@ -1,0 +1,76 @@
+"""What a piece of a net costs: multiply-accumulates per row, bytes of its tensors.
+
+MACs are those of matrix products and convolutions (linear, conv, bmm, attention), as torch counts them;
+elementwise work and normalization are free, as in the papers' tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+FLOPS_PER_MAC = 2
+
+
+class MacCounter:
+    """Running count of the MACs of everything executed while it is open; see :func:`counting`."""
+
+    def __init__(self, flops: FlopCounterMode) -> None:
+        self._flops = flops
+
+    def total(self) -> int:
+        """MACs of all rows together since the counter was opened."""
+        return self._flops.get_total_flops() // FLOPS_PER_MAC
+
+
+@contextmanager
+def counting() -> Iterator[MacCounter]:
+    """Count MACs in this block, attention included.
+
+    Two things would otherwise count as free: the CPU kernel of ``scaled_dot_product_attention``, which torch's
+    registry does not list, and the fused path of ``nn.MultiheadAttention``, which hides its matrix products.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_unlisted()) as flops:
+            yield MacCounter(flops)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
+    """MACs per row of ``function(*inputs)``; the first input's first dimension counts the rows.
+
+    >>> count_macs(nn.Linear(8, 4), torch.zeros(2, 8))
+    32
+    """
+    with torch.no_grad(), counting() as macs:
+        function(*inputs)
+    return macs.total() // len(inputs[0])
+
+
+def param_bytes(module: nn.Module) -> int:
+    """Bytes of the parameters and buffers of ``module``, shared ones once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+
+
+def row_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes per row of tensors whose first dimension is the batch."""
+    return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
+
+
+def _unlisted() -> dict[Any, Any]:
+    """Attention kernels that torch has and its registry of FLOPs lacks."""
+    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    return {} if kernel is None else {kernel: _attention_flops}
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of one attention call from the shapes ``[b heads t d]`` of query, key and value."""
+    return sdpa_flop_count(query, key, value)

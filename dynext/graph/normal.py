@@ -1,0 +1,97 @@
+"""The graph in the form that cuts need: constants written out, tuples taken apart at once, nothing dead."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from dynext.graph.probe import Seen
+
+SIZE_METHODS = {"size", "dim", "ndimension", "numel", "nelement"}
+SIZE_ATTRIBUTES = {"shape", "ndim"}
+KIND_ATTRIBUTES = {"dtype", "device"}
+
+
+def normalize(traced: fx.GraphModule, two: Mapping[fx.Node, Seen], three: Mapping[fx.Node, Seen]) -> None:
+    """Rewrite in place; ``two`` and ``three`` are what the nodes gave with 2 and with 3 rows."""
+    _write_out_sizes(traced.graph, two, three)
+    _take_tuples_apart(traced.graph, three)
+    for node in list(traced.graph.nodes):
+        if node.target is torch._assert and not isinstance(node.args[0], fx.Node):
+            traced.graph.erase_node(node)  # about sizes, checked in both runs
+    traced.graph.eliminate_dead_code()
+    traced.graph.lint()
+
+
+def is_kind_query(node: fx.Node) -> bool:
+    """``x.dtype`` or ``x.device``: never written out, for a net that moves or changes its precision."""
+    return node.target is getattr and node.args[1] in KIND_ATTRIBUTES
+
+
+def free_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that do not depend on the rows: each stage that needs one computes it itself."""
+    free: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        computed = node.op not in ("placeholder", "output") and all(source in free for source in inputs)
+        if computed or is_kind_query(node):
+            free.add(node)
+    return free
+
+
+def _write_out_sizes(graph: fx.Graph, two: Mapping[fx.Node, Seen], three: Mapping[fx.Node, Seen]) -> None:
+    """Sizes other than the batch are constants of a net with a fixed input shape."""
+    from_sizes: set[fx.Node] = set()
+    for node in graph.nodes:
+        if not _is_plain(three[node].value) or not _comes_from_sizes(node, from_sizes, three):
+            continue
+        from_sizes.add(node)
+        if two[node].value == three[node].value:
+            for user in list(node.users):
+                _replace(user, node, _plain(three[node].value))
+
+
+def _comes_from_sizes(node: fx.Node, known: set[fx.Node], seen: Mapping[fx.Node, Seen]) -> bool:
+    """Whether a value follows from sizes alone. One read from a tensor's content (``item``) is no constant."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if any(seen[source].is_tensor for source in node.all_input_nodes):
+        return _is_size_query(node)
+    return all(source in known for source in node.all_input_nodes)
+
+
+def _is_size_query(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in SIZE_METHODS
+    return node.target is len or (node.target is getattr and node.args[1] in SIZE_ATTRIBUTES)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, int | float | bool)
+
+
+def _plain(value: Any) -> Any:
+    """``torch.Size`` as the tuple it is."""
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
+
+
+def _replace(user: fx.Node, node: fx.Node, value: Any) -> None:
+    def constant(argument: fx.Node) -> Any:
+        return value if argument is node else argument
+
+    user.args = fx.node.map_arg(user.args, constant)
+    user.kwargs = fx.node.map_arg(user.kwargs, constant)
+
+
+def _take_tuples_apart(graph: fx.Graph, seen: Mapping[fx.Node, Seen]) -> None:
+    """Move ``chunks[0]`` right behind ``chunks``, so that tensors and not tuples go across cuts."""
+    for node in list(graph.nodes):
+        source = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and not seen[source].is_tensor and not isinstance(node.args[1], fx.Node):
+            source.append(node)

@@ -1,0 +1,110 @@
+"""What every node of a graph gives, seen by running it with 2 and with 3 rows.
+
+The second batch size tells a batch dimension from any other number: a Python value that follows it goes stale as soon
+as rows leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dynext.errors import SplitError
+from dynext.graph.macs import MacCounter, counting
+from dynext.graph.trace import line
+
+BATCHES = (2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one node gave in one run.
+
+    ``shape`` and ``dtype`` describe a tensor (else ``None``), ``value`` is a Python value, ``macs`` are of all rows
+    together, ``same`` says that the node gave back its first argument, ``changed`` lists the nodes whose tensor it
+    changed in place.
+    """
+
+    is_tensor: bool
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    value: Any = None
+    macs: int = 0
+    same: bool = False
+    changed: tuple[fx.Node, ...] = ()
+
+
+class Probe(fx.Interpreter):
+    """Runs a graph once and keeps a :class:`Seen` per node, never the tensors."""
+
+    def __init__(self, traced: fx.GraphModule, macs: MacCounter | None = None) -> None:
+        super().__init__(traced)
+        self.seen: dict[fx.Node, Seen] = {}
+        self._macs = macs
+
+    def run_node(self, n: fx.Node) -> Any:
+        given = [(tensor, tensor._version) for tensor in self._tensors(n)]
+        before = self._total()
+        out = super().run_node(n)
+        changed = [tensor for tensor, version in given if tensor._version != version]
+        self.seen[n] = Seen(
+            is_tensor=isinstance(out, Tensor),
+            shape=tuple(out.shape) if isinstance(out, Tensor) else None,
+            dtype=out.dtype if isinstance(out, Tensor) else None,
+            value=None if holds_tensor(out) else out,
+            macs=self._total() - before,
+            same=bool(given) and given[0][0] is out,
+            changed=tuple(node for node, value in self.env.items() if any(value is tensor for tensor in changed)),
+        )
+        return out
+
+    def _tensors(self, node: fx.Node) -> Iterator[Tensor]:
+        for source in node.all_input_nodes:
+            value = self.env[source]
+            for item in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(item, Tensor) and not item.is_inference():
+                    yield item
+
+    def _total(self) -> int:
+        return 0 if self._macs is None else self._macs.total()
+
+
+def probe(traced: fx.GraphModule, x: Tensor, *, count: bool = False) -> tuple[dict[fx.Node, Seen], Any]:
+    """One run on ``x``: what each node gave, and the output. ``count`` says to count MACs.
+
+    Raises:
+        SplitError: the graph does not run with this number of rows.
+    """
+    runner = None
+    try:
+        if not count:
+            runner = Probe(traced)
+            return runner.seen, runner.run(x)
+        with counting() as macs:
+            runner = Probe(traced, macs)
+            return runner.seen, runner.run(x)
+    except Exception as error:
+        done = len(runner.seen) if runner is not None else 0
+        node = list(traced.graph.nodes)[done]
+        raise SplitError(
+            f"the traced net fails with {len(x)} rows at node {node.name!r} ({line(error)}); "
+            f"a net whose batch size is written down somewhere cannot lose rows"
+        ) from error
+
+
+def rows(example: Tensor, count: int) -> Tensor:
+    """``count`` rows of ``example``, repeated where it has fewer."""
+    return example[torch.arange(count, device=example.device) % len(example)]
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether a tensor sits anywhere inside a node's result."""
+    if isinstance(value, dict):
+        return any(holds_tensor(item) for item in value.values())
+    if isinstance(value, tuple | list):
+        return any(holds_tensor(item) for item in value)
+    return isinstance(value, Tensor)

@@ -1,0 +1,199 @@
+"""``split``: a model and an example in, a chain of stages out. The model is not run and not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from dynext.errors import SplitError
+from dynext.graph import cuts, names
+from dynext.graph.blocks import carries, inside, residual_blocks
+from dynext.graph.build import build_body
+from dynext.graph.cuts import Flow
+from dynext.graph.inplace import remove_inplace
+from dynext.graph.normal import normalize
+from dynext.graph.probe import BATCHES, probe, rows
+from dynext.graph.stage import OUTPUT, Stage, StagedNet
+from dynext.graph.trace import line, private_copy, trace
+from dynext.seeding import seeded
+
+Granularity = Literal["stage", "block"]
+
+
+def split(
+    model: nn.Module,
+    example: Tensor,
+    after: Sequence[str] | Sequence[float] | None = None,
+    *,
+    granularity: Granularity = "stage",
+) -> StagedNet:
+    """Cut a classifier into stages that, chained, compute what it computes; traced and given in eval mode.
+
+    Args:
+        model: any ``nn.Module`` with one input tensor whose output is ``[b k]``; stays as it is, flags included.
+        example: ``[b ...]``, any number of rows of what the model eats, on its device and of its type.
+        after: where to cut. ``None``: up to four cuts where one tensor alone is live, near 15, 35, 55 and 75 % of the
+            MACs, at ends of blocks if possible. Numbers: wanted shares of the MACs, in (0, 1). Names: module paths
+            (the end of their last call; ``"path@0"`` for the first of several) or names of fx nodes.
+        granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a row may skip.
+
+    Raises:
+        SplitError: several inputs, an output that is no tensor ``[b k]``, an unknown name, no place to cut, a Python
+            value that follows the batch and is used on the other side of a cut, or a model that cannot be traced.
+
+    Modules that cannot be traced are kept whole. Where ``forward`` itself asks for ``self.training`` in a module with
+    children, the stages keep the answer of eval mode.
+    """
+    _check_request(example, after, granularity)
+    with _undisturbed():
+        flow = _flow(model, example.detach().clone())
+        chosen = _choose(flow, after, granularity)
+        return _assemble(flow, chosen, example, granularity)
+
+
+def _check_request(example: Tensor, after: object, granularity: str) -> None:
+    if not isinstance(example, Tensor) or example.ndim < 2 or len(example) == 0:
+        given = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise SplitError(f"the example is {given}; give a tensor [b ...] with at least one row")
+    if granularity not in ("stage", "block"):
+        raise SplitError(f"granularity {granularity!r}; give 'stage' or 'block'")
+    if isinstance(after, str):
+        raise SplitError(f"after={after!r} is one name; give a list of them: after=[{after!r}]")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Nothing recorded for gradients, the caller's random state kept, tensor versions readable."""
+    with torch.inference_mode(False), torch.no_grad(), seeded(0):
+        yield
+
+
+def _flow(model: nn.Module, example: Tensor) -> Flow:
+    """Trace, run with 2 and 3 rows, make functional, normalize."""
+    private = private_copy(model)
+    traced = trace(private)
+    wanted = _run(private, rows(example, BATCHES[1]))
+    two, _ = probe(traced, rows(example, BATCHES[0]), count=True)
+    remove_inplace(traced, {node: seen.changed for node, seen in two.items()})
+    with seeded(0):
+        three, given = probe(traced, rows(example, BATCHES[1]))
+    _check_same(given, wanted)
+    two.update({node: two[node.meta["copy_of"]] for node in three if "copy_of" in node.meta})
+    normalize(traced, two, three)
+    return Flow(model=private, traced=traced, two=two, three=three)
+
+
+def _run(private: nn.Module, x: Tensor) -> Tensor:
+    """The model's own answer, checked to be logits.
+
+    Raises:
+        SplitError: it fails, or gives anything but a tensor ``[b k]``.
+    """
+    try:
+        with seeded(0):
+            out = private(x)
+    except Exception as error:
+        raise SplitError(f"{type(private).__name__} fails on {tuple(x.shape)}: {line(error)}") from error
+    if not isinstance(out, Tensor):
+        raise SplitError(f"{type(private).__name__} gives a {type(out).__name__}; expected one tensor of logits [b k]")
+    if out.ndim != 2 or len(out) != len(x):
+        raise SplitError(
+            f"{type(private).__name__} gives shape {tuple(out.shape)} for {len(x)} rows; expected logits [b k]"
+        )
+    return out
+
+
+def _check_same(given: Tensor, wanted: Tensor) -> None:
+    """The rewritten graph must answer as the model does; what is left of in-place work on views shows here."""
+    difference = (given - wanted).abs().nan_to_num(0.0).max()
+    scale = wanted.abs().nan_to_num(0.0).max().clamp(min=1.0)
+    if difference > scale * torch.finfo(wanted.dtype).eps ** 0.5 or not torch.equal(given.isnan(), wanted.isnan()):
+        raise SplitError(
+            f"the traced net answers differently from the model (by up to {float(difference):.3g}); a tensor is changed "
+            f"in place through a view, or forward() keeps state: rewrite that, or give the stages by hand"
+        )
+
+
+def _choose(flow: Flow, after: Sequence[str] | Sequence[float] | None, granularity: str) -> dict[fx.Node, str]:
+    """The nodes to cut after, in order, with their names."""
+    named = names.places(flow)
+    spans = residual_blocks(flow) if granularity == "block" else []
+    asked: dict[fx.Node, str] = {}
+    if after is not None and len(after) and all(isinstance(item, str) for item in after):
+        asked = _named(flow, [str(item) for item in after], named)
+        nodes = list(asked)
+    else:
+        allowed = [node for node in flow.candidates if not inside(flow, node, spans)]
+        nodes = _placed(flow, after, allowed)
+    around = [node for span in spans for node in span if node is not flow.input]
+    nodes = [node for node in nodes if node in asked or flow.share(node) not in map(flow.share, around)] + around
+    best = names.best_names(flow, named)
+    return {node: asked.get(node, best[node]) for node in sorted(set(nodes), key=flow.order.__getitem__)}
+
+
+def _named(flow: Flow, after: Sequence[str], named: dict[str, fx.Node]) -> dict[fx.Node, str]:
+    chosen: dict[fx.Node, str] = {}
+    for name in after:
+        node = names.find(flow, name, named)
+        if node in chosen:
+            raise SplitError(f"{name!r} and {chosen[node]!r} end at the same place; give one of them")
+        position = flow.order[node]
+        if node is flow.output or flow.output not in flow.nodes[position:]:
+            raise SplitError(f"{name!r} ends where the net ends: nothing comes after it; cut before it")
+        reason = cuts.obstacle(flow, position)
+        if reason is not None:
+            raise SplitError(f"cannot cut after {name!r}: {reason}")
+        if node not in flow.live[position]:
+            raise SplitError(f"nothing uses the output of {name!r} later, so no exit can tap it; cut elsewhere")
+        chosen[node] = name
+    return chosen
+
+
+def _placed(flow: Flow, after: Sequence[str] | Sequence[float] | None, allowed: Sequence[fx.Node]) -> list[fx.Node]:
+    tiers = names.tiers(flow)
+    if after is None:
+        return cuts.place_default(flow, allowed, tiers)
+    shares = [item for item in after if isinstance(item, int | float) and 0 < item < 1]
+    if len(shares) != len(after) or not shares:
+        raise SplitError(f"after={list(after)!r}; give names, or shares of MACs in (0, 1), at least one and not both")
+    nodes = cuts.place(flow, shares, allowed, tiers)
+    if len(nodes) < len(shares):
+        raise SplitError(f"{len(shares)} cuts asked for, but there are only {len(nodes)} places of different cost")
+    return nodes
+
+
+def _assemble(flow: Flow, chosen: dict[fx.Node, str], example: Tensor, granularity: str) -> StagedNet:
+    stages, start, live_in = [], flow.input, (flow.input,)
+    for end, name in [*chosen.items(), (flow.output, OUTPUT)]:
+        live_out = (end,) if name == OUTPUT else flow.live[flow.order[end]]
+        stages.append(_stage(flow, (start, end), live_in, live_out, name))
+        start, live_in = end, live_out
+    num_classes = (flow.three[flow.output].shape or ())[-1]
+    return StagedNet(
+        stages, input_shape=tuple(example.shape[1:]), num_classes=num_classes, granularity=granularity
+    ).eval()
+
+
+def _stage(
+    flow: Flow,
+    span: tuple[fx.Node, fx.Node],
+    live_in: Sequence[fx.Node],
+    live_out: Sequence[fx.Node],
+    name: str,
+) -> Stage:
+    start, end = span
+    body, nodes = build_body(flow, flow.nodes[flow.order[start] + 1 : flow.order[end] + 1], live_in, live_out)
+    seen = [flow.three[node] for node in live_out]
+    return Stage(
+        body,
+        name=name,
+        num_live_in=len(live_in),
+        live=[(node.shape[1:], node.dtype) for node in seen if node.shape is not None and node.dtype is not None],
+        tap=list(live_out).index(end),
+        skippable=len(live_in) == len(live_out) == 1 and carries(flow, live_in[0], end),
+        macs=flow.macs(nodes),
+    )

@@ -1,0 +1,121 @@
+"""Stages: the pieces of a cut net, each owning its tensors, and the net they make when chained.
+
+Shapes: b rows in a batch, k classes. Shapes of live tensors are per row, without the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynext.graph.macs import param_bytes
+
+OUTPUT = "output"
+"""Name of the last stage, the one that gives the logits."""
+
+
+class Stage(nn.Module):
+    """One piece of a cut net: takes the live tensors, gives the live tensors.
+
+    Attributes:
+        name: where it ends, a module path or the name of an fx node; the last one is ``"output"``.
+        live_shapes: per-row shapes of the tensors that it gives; ``live_bytes`` is their size per row.
+        tap: which of them an exit taps.
+        skippable: a row may skip it, because its input goes through to its output with the same shape.
+        macs: MACs per row.
+        param_bytes: bytes of its parameters and buffers.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        name: str,
+        num_live_in: int,
+        live: Sequence[tuple[tuple[int, ...], torch.dtype]],
+        tap: int,
+        skippable: bool,
+        macs: int,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.name = name
+        self.num_live_in = num_live_in
+        self.num_live_out = len(live)
+        self.live_shapes = tuple(shape for shape, _ in live)
+        self.live_bytes = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in live)
+        self.tap = tap
+        self.skippable = skippable
+        self.macs = macs
+        self.param_bytes = param_bytes(body)
+
+    def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
+        out = self.body(*live)
+        return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"
+
+
+class StagedNet(nn.Module):
+    """A net as a chain of stages; ``forward`` gives what the net gave, ``[b ...]`` to logits ``[b k]``.
+
+    Attributes:
+        cuts: names such that ``split(model, example, after=cuts, granularity=granularity)`` builds the same stages.
+        granularity: ``"stage"`` or ``"block"``, or ``"hand"`` where the stages were given by hand.
+        input_shape: of one row.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], *, input_shape: tuple[int, ...], num_classes: int, granularity: str
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.input_shape = input_shape
+        self.num_classes = num_classes
+        self.cuts = tuple(stage.name for stage in stages[:-1])
+        self.granularity = granularity
+
+    def forward(self, x: Tensor) -> Tensor:
+        live: tuple[Tensor, ...] = (x,)
+        for stage in self.stages:
+            live = stage(*live)
+        return live[0]
+
+    @property
+    def macs(self) -> int:
+        """MACs per row of the whole net."""
+        return sum(int(stage.macs) for stage in self.stages)
+
+    def table(self) -> str:
+        """The stages as text: where each ends, what it hands on, what it costs, whether a row may skip it."""
+        header = ("stage", "ends after", "live tensors", "MACs", "up to here", "skippable")
+        return _aligned([header, *self._lines()])
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        lines, spent = [], 0
+        for index, stage in enumerate(self.stages):
+            spent += int(stage.macs)
+            shapes = ", ".join("x".join(map(str, shape)) for shape in stage.live_shapes)
+            share = f"{100 * spent / max(self.macs, 1):.1f} %"
+            skippable = "yes" if stage.skippable else "-"
+            lines.append((str(index), str(stage.name), shapes, f"{stage.macs:,}", share, skippable))
+        return lines
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Text columns left, numbers right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    left = (1, 2, 5)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,83 @@
+"""Conformance kit for plug-in authors: run these on your own net or source; what fails says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from dynext.core.collect import table_of
+from dynext.core.net import DynamicNet
+from dynext.core.policy import Policy
+from dynext.core.table import simulate
+from dynext.errors import DynextError
+from dynext.types import Source
+
+
+class ConformanceError(DynextError, AssertionError):
+    """A net or a source breaks a promise that the rest of dynext counts on."""
+
+
+def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """The invariants of a dynamic net on rows ``x [b ...]``, b at least 4.
+
+    Exits agree in shape; never leaving gives ``net(x)``, always leaving exit 0; half the rows leaving at each exit, a
+    batch answers like its rows alone, in any order; predicted MACs are booked MACs; nothing in the net changes.
+
+    Raises:
+        ConformanceError: names the promise that is broken.
+    """
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        all_bek, final = net.all_exits(x), net(x)
+    _expect(all_bek.shape == (len(x), net.num_exits, net.num_classes), f"all_exits gives {tuple(all_bek.shape)}")
+    _close(all_bek[:, -1], final, "the last exit is not forward(x)", rtol, atol)
+    never = net.run(x, Policy.never(net.num_exits))
+    _close(never.logits, final, "a policy that lets nobody leave does not give forward(x)", rtol, atol)
+    always = net.run(x, Policy.always(net.num_exits))
+    _close(always.logits, all_bek[:, 0], "a policy that lets everybody leave does not give exit 0", rtol, atol)
+    confidence_be = all_bek.float().softmax(-1).amax(-1)
+    threshold_e = confidence_be.median(dim=0).values.tolist()
+    policy = Policy(threshold_e=(*threshold_e[:-1], 0.0), temperature_e=(1.0,) * net.num_exits)
+    # Kernels may differ in the last bit with the number of rows: rows on a threshold prove nothing.
+    clear = ((confidence_be - torch.tensor(policy.threshold_e)).abs() > 1e-4).all(1).nonzero()[:, 0]
+    whole, turned = net.run(x, policy), net.run(x.flip(0), policy)
+    predicted = simulate(table_of(net, all_bek.float().cpu(), label_n=None, rows="check"), policy)
+    for i in clear.tolist():
+        alone = net.run(x[i : i + 1], policy)
+        _expect(int(alone.exit) == int(whole.exit[i]), f"row {i} leaves elsewhere alone than in a batch")
+        _expect(int(turned.exit[-1 - i]) == int(whole.exit[i]), f"row {i} leaves elsewhere in another order")
+        _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"row {i}: predicted MACs are not the booked ones")
+        _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
+    same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    _expect(same, "running the net changed its parameters or buffers")
+
+
+def check_source(source: Source, shape: Sequence[int] | None = None) -> None:
+    """The promises of a source: batches of one shape, as many rows as it says, the same ones each time.
+
+    Raises:
+        ConformanceError: names the promise that is broken.
+    """
+    wanted = tuple(shape or source.shape)
+    count = 0
+    for batch in source:
+        _expect(tuple(batch.x.shape[1:]) == wanted, f"a batch of rows {tuple(batch.x.shape[1:])}, expected {wanted}")
+        _expect(batch.x.is_floating_point(), f"rows are {batch.x.dtype}, expected normalized floats")
+        _expect(batch.y is None or len(batch.y) == len(batch.x), "a batch has not one label per row")
+        count += len(batch.x)
+    _expect(count == len(source), f"it says {len(source)} rows and gives {count}")
+    _expect(source.bn in ("running", "batch"), f"bn is {source.bn!r}, expected 'running' or 'batch'")
+    for first, second in islice(zip(source, source, strict=True), 3):
+        _expect(torch.equal(first.x, second.x), "a second pass gives other rows")
+
+
+def _expect(holds: bool, broken: str) -> None:
+    if not holds:
+        raise ConformanceError(broken)
+
+
+def _close(found: Tensor, wanted: Tensor, broken: str, rtol: float, atol: float) -> None:
+    _expect(torch.allclose(found.float(), wanted.float(), rtol=rtol, atol=atol), broken)

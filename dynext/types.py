@@ -1,0 +1,94 @@
+"""Nouns that every room shares. No logic beyond checking themselves.
+
+Shape legend: b rows in a batch, n rows in a table, e exits (the last is the full net),
+k classes, s stages, c channels, h height, w width.
+Cost is always MACs per row, heads and gates included; confidence is always "higher is surer".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dynext.errors import SourceError
+
+Basis = Literal["labels", "teacher"]
+"""What a row counts as right against: its label, or the full net's own answer."""
+
+BatchNormMode = Literal["running", "batch"]
+"""Which statistics a frozen teacher's BatchNorms use while features are cached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a net eats: the shape of one row and the normalization of its pixels.
+
+    ``x = (pixel / 255 - mean) / std`` per channel; ``shape`` is ``(c, h, w)`` for images.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        channels = self.shape[0]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise SourceError(
+                f"{len(self.mean)} means and {len(self.std)} deviations for {channels} channels; "
+                f"give one of each per channel"
+            )
+        if min(self.std) <= 0:
+            raise SourceError(f"std {self.std} must be positive in every channel")
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the net eats."""
+        x = pixels.float().div(255) if pixels.dtype == torch.uint8 else pixels
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        return (x - mean) / std
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The way back: what the net eats ``[b c h w]`` to pixels in [0, 1], for pictures."""
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        return (x * std + mean).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows on their way to a net: ``x [b ...]`` normalized, ``y [b]`` int64 or ``None``."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a dynamic run answers: ``logits [b k]``, ``exit [b]`` (int64, from 0) and ``macs [b]`` (int64)."""
+
+    logits: Tensor
+    exit: Tensor
+    macs: Tensor
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where rows come from. Iterates batches in one fixed order and can be iterated again.
+
+    ``bn`` says which BatchNorm statistics suit these rows: ``"running"`` for real ones,
+    ``"batch"`` for synthetic ones, whose statistics are not the training set's.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def bn(self) -> BatchNormMode: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...

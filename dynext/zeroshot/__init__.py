@@ -1,0 +1,1 @@
+"""Data-free: rows synthesized from a teacher alone, and the exits distilled on them."""

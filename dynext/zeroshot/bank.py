@@ -1,0 +1,245 @@
+"""A bank of synthesized rows, in memory or as a folder of safetensors shards, with its provenance.
+
+Rows are kept normalized, as the net eats them, in float16: finer than 8-bit pixels, and free to leave [0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dynext.errors import SourceError
+from dynext.types import Batch, BatchNormMode, InputSpec
+
+BANK_VERSION = 1
+HEAD = "bank.json"
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("dynext")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "source"
+
+
+DYNEXT_VERSION = _installed_version()
+"""Looked up once at import: synthesizing opens no file but the bank's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a bank's rows come from: enough to make them again."""
+
+    method: str
+    seed: int
+    n: int
+    spec: InputSpec
+    bn: BatchNormMode
+    teacher: str
+    """Fingerprint of the teacher's parameters and buffers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the method found out on its way, such as the looks it chose."""
+    per_shard: int = 256
+    dynext: str = DYNEXT_VERSION
+    torch: str = torch.__version__
+    seconds: float = 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree between a folder and the run that goes on with it."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {k: v for k, v in found.items() if k not in ("notes", "seconds")}
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.spec.shape))
+        return (
+            f"{self.n:,} rows of {size} by {self.method}, seed {self.seed}, teacher {self.teacher}, "
+            f"{self.bn} statistics, {self.seconds:.1f} s (dynext {self.dynext}, torch {self.torch})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bank:
+    """A Source of synthesized rows. A bank opened from a folder maps its shards into memory, it does not read them."""
+
+    shards: tuple[Tensor, ...] = field(repr=False)
+    """Rows ``[r c h w]``, float16, normalized; all but the last of ``provenance.per_shard`` rows."""
+    provenance: Provenance
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        rows = sum(len(shard) for shard in self.shards)
+        if rows != self.provenance.n:
+            raise SourceError(f"a bank of {rows} rows whose provenance says {self.provenance.n}; they must agree")
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.provenance.spec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def bn(self) -> BatchNormMode:
+        return self.provenance.bn
+
+    def __len__(self) -> int:
+        return self.provenance.n
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self), self.batch_size):
+            yield self.take(torch.arange(start, min(start + self.batch_size, len(self))))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows at ``index [b]`` (from 0), float32, unlabelled."""
+        x = torch.empty(len(index), *self.shape)
+        shard_b = index.div(self.provenance.per_shard, rounding_mode="floor")
+        for number in shard_b.unique().tolist():
+            here = shard_b == number
+            x[here] = self.shards[number][index[here] - number * self.provenance.per_shard].float()
+        return Batch(x=x)
+
+    def sheet(self, count: int) -> Tensor:
+        """``count`` rows spread evenly over the bank, as pixels ``[count c h w]`` in [0, 1]."""
+        index = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+        return self.spec.pixels(self.take(index).x)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the bank into a new or empty ``folder``; `Bank.open` gives it back bit for bit.
+
+        Raises:
+            SourceError: the folder holds something else.
+        """
+        folder = new_folder(folder)
+        write_head(folder, self.provenance, 0)
+        done = 0
+        for number, shard in enumerate(self.shards):
+            write_shard(folder, number, shard)
+            done += len(shard)
+        write_head(folder, self.provenance, done)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Bank:
+        """The bank in ``folder``.
+
+        Raises:
+            SourceError: no bank there, an unfinished one, one of a newer format, or a damaged shard.
+        """
+        provenance, done = read_head(Path(folder))
+        if done < provenance.n:
+            raise SourceError(
+                f"the bank in {folder} holds {done:,} of {provenance.n:,} rows; "
+                f"synthesize with the same arguments and folder to finish it"
+            )
+        return cls(shards=read_shards(Path(folder), provenance, done), provenance=provenance)
+
+
+def new_folder(folder: Path | str) -> Path:
+    """``folder``, made if need be.
+
+    Raises:
+        SourceError: it holds files already.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise SourceError(f"{folder} is not empty; name a new folder for the bank")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_head(folder: Path, provenance: Provenance, done: int) -> None:
+    """Keep the provenance and the number of finished rows, atomically."""
+    head = {"format": "dynext bank", "version": BANK_VERSION, "rows_done": done, "provenance": asdict(provenance)}
+    partial = folder / f".{HEAD}.{os.getpid()}"
+    partial.write_text(json.dumps(head, indent=2) + "\n")
+    os.replace(partial, folder / HEAD)
+
+
+def read_head(folder: Path) -> tuple[Provenance, int]:
+    """Provenance and number of finished rows.
+
+    Raises:
+        SourceError: no head, a damaged one, or one of a newer format.
+    """
+    path = folder / HEAD
+    try:
+        head = json.loads(path.read_text())
+        version = head["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{folder} holds no bank that can be read ({HEAD}: {error}); synthesize one there") from error
+    if head.get("format") != "dynext bank" or version != BANK_VERSION:
+        raise SourceError(
+            f"{path} has format {head.get('format')!r} version {version}, this dynext reads 'dynext bank' version "
+            f"{BANK_VERSION}; install the dynext that wrote it, or synthesize anew"
+        )
+    try:
+        found = dict(head["provenance"])
+        spec = InputSpec(**{k: tuple(v) for k, v in found.pop("spec").items()})
+        return Provenance(**found, spec=spec), int(head["rows_done"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{path} is damaged ({type(error).__name__}: {error}); synthesize the bank anew") from error
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def write_shard(folder: Path, number: int, x: Tensor) -> None:
+    """Keep one shard's rows, atomically."""
+    path = _shard_path(folder, number)
+    partial = folder / f".{path.name}.{os.getpid()}"
+    save_file({"x": x.contiguous()}, partial)
+    os.replace(partial, path)
+
+
+def read_shards(folder: Path, provenance: Provenance, done: int) -> tuple[Tensor, ...]:
+    """The first ``done`` rows, shard by shard, mapped into memory.
+
+    Raises:
+        SourceError: a shard is missing, truncated, or of another shape.
+    """
+    shards = []
+    for number, start in enumerate(range(0, done, provenance.per_shard)):
+        path = _shard_path(folder, number)
+        expected = (min(provenance.per_shard, done - start), *provenance.spec.shape)
+        try:
+            with safe_open(path, "pt") as opened:
+                x = opened.get_tensor("x")
+        except (OSError, SafetensorError) as error:
+            raise SourceError(f"{path} is missing or truncated ({error}); delete {folder} and synthesize anew") from error
+        if tuple(x.shape) != expected or x.dtype != torch.float16:
+            raise SourceError(
+                f"{path} holds {x.dtype} rows of {tuple(x.shape)}, expected torch.float16 of {expected}; "
+                f"delete {folder} and synthesize anew"
+            )
+        shards.append(x)
+    return tuple(shards)
+
+
+def open_or_start(folder: Path | str, provenance: Provenance) -> tuple[Provenance, int]:
+    """The state of the run in ``folder``: that of the unfinished or finished bank there, or a fresh one.
+
+    Raises:
+        SourceError: the folder holds another run's bank (the fields that differ are named), or other files.
+    """
+    folder = Path(folder)
+    if not (folder / HEAD).exists():
+        write_head(new_folder(folder), provenance, 0)
+        return provenance, 0
+    found, done = read_head(folder)
+    theirs, ours = found.identity(), provenance.identity()
+    differing = [f"{k} was {theirs[k]}, is {ours[k]}" for k in ours if theirs[k] != ours[k]]
+    if differing:
+        raise SourceError(f"{folder} holds another run's bank ({'; '.join(differing)}); delete it or name another folder")
+    return replace(provenance, notes=found.notes, seconds=found.seconds), done

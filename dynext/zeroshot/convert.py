@@ -1,0 +1,170 @@
+"""The main job in one call: a pretrained static classifier in, a dynamic net with a policy out, no training image needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynext.core.calibrate import calibrate as calibrate_table
+from dynext.core.collect import collect
+from dynext.core.cost import measure
+from dynext.core.exits import Heads, default_heads
+from dynext.core.net import DynamicNet, attach
+from dynext.core.policy import Policy
+from dynext.core.search import choose
+from dynext.core.table import ExitTable
+from dynext.data import Rows
+from dynext.errors import SourceError
+from dynext.graph import split
+from dynext.types import InputSpec, Source
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.distill import Features, cache_features, distill
+from dynext.zeroshot.folds import held_out_table, views
+from dynext.zeroshot.synthesize import synthesize
+
+THRESHOLD_ROWS = 2048
+"""Synthesized rows of each kind that thresholds are chosen on when there is no real row."""
+
+OTHER_METHOD = "leaves"
+"""The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conversion:
+    """What `convert` gives: the dynamic net, its policy, the table the policy was chosen on, and how it came about."""
+
+    net: DynamicNet
+    policy: Policy
+    table: ExitTable
+    spec: InputSpec
+    rows: Source = field(repr=False)
+    """What the exits were distilled on: the synthesized bank, or the rows that were given."""
+    provenance: dict[str, Any]
+
+
+def convert(
+    teacher: nn.Module,
+    example: Tensor | None = None,
+    *,
+    spec: InputSpec | None = None,
+    after: Sequence[str] | Sequence[float] | None = None,
+    heads: Heads | None = None,
+    method: str = "fitted",
+    n: int = 8192,
+    steps: int = 1000,
+    distill_on: Source | None = None,
+    calibrate: Rows | None = None,
+    distill_on_calibration: bool = False,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    accelerator: str = "cpu",
+    progress: bool = True,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Conversion:
+    """Turn ``teacher`` into an early-exit net without its training data; the teacher itself is not changed.
+
+    Split, attach exits, synthesize rows out of the teacher, distil the exits on them, choose temperatures and
+    thresholds. Without ``calibrate`` these are chosen on further synthesized rows, of two kinds, and hold on the worse of
+    the two; a policy that lets nobody leave is then a possible, honest outcome.
+
+    Args:
+        example: one batch of input, of any size; only its shape is used. ``spec`` says it too.
+        spec: input shape and normalization; by default mean .5 and std .25 for the example's channels.
+        after: where exits stand: layer names, shares of the MACs, or the automatic choice.
+        heads: what to put there, by the tap's shape (`dx.default_heads`).
+        method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
+        distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
+        calibrate: a few hundred *unlabelled* real rows for temperatures and thresholds (agreement with the full net).
+        distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
+            seen the row (cross-fitting).
+        max_drop: accuracy that may be lost (share; .01 by default). ``budget``: share of the static net's MACs.
+        folder: keep banks and training state here, so that an interrupted conversion goes on where it was.
+
+    Raises:
+        SplitError, SourceError, PolicyError: what cannot be cut, fed or chosen, with what to do.
+    """
+    spec = _spec(example, spec)
+    if calibrate is None and distill_on_calibration:
+        raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
+    keep = None if folder is None else Path(folder)
+    like = next(teacher.parameters())
+    staged = split(teacher, torch.zeros(1, *spec.shape).to(like), after)
+    net = attach(staged, heads or default_heads(staged.num_classes), seed=seed)
+    net.cost = measure(net)
+    notify(f"split after {', '.join(net.exit_names[:-1])}")
+    rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)
+    notify(f"{len(rows):,} rows to distil on")
+    features = cache_features(net, teacher, rows, progress=progress)
+
+    def train(rows: Features, name: str) -> DynamicNet:
+        state = None if keep is None else keep / f"{name}.ckpt"
+        return distill(
+            net, teacher, rows, steps=steps, seed=seed, checkpoint=state, accelerator=accelerator, progress=progress
+        )
+
+    if calibrate is not None and distill_on_calibration:
+        seen = views(calibrate.unlabelled(), seed=seed)
+        real = cache_features(net, teacher, seen, progress=progress)
+        trained = train(Features.join([features, real]), "heads")
+        tables = [held_out_table(net, real, features, train, rows=len(calibrate), seed=seed)]
+    else:
+        trained = train(features, "heads")
+        tables = _tables(trained, teacher, spec, calibrate, method, seed, progress)
+    notify(f"distilled {len(net.exits)} exits")
+    policy = choose(tables, max_drop=max_drop, budget=budget, temperature=calibrate_table(tables[0]))
+    provenance = {
+        "method": method if distill_on is None else "given rows",
+        "rows": len(rows),
+        "steps": steps,
+        "seed": seed,
+        "calibration_rows": 0 if calibrate is None else len(calibrate),
+        "distilled_on_calibration": distill_on_calibration,
+        "torch": torch.__version__,
+    }
+    return Conversion(net=trained, policy=policy, table=tables[0], spec=spec, rows=rows, provenance=provenance)
+
+
+def _synthesized(
+    teacher: nn.Module, spec: InputSpec, method: str, n: int, seed: int, keep: Path | None, progress: bool
+) -> Bank:
+    folder = None if keep is None else keep / f"bank-{method}-{seed}"
+    return synthesize(
+        teacher, shape=spec.shape, n=n, seed=seed, method=method, spec=spec, folder=folder, progress=progress
+    )
+
+
+def _tables(
+    net: DynamicNet,
+    teacher: nn.Module,
+    spec: InputSpec,
+    calibrate: Rows | None,
+    method: str,
+    seed: int,
+    progress: bool,
+) -> list[ExitTable]:
+    """What to choose on: the calibration rows, or else further synthesized rows of two kinds."""
+    if calibrate is not None:
+        return [collect(net, calibrate.unlabelled(), rows=f"{len(calibrate):,} unlabelled rows")]
+    tables = []
+    for kind in dict.fromkeys((method, OTHER_METHOD)):
+        fresh = _synthesized(teacher, spec, kind, THRESHOLD_ROWS, seed + 1, None, progress)
+        tables.append(collect(net, fresh, rows=f"{len(fresh):,} synthesized rows ({kind}, seed {seed + 1})"))
+    return tables
+
+
+def _spec(example: Tensor | None, spec: InputSpec | None) -> InputSpec:
+    if spec is None and example is None:
+        raise SourceError("give an example batch or spec=dx.InputSpec(...); the input's shape is not written in a net")
+    if spec is None and example is not None:
+        channels = example.shape[1]
+        spec = InputSpec(shape=tuple(example.shape[1:]), mean=(0.5,) * channels, std=(0.25,) * channels)
+    if spec is None or (example is not None and tuple(example.shape[1:]) != spec.shape):
+        raise SourceError(f"the example has rows {tuple(example.shape[1:])}, spec says {spec.shape}; they must agree")
+    return spec

@@ -1,0 +1,135 @@
+"""Rows from a teacher alone. There is no data parameter, by design."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from dynext.errors import SourceError
+from dynext.seeding import generator
+from dynext.types import InputSpec
+from dynext.zeroshot import procedural
+from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
+from dynext.zeroshot.looks import LEAVES, Look
+from dynext.zeroshot.maker import Maker, rows_per_chunk
+
+
+def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
+    return Maker(
+        rows=lambda count, draw: procedural.gaussian(count, spec.shape, draw), per_chunk=rows_per_chunk(spec.shape)
+    )
+
+
+def _leaves(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = LEAVES) -> Maker:
+    return Maker(
+        rows=lambda count, draw: spec.normalize(procedural.leaves(count, spec.shape, draw, look)),
+        per_chunk=rows_per_chunk(spec.shape),
+    )
+
+
+def _pink(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = LEAVES) -> Maker:
+    return Maker(
+        rows=lambda count, draw: spec.normalize(procedural.pink(count, spec.shape, draw, look)),
+        per_chunk=rows_per_chunk(spec.shape),
+    )
+
+
+METHODS: dict[str, Callable[..., Maker]] = {"gaussian": _gaussian, "pink": _pink, "leaves": _leaves}
+"""``method(teacher, spec, seed, **options) -> Maker`` by name."""
+
+
+def synthesize(
+    teacher: nn.Module,
+    *,
+    shape: tuple[int, ...],
+    n: int,
+    seed: int,
+    method: str = "leaves",
+    spec: InputSpec | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Bank:
+    """``n`` rows of ``shape`` (c, h, w) made without any image; the teacher is not changed.
+
+    Args:
+        method: one of `METHODS`; ``options`` are that method's own.
+        spec: the teacher's normalization; without it mean .5 and deviation .25 in every channel are assumed.
+        folder: where to keep the bank; a synthesis that was killed goes on there and ends at the same bytes.
+
+    Raises:
+        SourceError: nonsense among the arguments, or a folder that holds something else.
+    """
+    spec = _checked(shape, n, method, spec, options)
+    began = time.monotonic()
+    maker = METHODS[method](teacher, spec, seed, **options)
+    provenance = Provenance(
+        method=method, seed=seed, n=n, spec=spec, bn=maker.bn, teacher=fingerprint(teacher), options=options,
+        notes=maker.notes, per_shard=maker.per_chunk,
+    )  # fmt: skip
+    done, shards = 0, []
+    if folder is not None:
+        folder = Path(folder)
+        provenance, done = open_or_start(folder, provenance)
+        shards = list(read_shards(folder, provenance, done))
+    before = provenance.seconds
+    bar = tqdm(total=n, initial=done, desc=method, unit="row", disable=None if progress else True, leave=False)
+    with bar:
+        for start in range(done, n, maker.per_chunk):
+            number, count = start // maker.per_chunk, min(maker.per_chunk, n - start)
+            shard = maker.rows(count, _chunk_generator(seed, number)).half()
+            provenance = replace(provenance, seconds=before + time.monotonic() - began)
+            if folder is None:
+                shards.append(shard)
+            else:
+                write_shard(folder, number, shard)
+                write_head(folder, provenance, start + count)
+            bar.update(count)
+    return Bank(shards=tuple(shards), provenance=provenance) if folder is None else Bank.open(folder)
+
+
+def _chunk_generator(seed: int, number: int) -> Generator:
+    """A generator of its own for each chunk, so that no chunk needs the ones before it."""
+    return generator(int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big"))
+
+
+def _checked(
+    shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None, options: dict[str, Any]
+) -> InputSpec:
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(METHODS)}"
+        raise SourceError(f"no method {method!r}; {hint}")
+    if n < 1:
+        raise SourceError(f"n={n}; ask for at least one row")
+    if len(shape) != 3 or min(shape) < 1:
+        raise SourceError(f"shape {tuple(shape)}; give one row's (channels, height, width)")
+    known = [k for k, p in inspect.signature(METHODS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = [k for k in options if k not in known]
+    if unknown:
+        raise SourceError(f"method {method} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    if spec is None:
+        return InputSpec(shape=tuple(shape), mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
+    if spec.shape != tuple(shape):
+        raise SourceError(f"shape {tuple(shape)} but the spec is for {spec.shape}; they must agree")
+    return spec
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with any parameter or buffer."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
