@@ -16,11 +16,13 @@ from dynext import compat
 compat.declare_torchvision_operators()
 
 from dynext import data, losses, models, testing
+from dynext.artifact import Artifact, load, save
 from dynext.core.calibrate import Calibration, calibrate
 from dynext.core.collect import collect
 from dynext.core.confidence import CONFIDENCES, confidence
 from dynext.core.cost import CostTable, measure
 from dynext.core.exits import Exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.export import export
 from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet, attach
 from dynext.core.page import write_page
@@ -41,6 +43,7 @@ from dynext.errors import (
 from dynext.fit import FitConfig, FitResult, fit
 from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.models.catalog import Opened, open_model
+from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -24,7 +23,7 @@ from torch import Generator, Tensor
 
 from dynext.bundled import bundled_file
 from dynext.errors import SourceError
-from dynext.types import Batch, BatchNormMode, InputSpec
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
 
 Split = Literal["train", "test"]
 
@@ -77,8 +76,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Batch:
         """The rows at ``index [b]``, normalized."""
-        y = None if self.y is None else self.y[index]
-        return Batch(x=self.spec.normalize(self.pixels[index]), y=y)
+        return Batch(x=self.spec.normalize(self.pixels[index]), y=None if self.y is None else self.y[index])
 
     def subset(self, index: Tensor) -> Rows:
         return replace(self, pixels=self.pixels[index], y=None if self.y is None else self.y[index])
@@ -139,7 +137,7 @@ def _fetch(url: str, path: Path, md5: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:
         raise SourceError(f"{url} cannot be downloaded ({error}); fetch it by hand into {path.parent}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
@@ -155,10 +153,12 @@ def _idx(path: Path) -> np.ndarray:
     """One file of the IDX format: two zero bytes, type (8 is uint8), rank, sizes as big-endian uint32, bytes."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("no IDX file of bytes")
         rank = raw[3]
         sizes = np.frombuffer(raw, ">u4", rank, 4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise SourceError(f"{path} is damaged ({error}); fetch it again") from error
 
 
@@ -171,36 +171,42 @@ def cifar10(split: Split, *, root: Path | str) -> Rows:
     root = Path(root)
     if root.suffix == ".npz":
         return array(root, CIFAR10_SPEC)
-    import dynext.compat  # noqa: F401  torchvision is importable after it
     from torchvision.datasets import CIFAR10
 
     try:
         found = CIFAR10(str(root), train=split == "train")
     except RuntimeError as error:
-        raise SourceError(
-            f"CIFAR-10 is not under {root} ({error}); torchvision.datasets.CIFAR10(root, download=True) puts it there"
-        ) from error
-    x = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return Rows(pixels=x, y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
+        hint = "torchvision.datasets.CIFAR10(root, download=True) puts it there"
+        raise SourceError(f"CIFAR-10 is not under {root} ({error}); {hint}") from error
+    return Rows(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
 
 
 def array(path: Path | str, spec: InputSpec) -> Rows:
-    """A ``.npz`` with ``x`` (uint8, ``[n h w]``, ``[n h w c]`` or ``[n c h w]``) and perhaps ``y``, or a bare ``.npy``.
+    """A ``.npz`` with pixels ``x`` as `open_rows` takes them and perhaps ``y``, or a bare ``.npy``.
 
     Raises:
         SourceError: the file is missing, no array file, or of another shape than ``spec``.
     """
-    path = Path(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        x = loaded["x"] if path.suffix == ".npz" else loaded
-        y = torch.from_numpy(loaded["y"]).long() if path.suffix == ".npz" and "y" in loaded else None
+        with Path(path).open("rb") as file:  # given a path, NumPy leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            columns = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        x, y = columns["x"], columns.get("y")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} is no array file with rows under 'x' ({error})") from error
-    return Rows(pixels=_channels_first(torch.from_numpy(x), spec), y=y, spec=spec)
+    return Rows(pixels=_pixels(x, spec), y=None if y is None else torch.from_numpy(y).long(), spec=spec)
 
 
-def _channels_first(x: Tensor, spec: InputSpec) -> Tensor:
+def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
+    """Pixels as `open_rows` takes them to ``[n c h w]``: uint8 as it is, other numbers as float32."""
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
+        raise SourceError(f"an array of {x.dtype} holds no pixels; give uint8, or float in [0, 1]")
+    x = torch.as_tensor(x).detach().cpu()
+    if x.dtype != torch.uint8:
+        x = x.float()
+        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            span = f"{float(x.min()):g} and {float(x.max()):g}"
+            raise SourceError(f"pixels between {span}; give uint8, or float in [0, 1] (the spec normalizes)")
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and tuple(x.shape[1:]) != spec.shape and x.shape[-1] == spec.shape[0]:
@@ -208,22 +214,47 @@ def _channels_first(x: Tensor, spec: InputSpec) -> Tensor:
     return x.contiguous()
 
 
+def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Rows:
+    """Unlabelled rows from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
+
+    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are left behind.
+
+    Raises:
+        SourceError: nothing that can be read, no row, or rows of another shape than ``spec``.
+    """
+    if isinstance(rows, str | Path):
+        found = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
+    elif isinstance(rows, np.ndarray | Tensor):
+        found = Rows(pixels=_pixels(rows, spec), spec=spec)
+    elif isinstance(rows, Rows):
+        found = replace(rows, spec=spec, y=None)
+    else:
+        parts = [getattr(rows, "spec", spec).pixels(batch.x) for batch in rows] or [torch.empty(0, *spec.shape)]
+        found = Rows(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
+    if not len(found):
+        raise SourceError("there is not one row among the given ones; give some unlabelled rows")
+    return found
+
+
 def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Rows:
     """Image files under ``folder`` as rows of ``spec.shape``: short side resized, center cropped, gray or color.
 
-    With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names.
+    With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names; with ``limit`` that many
+    files are taken, spread evenly over all of them.
 
     Raises:
         SourceError: no folder, no image in it, or a file that is no image.
     """
     folder = Path(folder)
-    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _IMAGE_SUFFIXES][:limit]
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _IMAGE_SUFFIXES]
     if not files:
-        kinds = " ".join(sorted(_IMAGE_SUFFIXES))
-        raise SourceError(f"no image in {folder} ({kinds}); name a folder that holds some")
+        raise SourceError(f"no image in {folder} ({' '.join(sorted(_IMAGE_SUFFIXES))}); name a folder that holds some")
     names = sorted({p.relative_to(folder).parts[0] for p in files})
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
         raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
+    if limit is not None and limit < len(files):
+        # Spread over the folder: files are often sorted by class, and the first ones then show one class alone.
+        files = [files[i * len(files) // limit] for i in range(limit)]
     pixels = torch.empty(len(files), *spec.shape, dtype=torch.uint8)
     for i, file in enumerate(files):
         pixels[i] = image(file, spec)
@@ -232,7 +263,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
 
 
 def image(file: Path | str, spec: InputSpec) -> Tensor:
-    """One image file as pixels ``[c h w]``, uint8, of ``spec.shape``: short side resized, center cropped, gray or color.
+    """One image file as uint8 pixels ``[c h w]`` of ``spec.shape``: short side resized, center cropped, gray or color.
 
     Raises:
         SourceError: no such file, or no image.

@@ -49,6 +49,8 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
         alone = net.run(x[i : i + 1], policy)
         _expect(int(alone.exit) == int(whole.exit[i]), f"row {i} leaves elsewhere alone than in a batch")
         _expect(int(turned.exit[-1 - i]) == int(whole.exit[i]), f"row {i} leaves elsewhere in another order")
+        _expect(int(predicted.exit_n[i]) == int(whole.exit[i]), f"row {i} leaves elsewhere than its table says")
+        _close(whole.logits[i], all_bek[i, int(whole.exit[i])], f"row {i} is not answered by its exit", rtol, atol)
         _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"row {i}: predicted MACs are not the booked ones")
         _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

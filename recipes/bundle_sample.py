@@ -28,7 +28,7 @@ class Config:
 
 
 PAPER = Config()
-SMOKE = replace(PAPER, calibration=8, test=16)
+SMOKE = replace(PAPER, calibration=8, test=16, out=Path("runs/fashion_sample.npz"))
 
 
 def main(config: Config) -> dict[str, float]:

@@ -52,9 +52,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     for seed in config.seeds:
         for key, conversion, seconds in _conversions(opened, train, config, seed):
             result = dx.report(dx.collect(conversion.net, test), conversion.policy)
-            timing = dx.side_by_side(
-                opened.model, conversion.net, conversion.policy, rows, budget_s=config.timing_s
-            )
+            timing = dx.side_by_side(opened.model, conversion.net, conversion.policy, rows, budget_s=config.timing_s)
             figures = {
                 "accuracy": result.accuracy,
                 "points_lost": 100 * (result.static_accuracy - result.accuracy),

@@ -1,6 +1,6 @@
 """The bundled net: a CIFAR-style ResNet on Fashion-MNIST, static, from scratch.
 
-Run `python recipes/train_static.py --out data/fashion_resnet20` to make the bundled files anew; a killed run goes on.
+Run `python recipes/train_static.py` to make the bundled files anew (`out=FILE` elsewhere); a killed run goes on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Config:
 
 
 PAPER = Config()
-SMOKE = replace(PAPER, depth=8, width=4, epochs=0.25, rows=512, batch=32)
+SMOKE = replace(PAPER, depth=8, width=4, epochs=0.25, rows=512, batch=32, out=Path("runs/smoke"))
 
 
 def main(config: Config) -> dict[str, float]:
@@ -70,7 +70,8 @@ def main(config: Config) -> dict[str, float]:
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     config.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, config.out.with_suffix(".safetensors"))
-    figures = {"test_accuracy": accuracy, "seconds": fitted.seconds, "parameters": sum(map(torch.numel, net.parameters()))}
+    parameters = sum(map(torch.numel, net.parameters()))
+    figures = {"test_accuracy": accuracy, "seconds": fitted.seconds, "parameters": parameters}
     notes = {"config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}, **figures}
     config.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
     config.out.with_suffix(".partial").unlink(missing_ok=True)

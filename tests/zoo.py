@@ -45,7 +45,9 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.relu = nn.ReLU(inplace=True)
         self.down = (
-            nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            nn.Identity()
+            if channels_in == channels_out
+            else nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import click
 
+from dynext import __version__
 from dynext.cli.bench import bench
 from dynext.cli.commands import Commands
 from dynext.cli.convert import convert
@@ -18,7 +17,7 @@ from dynext.cli.report import report
 
 
 @click.group(cls=Commands, invoke_without_command=True)
-@click.version_option(version("dynext"), prog_name="dynext")
+@click.version_option(__version__, prog_name="dynext")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Make a pretrained static classifier dynamic, without its training data.

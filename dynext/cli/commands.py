@@ -24,7 +24,7 @@ class Commands(click.Group):
             code = super().main(args, standalone_mode=False, **extra)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "dynext"
-            _refuse(f"{error.format_message()} See '{path} --help'.")
+            _refuse(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
         except click.ClickException as error:
             _refuse(error.format_message())
         except DynextError as error:

@@ -14,7 +14,7 @@ from dynext.graph.stage import StagedNet
 from dynext.models.catalog import Opened
 
 
-@click.command()
+@click.command(short_help="The stages of a net, and where exits would stand.")
 @model_options
 @click.option("--after", type=Places(), help="Cut here: layer names, or shares of the MACs such as 0.25,0.5.")
 @click.option(

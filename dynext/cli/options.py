@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from dynext.models.catalog import Opened, open_model
+from dynext.artifact import CARD, Artifact, load
+from dynext.models.catalog import Opened, Reference, open_model
+from dynext.models.families import build
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -133,10 +135,40 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-def artefact_argument(command: Command) -> Command:
-    """DIR, a folder that ``dynext convert`` wrote."""
-    folder = click.Path(exists=True, file_okay=False, path_type=Path)
-    return click.argument("folder", metavar="DIR", type=folder)(command)
+def artefact_options(command: Command) -> Command:
+    """DIR, a folder that ``dynext convert`` wrote, and how to open one that came from the user's own file."""
+    for decorate in reversed(
+        [
+            click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)),
+            click.option("--model", help="The model again, where it came from a file.py:factory."),
+            click.option("--argument", "arguments", type=Argument(), multiple=True, help="For that factory; repeat."),
+        ]
+    ):
+        command = decorate(command)
+    return command
 
 
+def open_artefact(folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...]) -> Artifact:
+    """The dynamic net that `artefact_options` describe."""
+    if model is None:
+        return load(folder)
+    parsed = Reference.parse(model)
+    return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)))
+
+
+def output_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """A folder for a dynamic net; one that holds anything else is refused before hours of work, not after."""
+    path = click.Path(path_type=Path)
+    return click.option(*names, metavar="DIR", type=path, callback=_free_folder, **attributes)
+
+
+def _free_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    if value.is_file():
+        raise click.BadParameter(f"{value} is a file; name a folder")
+    if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
+        raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
+    return value
+
+
+seed_option = click.option("--seed", default=0, show_default=True, help="All that is random follows it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

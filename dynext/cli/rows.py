@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from dynext.data import Rows, array, bundled_sample, cifar10, fashion_mnist, images
 from dynext.errors import SourceError
 from dynext.seeding import generator
-from dynext.types import InputSpec
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched:
+    """A Source with a progress bar."""
+
+    rows: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    @property
+    def bn(self) -> BatchNormMode:
+        return self.rows.bn
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with tqdm(total=len(self), desc="test rows", unit="row", disable=None, leave=False) as bar:
+            for batch in self.rows:
+                yield batch
+                bar.update(len(batch.x))
+
 
 NAMES = ("fashion-mnist", "cifar10", "bundled")
 
@@ -30,7 +57,7 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
     if data == "fashion-mnist":
         return fashion_mnist("test", root=root, download=download), "Fashion-MNIST test images"
     if data == "bundled":
-        return bundled_sample()[1], "of the Fashion-MNIST test images (the bundled sample)"
+        return bundled_sample()[1], "Fashion-MNIST test images (the bundled sample)"
     if data == "cifar10":
         if root is None:
             raise SourceError("where is CIFAR-10? Give --root, torchvision's folder or a .npz with x and y")
@@ -44,12 +71,17 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
     return array(path, spec), f"rows of {path}"
 
 
-def unlabelled_rows(path: Path, spec: InputSpec) -> Rows:
-    """A user's own images, a folder or an array file, for calibration; labels are never read on.
+def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
+    """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
 
     Raises:
         SourceError: no image there, or rows of another shape than the net eats.
     """
+    if data == "bundled":
+        return replace(bundled_sample()[0], spec=spec)
+    path = Path(data)
+    if not path.exists():
+        raise SourceError(f"no {data}; give a folder of images, a .npz or .npy file, or bundled (the shipped sample)")
     return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()
 
 

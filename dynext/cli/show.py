@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import torch
+
+from dynext.core.timing import Timing
 
 
 def columns(lines: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
@@ -27,9 +30,21 @@ def macs(count: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of shares in percentage points: ``-0.85``."""
-    return f"{100 * difference:+.2f}"
+    """A difference of shares in percentage points: ``0.85``."""
+    return f"{100 * difference + 0.0:.2f}"  # no "-0.00"
 
 
 def print_json(found: Any) -> None:
     click.echo(json.dumps(found, indent=2))
+
+
+def timing_lines(timings: Sequence[Timing], rows: str) -> str:
+    """Milliseconds per batch of both nets, side by side, and the ratio."""
+    lines = [("batch", "static ms", "dynamic ms", "speed-up")]
+    lines += [(str(t.batch), f"{t.static_ms:.2f}", f"{t.dynamic_ms:.2f}", f"{t.speedup:.2f}x") for t in timings]
+    return f"Milliseconds a batch, both nets in turn, {threads()}, on {rows}:\n{columns(lines, left=())}"
+
+
+def threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -120,7 +120,7 @@ def from_specs(staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[in
         except RuntimeError as error:
             raise SplitError(f"a {spec['kind']} head does not fit the tap after {stage.name}: {error}") from error
         exits.append(exit)
-    return DynamicNet(staged, exits)
+    return DynamicNet(staged, exits).eval()
 
 
 def _tap_shape(stage: Stage) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ p { margin: .4rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
-th:nth-child(2), td:nth-child(2) { text-align: left; }
+th:nth-child(2), td:nth-child(2) { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 tr.off { color: var(--soft); }
 table.facts th { text-align: left; vertical-align: top; width: 30%; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
@@ -87,7 +87,9 @@ def write_page(
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -100,6 +102,7 @@ def _section(shown: Shown) -> str:
     _, table, policy, report = shown
     judged_e = [line.exit for line in report.exits if line.ece is not None]
     diagrams = "".join(reliability_svg(table, policy, report, e) for e in judged_e)
+    judged = f"{report.rows} (n={report.num_rows:,}), judged by {report.measure} (basis: {report.basis})."
     front_says = (
         "The line is the best that one shared threshold reaches on these very rows, every set of exits tried; "
         "the oracle sends each row to the cheapest exit that is right."
@@ -107,13 +110,12 @@ def _section(shown: Shown) -> str:
     return "\n".join(
         [
             f"<h2>{escape(shown.name)}</h2>",
-            f'<p class="soft">{escape(report.rows)} (n={report.num_rows:,}), judged by {escape(report.measure)} '
-            f"(basis: {report.basis}).</p>",
+            f'<p class="soft">{escape(judged)}</p>',
             _cards(report),
             _table(report),
             f"<p>{escape(report.note)}</p>" if report.note else "",
             f"<h3>{escape(report.measure.capitalize())} against MACs</h3>",
-            f'<figure>{front_svg(table, policy, report)}<figcaption>{front_says}</figcaption></figure>',
+            f"<figure>{front_svg(table, policy, report)}<figcaption>{front_says}</figcaption></figure>",
             f"<h3>Where rows leave</h3>\n<figure>{histogram_svg(report)}</figure>",
             "<h3>Is an exit as often right as it is sure?</h3>" if diagrams else "",
             f'<figure><div class="few">{diagrams}</div><figcaption>Dashed: without a temperature. Solid: with it. '
@@ -134,7 +136,11 @@ def _cards(report: Report) -> str:
     shown.append((f"{early:.1%}", "of the rows leave early"))
     if report.ms is not None and report.static_ms is not None:
         shown.append((f"{report.ms:.2f} ms", f"a row by measured stage times; the static net {report.static_ms:.2f}"))
-    return '<div class="cards">' + "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown) + "</div>"
+    return (
+        '<div class="cards">'
+        + "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown)
+        + "</div>"
+    )
 
 
 def _table(report: Report) -> str:
@@ -147,10 +153,10 @@ def _table(report: Report) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{_facts(value) if isinstance(value, Mapping) else escape(str(value))}</td></tr>"
-        for name, value in facts.items()
-    )
+    cell_by_name = {
+        str(name): _facts(value) if isinstance(value, Mapping) else escape(str(value)) for name, value in facts.items()
+    }
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{cell}</td></tr>" for name, cell in cell_by_name.items())
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 

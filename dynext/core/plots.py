@@ -37,11 +37,12 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
         ((trunk + head) / max(table.static_macs, 1), line.right_of_all)
         for trunk, head, line in zip(table.trunk_macs_e, table.head_macs_e, report.exits, strict=True)
     ]
-    ax.plot(*zip(*alone[:-1], strict=True), "o", color=GRAY, label="one exit for every row") if alone[:-1] else None
+    ax.plot(
+        [cost for cost, _ in alone[:-1]], [right for _, right in alone[:-1]], "o", color=GRAY, label="one exit for all"
+    )
     ax.plot(*alone[-1], "s", color=_INK, markersize=8, label="static net")
     ax.plot(1 - report.oracle_saved, report.oracle_right, "^", color=GREEN, markersize=9, label="oracle")
-    right = report.agreement if table.basis == "teacher" else _right(report)
-    ax.plot(1 - report.saved, right, "*", color=ORANGE, markersize=16, label="this policy")
+    ax.plot(1 - report.saved, _right(report), "*", color=ORANGE, markersize=16, label="this policy")
     ax.set_xlabel("MACs per row, share of the static net's")
     ax.set_ylabel(report.measure)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -57,7 +58,7 @@ def _right(report: Report) -> float:
 
 
 def histogram_svg(report: Report) -> str:
-    """Share of the rows that leave at each exit; exits that are off are hatched nothings with a word."""
+    """Share of the rows that leave at each exit; an exit that is off says so."""
     fig, ax = _axes(6.4, 2.6)
     place_e = range(len(report.exits))
     ax.bar(place_e, [line.leaving for line in report.exits], color=BLUE, width=0.7)
@@ -114,7 +115,9 @@ def sheet_png(pixels: Tensor, *, columns: int = 12, limit: int = 60) -> str:
         SourceError: not such images.
     """
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
-        raise SourceError(f"pictures of shape {list(pixels.shape)}; give [n, 1 or 3, height, width] with values in [0, 1]")
+        raise SourceError(
+            f"pictures of shape {list(pixels.shape)}; give [n, 1 or 3, height, width] with values in [0, 1]"
+        )
     shown = pixels[:limit].detach().float().nan_to_num(0).clamp(0, 1).expand(-1, 3, -1, -1)
     n, _, h, w = shown.shape
     columns = min(columns, n)
@@ -140,7 +143,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     ax.tick_params(colors=_INK, labelsize=8)
     ax.xaxis.label.set_color(_INK)
     ax.yaxis.label.set_color(_INK)
-    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     return fig, ax
 
 
@@ -148,7 +151,9 @@ def _svg(fig: Figure, described: str) -> str:
     """SVG for inlining: text stays text, the ink is the page's own color, the same picture gives the same bytes."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
-        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": described})
+        fig.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": described}
+        )
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
 

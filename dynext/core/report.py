@@ -98,7 +98,9 @@ class Report:
         saved = f"{self.saved:.1%} of the MACs saved" if self.saved >= 0 else f"{-self.saved:.1%} more MACs spent"
         lines = ["", f"On average {self.macs / 1e6:,.2f} M of {self.static_macs / 1e6:,.2f} M MACs: {saved}."]
         if self.ms is not None and self.static_ms is not None:
-            lines.append(f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a row, one at a time.")
+            lines.append(
+                f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a row, one at a time."
+            )
         if self.accuracy is not None and self.static_accuracy is not None:
             lines.append(
                 f"Accuracy {self.accuracy:.2%}, the static net {self.static_accuracy:.2%} "
@@ -187,14 +189,24 @@ def cells(line: ExitReport) -> tuple[str, ...]:
         return (*here, "-", "-", "off", "-", "-", *judged)
     right = "-" if line.right_of_leaving is None else f"{line.right_of_leaving:.2%}"
     threshold = "all" if line.threshold == 0 else f"{line.threshold:.3f}"
-    return (*here, f"{line.macs / 1e6:,.2f} M", f"{line.macs_share:.0%}", threshold, f"{line.leaving:.1%}", right, *judged)
+    return (
+        *here,
+        f"{line.macs / 1e6:,.2f} M",
+        f"{line.macs_share:.0%}",
+        threshold,
+        f"{line.leaving:.1%}",
+        right,
+        *judged,
+    )
 
 
 def _columns(lines: list[tuple[str, ...]]) -> list[str]:
     """Cells as text columns: names to the left, figures to the right, a rule below the titles."""
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     texts = [
-        "  ".join(cell.ljust(w) if c == 1 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if c == 1 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     return [texts[0], "-" * len(texts[0]), *texts[1:]]

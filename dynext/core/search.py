@@ -55,7 +55,8 @@ def choose(
         delta: how often the safe rule may be wrong.
         min_support: with the safe rule, the least rows that must leave at every exit that is on.
         risk: with ``basis="teacher"``, ``"drop"`` weighs each answer unlike the full net's by what the full net's own
-            probabilities say is lost; ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
+            probabilities say is lost (too much, if it is overconfident as most nets are; too little, if it is
+            underconfident); ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
 
     Source: going down the thresholds under an upper confidence bound, as in Bates et al., J. ACM 2021,
     arXiv:2101.02703, and Jazbec et al., NeurIPS 2024, arXiv:2405.20915. Ours bounds by Clopper-Pearson, and picks
@@ -230,7 +231,9 @@ def _note(
     how += f", asked for {' and '.join(asked)}"
     weighed = "disagreement" if risk == "disagreement" else "estimated drop" if tables[0].basis == "teacher" else "drop"
     found = f"{weighed} {picked.drop:.2%}" + (f", bound {picked.risk:.2%}" if judge.safe else "")
-    result = f"{found}, at {picked.cost:.1%} of the static MACs" if picked.on else _why_static(verdicts, judge, max_drop)
+    result = (
+        f"{found}, at {picked.cost:.1%} of the static MACs" if picked.on else _why_static(verdicts, judge, max_drop)
+    )
     if max_drop is not None and budget is not None and picked.cost > budget:
         result += "; the budget is not met"
     if any(table.synthetic for table in tables):
@@ -280,6 +283,8 @@ def _check(
     if max_drop is not None and not 0 <= max_drop <= 1:
         raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
     if not 0 < delta < 1 or min_support < 0:
-        raise PolicyError(f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more")
+        raise PolicyError(
+            f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more"
+        )
     if rule not in get_args(Rule) or risk not in get_args(Risk):
         raise PolicyError(f"rule {rule!r}, risk {risk!r}; give {get_args(Rule)} and {get_args(Risk)}")

@@ -46,8 +46,12 @@ class Sweep:
     """The other way round; 0 when the full net is what counts as right."""
     weight_t: Floats
     """Sum of the lost rows' weights, at most 1 each."""
+    square_t: Floats
+    """Sum of their squares."""
     usual_weight: float
     """Mean weight of all rows that these exits would get wrong, whether they leave or not."""
+    usual_square: float
+    """Mean square of it."""
     rows: int
 
     def drop_t(self) -> Floats:
@@ -55,14 +59,17 @@ class Sweep:
         return (self.weight_t - self.gained_t) / self.rows
 
     def drop_bound_t(self, delta: float) -> Floats:
-        """Upper bound on the drop: Clopper-Pearson on the share of rows lost, times their weight, less the gains.
+        """Upper bound on the drop: Clopper-Pearson on the rows lost, by weight, less the gains.
 
-        The weight is the mean over the lost rows and one more of the usual weight, so that few or no lost rows
-        do not pass for harmless ones. Gains count as observed and never make the bound negative.
+        Weights w of one typical size s = sum w^2 / sum w are bounded as s times a count of sum w / s rows; that is
+        exact when they are equal. One row of the usual weight goes into s, so that few or no lost rows do not pass
+        for harmless ones. Gains count as observed and never make the bound negative.
+
+        Source: the scaled Poisson distribution, Bohm & Zech, NIM A 2014, arXiv:1309.1287, here with a binomial.
         """
-        mean_weight_t = (self.weight_t + self.usual_weight) / (self.lost_t + 1)
-        lost_t = upper_bound(self.lost_t, self.rows, delta) * mean_weight_t
-        return np.maximum(lost_t - self.gained_t / self.rows, 0.0)
+        size_t = (self.square_t + self.usual_square) / (self.weight_t + self.usual_weight)
+        count_t = np.clip(self.weight_t / size_t, 0, self.rows)
+        return np.maximum(size_t * upper_bound(count_t, self.rows, delta) - self.gained_t / self.rows, 0.0)
 
     def right_bound_t(self, delta: float) -> Floats:
         """Lower bound on the share of rows answered right."""
@@ -106,8 +113,8 @@ class Sweeper:
         bin_ne = self._bins(enabled_e) if self._bin_ne is None else self._bin_ne
         macs_e = table.macs_e(enabled_e)
         size = len(self.grid_t)
-        cost_t, left_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(n))
-        lost_t, gained_t, weight_t, right_t = (np.zeros(size) for _ in range(4))
+        cost_t, support_t = np.zeros(size), np.full(size, float(n))
+        lost_t, gained_t, weight_t, square_t, right_t = (np.zeros(size) for _ in range(5))
         before_n = np.zeros(n, np.int64)
         for e in [*on, last]:
             # a row leaves here at the thresholds that this exit reaches and none before it did
@@ -122,16 +129,20 @@ class Sweeper:
                 lost_t += count(self.lost_ne[here, e])
                 gained_t += count(self.gained_ne[here, e])
                 weight_t += count(self.weight_ne[here, e])
+                square_t += count(self.weight_ne[here, e] ** 2)
             before_n = reached_n
-        lost = self.lost_ne[:, list(on)].sum()
+        usual_r = self.weight_ne[:, list(on)][self.lost_ne[:, list(on)]]
+        usual_r = usual_r if usual_r.any() else np.ones(1)
         return Sweep(
             cost_t=cost_t / n / max(table.static_macs, 1),
             support_t=support_t,
             right_t=right_t,
             lost_t=lost_t,
             gained_t=gained_t,
-            weight_t=weight_t,
-            usual_weight=float(self.weight_ne[:, list(on)].sum() / lost) if lost else 1.0,
+            weight_t=np.maximum(weight_t, 0.0),  # sums of differences may end a rounding error below
+            square_t=np.maximum(square_t, 0.0),
+            usual_weight=float(usual_r.mean()),
+            usual_square=float((usual_r**2).mean()),
             rows=n,
         )
 

@@ -166,5 +166,7 @@ def _miss(flow: Flow, node: fx.Node, wanted: float, tiers: Mapping[fx.Node, int]
 
 def _nowhere(flow: Flow) -> str:
     reasons = [obstacle(flow, flow.order[node]) for node in flow.nodes[1:-1] if node is not flow.output]
-    reason = next((text for text in reasons if text), "one tensor alone, between two layers with weights, is live nowhere")
+    reason = next(
+        (text for text in reasons if text), "one tensor alone, between two layers with weights, is live nowhere"
+    )
     return f"no cut at all: {reason}; name the places (after=[...]) or give the stages by hand (dx.stages_by_hand)"

@@ -7,11 +7,13 @@ as rows leave the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dynext.errors import SplitError
 from dynext.graph.macs import MacCounter, counting
@@ -41,10 +43,10 @@ class Seen:
 class Probe(fx.Interpreter):
     """Runs a graph once and keeps a :class:`Seen` per node, never the tensors."""
 
-    def __init__(self, traced: fx.GraphModule, macs: MacCounter | None = None) -> None:
+    def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced)
         self.seen: dict[fx.Node, Seen] = {}
-        self._macs = macs
+        self.counter: MacCounter | None = None
 
     def run_node(self, n: fx.Node) -> Any:
         given = [(tensor, tensor._version) for tensor in self._tensors(n)]
@@ -70,30 +72,43 @@ class Probe(fx.Interpreter):
                     yield item
 
     def _total(self) -> int:
-        return 0 if self._macs is None else self._macs.total()
+        return 0 if self.counter is None else self.counter.total()
 
 
-def probe(traced: fx.GraphModule, x: Tensor, *, count: bool = False) -> tuple[dict[fx.Node, Seen], Any]:
-    """One run on ``x``: what each node gave, and the output. ``count`` says to count MACs.
+class ProbeError(SplitError):
+    """The graph does not run with this number of rows, or not on tensors without content."""
+
+
+def probe(
+    traced: fx.GraphModule, x: Tensor, *, count: bool = False, fake: bool = False
+) -> tuple[dict[fx.Node, Seen], Any]:
+    """One run on ``x``: what each node gave, and the output.
+
+    Args:
+        count: also count MACs.
+        fake: run on tensors that have a shape and no content, which costs next to nothing; a module that looks into
+            its tensors, or that keeps some of them, then fails.
 
     Raises:
-        SplitError: the graph does not run with this number of rows.
+        ProbeError: the graph does not run.
     """
-    runner = None
+    runner = Probe(traced)
     try:
-        if not count:
-            runner = Probe(traced)
-            return runner.seen, runner.run(x)
-        with counting() as macs:
-            runner = Probe(traced, macs)
-            return runner.seen, runner.run(x)
+        with ExitStack() as modes:
+            if fake:
+                x = modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True)).from_tensor(x)
+            if count:
+                runner.counter = modes.enter_context(counting())
+            out = runner.run(x)
     except Exception as error:
-        done = len(runner.seen) if runner is not None else 0
-        node = list(traced.graph.nodes)[done]
-        raise SplitError(
+        node = list(traced.graph.nodes)[len(runner.seen)]
+        raise ProbeError(
             f"the traced net fails with {len(x)} rows at node {node.name!r} ({line(error)}); "
             f"a net whose batch size is written down somewhere cannot lose rows"
         ) from error
+    if fake and any(isinstance(value, FakeTensor) for module in traced.modules() for value in vars(module).values()):
+        raise ProbeError("a module keeps what it computes, and would keep tensors without content")
+    return runner.seen, out
 
 
 def rows(example: Tensor, count: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +16,7 @@ from dynext.graph.build import build_body
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
-from dynext.graph.probe import BATCHES, probe, rows
+from dynext.graph.probe import BATCHES, ProbeError, probe, rows
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
 from dynext.graph.trace import line, private_copy, trace
 from dynext.seeding import seeded
@@ -72,39 +72,42 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def _flow(model: nn.Module, example: Tensor) -> Flow:
-    """Trace, run with 2 and 3 rows, make functional, normalize."""
+def _flow(model: nn.Module, example: Tensor, *, fake: bool = True) -> Flow:
+    """Trace, see what the nodes give for 2 and 3 rows, make functional, compare with the model, normalize."""
     private = private_copy(model)
     traced = trace(private)
-    wanted = _run(private, rows(example, BATCHES[1]))
-    two, _ = probe(traced, rows(example, BATCHES[0]), count=True)
-    remove_inplace(traced, {node: seen.changed for node, seen in two.items()})
+    few = rows(example, min(len(example), BATCHES[0]))
+    try:
+        two, _ = probe(traced, rows(example, BATCHES[0]), count=True, fake=fake)
+        wanted = _run(private, few)  # before the modules' in-place switches are turned off
+        remove_inplace(traced, {node: seen.changed for node, seen in two.items()})
+        three, given = probe(traced, rows(example, BATCHES[1]), fake=fake)
+    except ProbeError as error:
+        if not fake:
+            raise SplitError(str(error)) from error
+        return _flow(model, example, fake=False)  # something looks into its tensors: give it real ones
+    _check_logits(private, wanted, given)
     with seeded(0):
-        three, given = probe(traced, rows(example, BATCHES[1]))
-    _check_same(given, wanted)
+        _check_same(traced(few), wanted)
     two.update({node: two[node.meta["copy_of"]] for node in three if "copy_of" in node.meta})
     normalize(traced, two, three)
     return Flow(model=private, traced=traced, two=two, three=three)
 
 
-def _run(private: nn.Module, x: Tensor) -> Tensor:
-    """The model's own answer, checked to be logits.
-
-    Raises:
-        SplitError: it fails, or gives anything but a tensor ``[b k]``.
-    """
+def _run(private: nn.Module, x: Tensor) -> Any:
     try:
         with seeded(0):
-            out = private(x)
+            return private(x)
     except Exception as error:
         raise SplitError(f"{type(private).__name__} fails on {tuple(x.shape)}: {line(error)}") from error
-    if not isinstance(out, Tensor):
-        raise SplitError(f"{type(private).__name__} gives a {type(out).__name__}; expected one tensor of logits [b k]")
-    if out.ndim != 2 or len(out) != len(x):
-        raise SplitError(
-            f"{type(private).__name__} gives shape {tuple(out.shape)} for {len(x)} rows; expected logits [b k]"
-        )
-    return out
+
+
+def _check_logits(private: nn.Module, wanted: Any, out: Any) -> None:
+    kind = type(private).__name__
+    if not isinstance(wanted, Tensor) or not isinstance(out, Tensor):
+        raise SplitError(f"{kind} gives a {type(wanted).__name__}; expected one tensor of logits [b k]")
+    if out.ndim != 2 or len(out) != BATCHES[1]:
+        raise SplitError(f"{kind} gives shape {tuple(out.shape)} for {BATCHES[1]} rows; expected logits [b k]")
 
 
 def _check_same(given: Tensor, wanted: Tensor) -> None:
@@ -113,8 +116,8 @@ def _check_same(given: Tensor, wanted: Tensor) -> None:
     scale = wanted.abs().nan_to_num(0.0).max().clamp(min=1.0)
     if difference > scale * torch.finfo(wanted.dtype).eps ** 0.5 or not torch.equal(given.isnan(), wanted.isnan()):
         raise SplitError(
-            f"the traced net answers differently from the model (by up to {float(difference):.3g}); a tensor is changed "
-            f"in place through a view, or forward() keeps state: rewrite that, or give the stages by hand"
+            f"the traced net answers differently from the model (by up to {float(difference):.3g}); a tensor is "
+            f"changed in place through a view, or forward() keeps state: rewrite that, or give the stages by hand"
         )
 
 

@@ -107,14 +107,14 @@ def open_model(
         load_state(model, state, source=str(checkpoint))
     model.eval()
     spec = _spec(parsed, model, recipe, shape, mean, std)
-    categories = families.torchvision_weights(parsed.name, parsed.weights).meta["categories"] if _named(parsed) else ()
+    categories = _categories(parsed)
     num_classes = _count_classes(model, spec, reference)
     return Opened(
         model=model,
         spec=spec,
         recipe=recipe,
         num_classes=num_classes,
-        class_names=tuple(categories) if len(categories) == num_classes else None,
+        class_names=categories if len(categories) == num_classes else None,
         trained=state is not None or parsed.weights is not None,
     )
 
@@ -156,8 +156,10 @@ def _built(
     return model, {"kind": kind, "name": name, "arguments": arguments}
 
 
-def _named(parsed: Reference) -> bool:
-    return parsed.kind == "torchvision" and parsed.weights is not None
+def _categories(parsed: Reference) -> tuple[str, ...]:
+    if parsed.kind != "torchvision" or parsed.weights is None:
+        return ()
+    return tuple(families.torchvision_weights(parsed.name, parsed.weights).meta["categories"])
 
 
 def _spec(

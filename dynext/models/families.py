@@ -41,6 +41,8 @@ def build(kind: str, name: str, arguments: Arguments) -> nn.Module:
 
 def near(name: str, known: Collection[str]) -> str:
     """A hint for an unknown name: the nearest known ones, or some of them."""
+    if not known:
+        return "there is none at all"
     close = difflib.get_close_matches(name, known, 3)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known)[:8])} and so on"
 

@@ -217,7 +217,9 @@ def read_shards(folder: Path, provenance: Provenance, done: int) -> tuple[Tensor
             with safe_open(path, "pt") as opened:
                 x = opened.get_tensor("x")
         except (OSError, SafetensorError) as error:
-            raise SourceError(f"{path} is missing or truncated ({error}); delete {folder} and synthesize anew") from error
+            raise SourceError(
+                f"{path} is missing or truncated ({error}); delete {folder} and synthesize anew"
+            ) from error
         if tuple(x.shape) != expected or x.dtype != torch.float16:
             raise SourceError(
                 f"{path} holds {x.dtype} rows of {tuple(x.shape)}, expected torch.float16 of {expected}; "
@@ -241,5 +243,7 @@ def open_or_start(folder: Path | str, provenance: Provenance) -> tuple[Provenanc
     theirs, ours = found.identity(), provenance.identity()
     differing = [f"{k} was {theirs[k]}, is {ours[k]}" for k in ours if theirs[k] != ours[k]]
     if differing:
-        raise SourceError(f"{folder} holds another run's bank ({'; '.join(differing)}); delete it or name another folder")
+        raise SourceError(
+            f"{folder} holds another run's bank ({'; '.join(differing)}); delete it or name another folder"
+        )
     return replace(provenance, notes=found.notes, seconds=found.seconds), done

@@ -24,11 +24,14 @@ from dynext.graph import split
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
-from dynext.zeroshot.folds import held_out_table, views
+from dynext.zeroshot.folds import Views, held_out_table
 from dynext.zeroshot.synthesize import synthesize
 
 THRESHOLD_ROWS = 2048
 """Synthesized rows of each kind that thresholds are chosen on when there is no real row."""
+
+VIEWS = 8
+"""How often each calibration row is seen when it is distilled on."""
 
 OTHER_METHOD = "leaves"
 """The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
@@ -110,7 +113,7 @@ def convert(
         )
 
     if calibrate is not None and distill_on_calibration:
-        seen = views(calibrate.unlabelled(), seed=seed)
+        seen = Views(rows=calibrate.unlabelled(), count=VIEWS, seed=seed)
         real = cache_features(net, teacher, seen, progress=progress)
         trained = train(Features.join([features, real]), "heads")
         tables = [held_out_table(net, real, features, train, rows=len(calibrate), seed=seed)]

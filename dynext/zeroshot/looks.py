@@ -31,6 +31,8 @@ class Look:
     """Shapes in a picture; an object has between one and this many."""
     radius: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest half-axis of a shape (of an object's body)."""
+    aspect: tuple[float, float] = (0.35, 1.0)
+    """Shortest and longest other half-axis, as a share of the first."""
     level: float = 0.5
     """Mean brightness of the shapes."""
     contrast: float = 0.2
@@ -50,6 +52,8 @@ class Look:
         small, large = self.radius
         if not 0 < small <= large:
             raise SourceError(f"radius {self.radius}; give (smallest, largest), both positive")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise SourceError(f"aspect {self.aspect}; give (smallest, largest), both positive")
         if self.count < 1:
             raise SourceError(f"count {self.count}; a look needs at least one shape")
         if self.layout not in _LAYOUTS or self.ground not in _GROUNDS:
@@ -61,7 +65,7 @@ class Look:
 
 LEAVES = Look()
 OBJECTS = Look(
-    layout="objects", ground="dark", count=6, radius=(0.35, 0.8), level=0.55, contrast=0.22, texture=0.12, mirror=0.6
+    layout="objects", ground="dark", count=6, radius=(0.5, 1.0), level=0.55, contrast=0.22, texture=0.12, mirror=0.6
 )
 PRESETS: dict[str, Look] = {
     "leaves": LEAVES,
@@ -70,7 +74,9 @@ PRESETS: dict[str, Look] = {
     "objects on dark": OBJECTS,
     "objects on light": replace(OBJECTS, ground="light", level=0.45),
     "objects on texture": replace(OBJECTS, ground="texture", level=0.5, contrast=0.18),
-    "strokes on dark": replace(OBJECTS, radius=(0.1, 0.3), level=0.95, contrast=0.1, texture=0.02, shading=0.05),
+    "strokes on dark": replace(
+        OBJECTS, radius=(0.4, 0.8), aspect=(0.12, 0.25), level=0.95, contrast=0.1, texture=0.02, shading=0.05
+    ),
 }
 """Named looks: natural pictures, goods on a shelf or on paper, handwriting."""
 
@@ -84,6 +90,7 @@ def random_look(draw: Generator) -> Look:
         ground="texture" if layout == "leaves" else _GROUNDS[_integer(0, 2, draw)],
         count=_integer(8, 20, draw) if layout == "leaves" else _integer(3, 8, draw),
         radius=(small, small + _number(0.2, 0.8, draw)),
+        aspect=(_number(0.1, 0.5, draw), 1.0),
         level=_number(0.35, 0.7, draw),
         contrast=_number(0.08, 0.3, draw),
         saturation=_number(0.0, 0.6, draw),

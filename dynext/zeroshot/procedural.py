@@ -53,7 +53,7 @@ def objects(n: int, shape: tuple[int, ...], draw: Generator, look: Look = OBJECT
     for k in range(look.count):
         kind = torch.rand(n, 1, generator=draw)
         part = torch.where(kind < 0.5, color, torch.where(kind < 0.8, picture.colors(draw), ground))
-        shapes, fill = (body, color) if k == 0 else (_attached(body, draw), part)
+        shapes, fill = (body, color) if k == 0 else (_attached(picture, body, draw), part)
         picture.paint(k, shapes, fill, draw, shown_n=parts_n > k)
     return picture.pixels.clamp_(0, 1)
 
@@ -87,7 +87,7 @@ class _Picture:
 
     @classmethod
     def start(cls, n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> _Picture:
-        channels, h, w = shape
+        h, w = shape[1:]
         half = min(h, w) / 2
         x_w = (torch.arange(w) + 0.5 - w / 2) / half
         mirrored = torch.rand(n, 1, generator=draw) < look.mirror
@@ -108,9 +108,7 @@ class _Picture:
         """``a x + b y + c`` over the grid ``[n h w]``: sums of a row and a column, which is what makes this fast."""
         return (b_n[:, None] * self.y + c_n[:, None])[:, :, None] + (a_n[:, None] * self.x)[:, None]
 
-    def paint(
-        self, k: int, shapes: _Shapes, color_nc: Tensor, draw: Generator, shown_n: Tensor | None = None
-    ) -> None:
+    def paint(self, k: int, shapes: _Shapes, color_nc: Tensor, draw: Generator, shown_n: Tensor | None = None) -> None:
         """Cover what lies below with the ``k``-th shape of each row (only those shown), edges one pixel soft."""
         n = len(self.pixels)
         mask = self._mask(shapes)
@@ -143,7 +141,7 @@ def _anywhere(picture: _Picture, draw: Generator) -> _Shapes:
         x=_uniform(n, -w / min(h, w), w / min(h, w), draw),
         y=_uniform(n, -h / min(h, w), h / min(h, w), draw),
         long=long,
-        wide=long * _uniform(n, 0.35, 1.0, draw),
+        wide=long * _uniform(n, *picture.look.aspect, draw),
         angle=_uniform(n, 0.0, math.pi, draw),
         round=torch.rand(n, generator=draw) < 0.5,
     )
@@ -151,32 +149,38 @@ def _anywhere(picture: _Picture, draw: Generator) -> _Shapes:
 
 def _body(picture: _Picture, draw: Generator) -> _Shapes:
     n = len(picture.pixels)
-    tilted = torch.rand(n, generator=draw) < 0.3
+    long = _uniform(n, *picture.look.radius, draw)
+    tilt = torch.where(torch.rand(n, generator=draw) < 0.3, _uniform(n, -0.8, 0.8, draw), 0.0)
     return _Shapes(
         x=_uniform(n, -0.1, 0.1, draw),
         y=_uniform(n, -0.1, 0.1, draw),
-        long=_uniform(n, *picture.look.radius, draw),
-        wide=_uniform(n, *picture.look.radius, draw),
-        angle=torch.where(tilted, _uniform(n, -0.8, 0.8, draw), torch.zeros(n)),
+        long=long,
+        wide=long * _uniform(n, *picture.look.aspect, draw),
+        angle=_quarter_turn(n, draw) + tilt,
         round=torch.rand(n, generator=draw) < 0.4,
     )
 
 
-def _attached(body: _Shapes, draw: Generator) -> _Shapes:
+def _attached(picture: _Picture, body: _Shapes, draw: Generator) -> _Shapes:
     """Shapes centered within or at the edge of the body, half of them long and thin (limbs)."""
     n = len(body.x)
     direction, reach = _uniform(n, 0.0, 2 * math.pi, draw), _uniform(n, 0.2, 1.1, draw)
-    long = torch.maximum(body.long, body.wide) * _uniform(n, 0.25, 0.9, draw)
-    thin = torch.rand(n, generator=draw) < 0.5
-    upright = (torch.rand(n, generator=draw) < 0.5).float()
+    along, across = reach * body.long * direction.cos(), reach * body.wide * direction.sin()
+    long = body.long * _uniform(n, 0.25, 0.9, draw)
+    thin = torch.where(torch.rand(n, generator=draw) < 0.5, 0.35, 1.0)
     return _Shapes(
-        x=body.x + reach * body.long * direction.cos(),
-        y=body.y + reach * body.wide * direction.sin(),
+        x=body.x + body.angle.cos() * along - body.angle.sin() * across,
+        y=body.y + body.angle.sin() * along + body.angle.cos() * across,
         long=long,
-        wide=(long * torch.where(thin, _uniform(n, 0.12, 0.35, draw), _uniform(n, 0.4, 1.0, draw))).clamp_min(0.04),
-        angle=upright * math.pi / 2 + _uniform(n, -0.4, 0.4, draw),
+        wide=(long * _uniform(n, *picture.look.aspect, draw) * thin).clamp_min(0.05),
+        angle=_quarter_turn(n, draw) + _uniform(n, -0.4, 0.4, draw),
         round=torch.rand(n, generator=draw) < 0.4,
     )
+
+
+def _quarter_turn(n: int, draw: Generator) -> Tensor:
+    """Lying or upright, ``[n]`` radians: things are built along the axes more often than across them."""
+    return torch.randint(2, (n,), generator=draw) * (math.pi / 2)
 
 
 def _ground(n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> Tensor:

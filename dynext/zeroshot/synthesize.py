@@ -20,7 +20,9 @@ from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot import procedural
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
-from dynext.zeroshot.looks import LEAVES, Look
+from dynext.zeroshot.fitted import fitted
+from dynext.zeroshot.inversion import inversion
+from dynext.zeroshot.looks import LEAVES, OBJECTS, Look
 from dynext.zeroshot.maker import Maker, rows_per_chunk
 
 
@@ -30,21 +32,26 @@ def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
     )
 
 
-def _leaves(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = LEAVES) -> Maker:
-    return Maker(
-        rows=lambda count, draw: spec.normalize(procedural.leaves(count, spec.shape, draw, look)),
-        per_chunk=rows_per_chunk(spec.shape),
-    )
+def _painter(verb: Callable[..., Tensor], default: Look) -> Callable[..., Maker]:
+    """A method that paints the same rows for every teacher."""
+
+    def method(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = default) -> Maker:
+        return Maker(
+            rows=lambda count, draw: spec.normalize(verb(count, spec.shape, draw, look)),
+            per_chunk=rows_per_chunk(spec.shape),
+        )
+
+    return method
 
 
-def _pink(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = LEAVES) -> Maker:
-    return Maker(
-        rows=lambda count, draw: spec.normalize(procedural.pink(count, spec.shape, draw, look)),
-        per_chunk=rows_per_chunk(spec.shape),
-    )
-
-
-METHODS: dict[str, Callable[..., Maker]] = {"gaussian": _gaussian, "pink": _pink, "leaves": _leaves}
+METHODS: dict[str, Callable[..., Maker]] = {
+    "gaussian": _gaussian,
+    "pink": _painter(procedural.pink, LEAVES),
+    "leaves": _painter(procedural.leaves, LEAVES),
+    "objects": _painter(procedural.objects, OBJECTS),
+    "fitted": fitted,
+    "inversion": inversion,
+}
 """``method(teacher, spec, seed, **options) -> Maker`` by name."""
 
 
@@ -103,9 +110,7 @@ def _chunk_generator(seed: int, number: int) -> Generator:
     return generator(int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big"))
 
 
-def _checked(
-    shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None, options: dict[str, Any]
-) -> InputSpec:
+def _checked(shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None, options: dict[str, Any]) -> InputSpec:
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(METHODS)}"

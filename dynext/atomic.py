@@ -1,0 +1,63 @@
+"""Folders that are either the old one or the new one, never half of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+from dynext.errors import ArtifactError
+
+
+@contextmanager
+def replaced_folder(folder: Path, *, mark: str, owned: Collection[str]) -> Iterator[Path]:
+    """A folder beside ``folder`` to write into: takes its place at the end of the block, vanishes on an error.
+
+    Args:
+        mark: the file that makes a folder ours; one that has files but not this one is refused.
+        owned: patterns (``"*.onnx"``) of the files that are replaced; others in ``folder`` move over.
+
+    Raises:
+        ArtifactError: ``folder`` is a file, or holds something else.
+    """
+    _check_replaceable(folder, mark)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            _swap(partial, folder, owned)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, folder: Path, owned: Collection[str]) -> None:
+    before = folder.with_name(f".{folder.name}.{os.getpid()}.before")
+    folder.rename(before)
+    try:
+        partial.rename(folder)
+    except OSError:
+        before.rename(folder)
+        raise
+    for other in before.iterdir():
+        if not any(fnmatch(other.name, pattern) for pattern in owned):
+            other.rename(folder / other.name)
+    shutil.rmtree(before)
+
+
+def _check_replaceable(folder: Path, mark: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; name a folder")
+    if folder.exists() and not (folder / mark).exists():
+        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if foreign:
+            raise ArtifactError(
+                f"{folder} holds {foreign[0]} and no {mark}; name a new folder, nothing there was touched"
+            )

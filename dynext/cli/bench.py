@@ -1,0 +1,89 @@
+"""``dynext bench``: milliseconds of the dynamic net against the static one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from dynext.artifact import PAGE, Artifact, save
+from dynext.cli.options import artefact_options, data_options, device_option, json_option, open_artefact
+from dynext.cli.rows import rows_to_time
+from dynext.cli.show import print_json, timing_lines
+from dynext.core.cost import measure
+from dynext.core.timing import side_by_side
+
+TIMED_ROWS = 1024
+
+
+@click.command(short_help="Milliseconds against the static net.")
+@artefact_options
+@click.option(
+    "--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Rows a batch; repeat.  [default: 1, 64]"
+)
+@click.option("--write", is_flag=True, help="Measure each stage on this machine too, and keep that in DIR.")
+@data_options(required=False)
+@device_option
+@json_option
+def bench(
+    folder: Path,
+    model: str | None,
+    arguments: tuple[tuple[str, Any], ...],
+    batches: tuple[int, ...],
+    write: bool,
+    data: str | None,
+    root: Path | None,
+    download: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Time the dynamic net in DIR against its static net: in turn, on the same rows, in this process.
+
+    The rows are --data, or the bundled sample where it fits the net, or else random noise, on which the share of rows
+    leaving early means nothing.
+
+    \b
+    Example: dynext bench fashion --batch 1 --batch 256
+    """
+    kept = open_artefact(folder, model, arguments)
+    rows, words, real = rows_to_time(data, kept.spec, root=root, download=download)
+    net = kept.net.to(device)
+    if write:
+        net.cost = measure(net)
+        _write(folder, replace(kept, cost=net.cost))
+    x = rows.take(torch.arange(min(len(rows), TIMED_ROWS))).x.to(next(net.parameters()))
+    leaving = net.run(x, kept.policy).exit.bincount(minlength=net.num_exits).double() / len(x)
+    timings = side_by_side(net.staged, net, kept.policy, x, batches=batches or (1, 64))
+    if as_json:
+        found = {"rows": words, "real": real, "leaving": leaving.tolist(), "timing": [asdict(t) for t in timings]}
+        print_json({"folder": str(folder), "device": device, "threads": torch.get_num_threads(), **found})
+        return
+    click.echo(timing_lines(timings, words if len(x) == len(rows) else f"{len(x):,} of {words}"))
+    shares = ", ".join(
+        f"{share:.0%} after {name}" for share, name in zip(leaving.tolist(), net.exit_names, strict=True)
+    )
+    click.echo(f"Rows leave {shares}.")
+    if not real:
+        click.echo("These rows are noise: where they leave says nothing about real ones. Give --data to time those.")
+    if write:
+        click.echo(f"Measured stage times are kept in {folder}; runs gather rows by them.")
+
+
+def _write(folder: Path, kept: Artifact) -> None:
+    """The same folder with the new cost table; the report that was there stays."""
+    page = folder / PAGE
+    save(
+        kept.net,
+        folder,
+        policy=kept.policy,
+        spec=kept.spec,
+        model_recipe=kept.model_recipe,
+        class_names=kept.class_names,
+        table=kept.table,
+        provenance=kept.provenance,
+        page=(lambda path: shutil.copyfile(page, path)) if page.exists() else None,
+    )

@@ -1,0 +1,66 @@
+"""``dynext report``: the page with the plots, written anew."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dynext.artifact import PAGE
+from dynext.cli.options import artefact_options, data_options, open_artefact
+from dynext.cli.pictures import first_and_last, load_pictures
+from dynext.cli.rows import Watched, open_rows
+from dynext.core.collect import collect
+from dynext.core.page import write_page
+from dynext.core.report import report as report_on
+from dynext.errors import ArtifactError
+
+
+@click.command(short_help="Write the page with the plots anew.")
+@artefact_options
+@data_options(required=False)
+@click.option("--open/--no-open", "show", default=False, help="Open the page in a browser.")
+def report(
+    folder: Path,
+    model: str | None,
+    arguments: tuple[tuple[str, Any], ...],
+    data: str | None,
+    root: Path | None,
+    download: bool,
+    show: bool,
+) -> None:
+    """Write DIR/report.html: one page with everything in it, plots and pictures too.
+
+    It shows the rows that thresholds were chosen on; with --data, test rows before them.
+
+    \b
+    Example: dynext report fashion --data fashion-mnist --open
+    """
+    kept = open_artefact(folder, model, arguments)
+    shown = []
+    pictures = load_pictures(folder)
+    if data is not None:
+        rows, words = open_rows(data, kept.spec, root=root, download=download)
+        table = collect(kept.net, Watched(rows=rows), rows=words)
+        shown.append(("Test rows", table, kept.policy, report_on(table, kept.policy)))
+        pictures |= first_and_last(table, kept.policy, rows)
+    if kept.table is not None:
+        found = report_on(kept.table, kept.policy)
+        shown.append(("The rows that thresholds were chosen on", kept.table, kept.policy, found))
+    if not shown:
+        raise ArtifactError(f"{folder} keeps no table to report on; give rows with --data")
+    provenance = dict(kept.provenance)
+    timing = {provenance.pop("timed_on", "rows"): {f"batch {t['batch']}": t for t in provenance.pop("timing", [])}}
+    page = write_page(
+        folder / PAGE,
+        title=f"{provenance.get('model', folder.name)}, made dynamic",
+        reports=shown,
+        pictures=pictures,
+        timing=timing,
+        provenance={**provenance, "versions": kept.versions},
+    )
+    click.echo(f"Wrote {page}")
+    if show:
+        webbrowser.open(page.absolute().as_uri())

@@ -1,0 +1,162 @@
+"""A dynamic net leaves the house: each stage and each exit as a program of its own, and a runner to chain them.
+
+The batch is dynamic in every program, so that rows can leave between them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynext.atomic import replaced_folder
+from dynext.core import run_onnx
+from dynext.core.net import DynamicNet
+from dynext.core.policy import Policy
+from dynext.errors import DynextError, PolicyError
+from dynext.types import InputSpec
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+CARD, RUNNER = "policy.json", "run_onnx.py"
+VERSION = 1
+_ONE_FILE = 1 << 30
+"""Bytes of parameters up to which a program keeps them inside its one file (ONNX has a limit of 2 GiB)."""
+
+
+class _Part(NamedTuple):
+    stem: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+
+def export(
+    net: DynamicNet,
+    folder: Path | str,
+    *,
+    policy: Policy,
+    spec: InputSpec,
+    formats: Sequence[str] = ("onnx", "torch"),
+    class_names: Sequence[str] | None = None,
+) -> Path:
+    """Write ``stage_00.onnx``, ``exit_00.onnx``, ... and ``policy.json`` into ``folder``; returns the folder.
+
+    With ``"onnx"`` a runner in plain NumPy and onnxruntime comes along, ``run_onnx.py``, which gives what ``net.run``
+    gives: same exits, logits to 1e-4. With ``"torch"`` the programs are ``torch.export`` ones (``.pt2``). What is
+    in the folder from before is replaced when everything is written.
+
+    Raises:
+        PolicyError: the policy is for another number of exits.
+        DynextError: an unknown format, packages that are not installed, or a part that cannot be exported.
+    """
+    policy.check_exits(net.num_exits)
+    _check_formats(formats)
+    private = copy.deepcopy(net).cpu().eval()
+    owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
+    with replaced_folder(Path(folder), mark=CARD, owned=owned) as partial, _quiet():
+        for part in _parts(private):
+            for name in formats:
+                _export_part(part, name, partial)
+        card = _card(private, policy, spec, class_names, "onnx" if "onnx" in formats else formats[0])
+        (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if "onnx" in formats:
+            shutil.copyfile(run_onnx.__file__, partial / RUNNER)
+    return Path(folder)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or isinstance(formats, str):
+        raise DynextError(f"formats {formats!r}; give a list of some of {', '.join(FORMATS)}")
+    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if "onnx" in formats and absent:
+        raise DynextError(f"{' and '.join(absent)} must be installed for ONNX; pip install 'dynext[onnx]'")
+
+
+@torch.no_grad()
+def _parts(net: DynamicNet) -> Iterator[_Part]:
+    """Every stage and exit with example inputs of two rows."""
+    like = next(net.parameters())
+    live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
+    standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(_modules(net.exits))}
+    for s, stage in enumerate(_modules(net.staged.stages)):
+        yield _Part(f"stage_{s:02}", stage, live)
+        live = stage(*live)
+        if s in standing:
+            yield _Part(f"exit_{standing[s]:02}", net.exits[standing[s]], (live[stage.tap],))
+
+
+def _modules(modules: nn.ModuleList) -> list[Any]:
+    return list(modules)
+
+
+def _export_part(part: _Part, name: str, folder: Path) -> None:
+    path = folder / f"{part.stem}{FORMATS[name]}"
+    batch = torch.export.Dim("batch")
+    each = tuple({0: batch} for _ in part.inputs)
+    shapes = (each,) if part.stem.startswith("stage") else each  # a stage takes its live tensors as *live
+    try:
+        program = torch.export.export(part.module, part.inputs, dynamic_shapes=shapes)
+        _WRITERS[name](program, path)
+    except Exception as error:  # exporters raise many kinds
+        told = str(error).strip().split("\n")[0]
+        raise DynextError(f"{part.stem} ({name}) cannot be exported: {type(error).__name__}: {told}") from error
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+    if written is None:
+        raise DynextError("torch.onnx gave no program; update torch")
+    written.save(path, external_data=size > _ONE_FILE)
+
+
+def _write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Path], None]] = {
+    "onnx": _write_onnx,
+    "torch": _write_torch,
+}
+
+
+def _card(
+    net: DynamicNet, policy: Policy, spec: InputSpec, class_names: Sequence[str] | None, name: str
+) -> dict[str, Any]:
+    if tuple(spec.shape) != net.staged.input_shape:
+        raise PolicyError(f"the spec says rows of {tuple(spec.shape)}, the net eats {net.staged.input_shape}")
+    stages, exits, suffix = _modules(net.staged.stages), _modules(net.exits), FORMATS[name]
+    return {
+        "format": "dynext-export",
+        "version": VERSION,
+        "policy": policy.to_dict(),
+        "input": asdict(spec),
+        "num_classes": net.num_classes,
+        "class_names": None if class_names is None else list(class_names),
+        "stages": [
+            {"file": f"stage_{s:02}{suffix}", "name": stage.name, "macs": stage.macs, "tap": stage.tap}
+            for s, stage in enumerate(stages)
+        ],
+        "exits": [
+            {"file": f"exit_{e:02}{suffix}", "name": exit.name, "macs": exit.macs, "after": exit.after, "exit": e}
+            for e, exit in enumerate(exits)
+        ],
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn of their own plans, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,87 @@
+"""Procedural rows fitted to a teacher: of a few dozen looks, those that its statistics and its answers like best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dynext.core.modes import evaluating
+from dynext.seeding import generator
+from dynext.types import InputSpec
+from dynext.zeroshot.looks import PRESETS, Look, random_look, varied
+from dynext.zeroshot.maker import Maker, rows_per_chunk
+from dynext.zeroshot.procedural import paint
+from dynext.zeroshot.statistics import answer_and_bn_distance, as_input, has_batch_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLook:
+    """A look and how well it suits a teacher: ``loss`` is lower-is-better."""
+
+    look: Look
+    distance: float
+    """`bn_distance` of its rows; 0 for a teacher without BatchNorm."""
+    balance: float
+    """Entropy of the mean answer, in [0, 1]; 1 is every class alike."""
+
+    @property
+    def loss(self) -> float:
+        return self.distance + (1 - self.balance)
+
+
+def fit_look(teacher: nn.Module, spec: InputSpec, seed: int, *, candidates: int = 24) -> tuple[FittedLook, ...]:
+    """Looks in order of their loss, the best first: presets, random ones, then variations of the best three.
+
+    A look is judged by one batch: how near its statistics are to those stored in the teacher's BatchNorms, and how
+    evenly the teacher's answers fall on the classes. No image is needed; a small net takes seconds.
+    """
+    draw = generator(seed)
+    looks = [*PRESETS.values()]
+    looks += [random_look(draw) for _ in range(max(candidates * 2 // 3 - len(looks), 0))]
+    judged = sorted((_judge(teacher, spec, look, seed) for look in looks), key=lambda f: f.loss)
+    for i in range(candidates - len(looks)):
+        judged.append(_judge(teacher, spec, varied(judged[i % 3].look, draw), seed))
+    return tuple(sorted(judged, key=lambda f: f.loss))
+
+
+@torch.no_grad()
+def _judge(teacher: nn.Module, spec: InputSpec, look: Look, seed: int) -> FittedLook:
+    # The same seed for every look: they differ in their parameters, not in their luck.
+    rows = max(rows_per_chunk(spec.shape) // 2, 8)
+    x = as_input(teacher, spec.normalize(paint(rows, spec.shape, generator(seed), look)))
+    if has_batch_norm(teacher):
+        answer, distance = answer_and_bn_distance(teacher, x)
+    else:
+        with evaluating(teacher):
+            answer, distance = teacher(x), torch.zeros(())
+    mean_k = answer.float().softmax(-1).mean(0)
+    entropy = float(-(mean_k * mean_k.clamp_min(1e-12).log()).sum())
+    return FittedLook(look=look, distance=float(distance), balance=entropy / math.log(max(min(len(mean_k), rows), 2)))
+
+
+def mixture(n: int, shape: tuple[int, ...], draw: Generator, looks: Sequence[Look]) -> Tensor:
+    """Rows ``[n c h w]`` in mixed order: half by the first look, the rest by the others in equal parts."""
+    others = max(len(looks) - 1, 1)
+    share = [n - n // 2 if len(looks) > 1 else n] + [(n // 2 + i) // others for i in range(len(looks) - 1)]
+    painted = [paint(rows, shape, draw, look) for look, rows in zip(looks, share, strict=True) if rows]
+    return torch.cat(painted)[torch.randperm(n, generator=draw)]
+
+
+def fitted(teacher: nn.Module, spec: InputSpec, seed: int, *, looks: int = 4, candidates: int = 24) -> Maker:
+    """Mixed rows of the ``looks`` best looks among ``candidates``."""
+    best = fit_look(teacher, spec, seed, candidates=candidates)[:looks]
+    return Maker(
+        rows=lambda count, draw: spec.normalize(mixture(count, spec.shape, draw, [f.look for f in best])),
+        per_chunk=rows_per_chunk(spec.shape),
+        notes=notes(best),
+    )
+
+
+def notes(best: Sequence[FittedLook]) -> dict[str, Any]:
+    """What the provenance tells of the looks."""
+    return {"looks": [asdict(f) for f in best]}

@@ -1,0 +1,45 @@
+"""Bench from the shell: which rows, what it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from shell import done, refused
+
+import dynext as dx
+
+
+def test_on_noise_it_says_that_leaving_means_nothing(net: Path) -> None:
+    text = done("bench", net)
+    assert "random noise" in text
+    assert "says nothing about real ones" in text
+
+
+def test_on_data_it_does_not(net: Path, images: Path) -> None:
+    told = json.loads(done("bench", net, "--data", images, "--json"))
+    assert told["real"] is True
+    assert sum(told["leaving"]) == pytest.approx(1)
+    assert [timing["batch"] for timing in told["timing"]] == [1, 64]
+    for timing in told["timing"]:
+        assert timing["speedup"] == pytest.approx(timing["static_ms"] / timing["dynamic_ms"])
+    assert "noise" not in done("bench", net, "--data", images, "--batch", "3")
+
+
+def test_write_keeps_stage_times_and_everything_else(net: Path) -> None:
+    before, page = dx.load(net), (net / "report.html").read_bytes()
+    pictures = (net / "pictures.safetensors").read_bytes()
+    done("bench", net, "--write")
+    after = dx.load(net)
+    assert after.cost is not None
+    assert before.cost is not None
+    assert after.cost != before.cost
+    assert after.policy == before.policy
+    assert after.provenance == before.provenance
+    torch.testing.assert_close(after.net.state_dict(), before.net.state_dict(), rtol=0, atol=0)
+    assert (net / "report.html").read_bytes() == page
+    assert (net / "pictures.safetensors").read_bytes() == pictures
+
+
+def test_mistakes(net: Path) -> None:
+    assert "0 is not in the range" in refused("bench", net, "--batch", "0")

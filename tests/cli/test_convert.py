@@ -1,0 +1,122 @@
+"""Convert from the shell: what is saved, what is printed, what goes on after an interruption, what is refused."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shell import SMALL, TINY, done, refused, run
+
+import dynext as dx
+
+
+def test_it_saves_a_net_that_answers_like_the_static_one(net: Path) -> None:
+    kept = dx.load(net)
+    static = dx.open_model("cifar:resnet8", arguments={"width": 2}).model
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kept.net(x), static(x), rtol=1e-4, atol=1e-5)
+    assert kept.net.exit_names == ("layer1", "layer2", "output")
+    assert kept.provenance["calibration_rows"] == 60
+    assert kept.provenance["steps"] == 3
+    assert [timing["batch"] for timing in kept.provenance["timing"]] == [1, 4]
+    assert (net / "report.html").read_text().count("<svg") >= 2
+    assert not list(net.parent.glob(".*"))
+
+
+def test_it_prints_one_table_and_both_clocks(tmp_path: Path) -> None:
+    text = done("convert", *TINY, "-o", tmp_path / "net", *SMALL)
+    assert "synthesized rows" in text
+    for title in ("depth", "MACs", "leave", "agree", "T", "ECE"):
+        assert f" {title}" in text
+    assert "real rows leave elsewhere" in text
+    assert "speed-up" in text
+    assert "accuracy" not in text.lower()
+    assert f"open {tmp_path / 'net' / 'report.html'}" in text
+
+
+def test_distilled_on_calibration_as_json(tmp_path: Path, images: Path) -> None:
+    arguments = ("--calibrate", images, "--distill-on-calibration", "--budget", "2", "--seed", "3", "--json")
+    told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, *arguments))
+    assert told["report"]["basis"] == "teacher"
+    assert told["report"]["num_rows"] == 60
+    assert told["provenance"]["distilled_on_calibration"] is True
+    assert told["provenance"]["seed"] == 3
+    assert "which the exits have seen" in told["provenance"]["timed_on"]
+    assert told["folder"] == str(tmp_path / "net")
+
+
+def test_an_interrupted_conversion_goes_on_and_ends_the_same(
+    tmp_path: Path, net: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("dynext.zeroshot.convert")
+    made = importlib.import_module("dynext.zeroshot.synthesize")
+    command = ("convert", *TINY, "-o", tmp_path / "again", *SMALL, "--calibrate", images)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "distill", stop)
+        assert run(*command).exit_code == 130
+    assert not (tmp_path / "again").exists()
+    assert len(list(tmp_path.glob(".again.work-*"))) == 1
+
+    written: list[int] = []
+    keep: Callable[..., None] = made.write_shard
+    monkeypatch.setattr(made, "write_shard", lambda *a: (written.append(1), keep(*a)))
+    done(*command)
+    assert not written, "rows that were there were synthesized again"
+    first, second = dx.load(net), dx.load(tmp_path / "again")
+    torch.testing.assert_close(second.net.state_dict(), first.net.state_dict(), rtol=0, atol=0)
+    assert second.policy == first.policy
+    assert not list(tmp_path.glob(".again.*"))
+
+
+def test_another_conversion_does_not_go_on_with_this_ones_work(tmp_path: Path, images: Path) -> None:
+    opened = dx.open_model("cifar:resnet8", arguments={"width": 2})
+    other = dx.open_model("cifar:resnet8", arguments={"width": 4})
+    rows = dx.data.array(images, opened.spec)
+    folder = importlib.import_module("dynext.cli.convert").work_folder
+    asked = [(opened, None, 0), (opened, None, 1), (opened, rows, 0), (opened, rows.subset(torch.arange(9)), 0)]
+    found = {folder(tmp_path / "net", o.model, seen, {"seed": s}) for o, seen, s in [*asked, (other, None, 0)]}
+    assert len(found) == 5
+    assert {path.parent for path in found} == {tmp_path}
+
+
+def test_ones_own_model_needs_its_file_again(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(64, 3))\n"
+    )
+    model, net = f"{tmp_path / 'mine.py'}:make", tmp_path / "net"
+    np.savez(tmp_path / "rows.npz", x=np.zeros((4, 8, 8), np.uint8))
+    done("convert", model, "--shape", "1x8x8", "--after", "1", "-o", net, *SMALL)
+    assert "code of yours" in refused("evaluate", net, "--data", tmp_path / "rows.npz")
+    assert "4 rows" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
+
+
+def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None:
+    out = tmp_path / "net"
+    command = ("convert", *TINY, "-o", out)
+    assert "-1 is not in the range" in refused(*command, "--steps", "-1")
+    assert "0 is not in the range" in refused(*command, "--rows", "0")
+    assert "2.0 is not in the range" in refused(*command, "--max-drop", "2")
+    assert "leaves" in refused(*command, "--method", "leavs")
+    assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
+    assert "give calibrate= as well" in refused(*command, "--distill-on-calibration")
+    np.savez(tmp_path / "gray.npz", x=np.zeros((4, 28, 28), np.uint8))
+    assert "rows have shape (1, 28, 28), the net eats (3, 32, 32)" in refused(
+        *command, "--calibrate", tmp_path / "gray.npz"
+    )
+    assert not out.exists()
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "today.txt").write_text("dear diary")
+    assert "holds other files and no dynamic net" in refused("convert", *TINY, "-o", tmp_path / "diary")
+    assert "is a file; name a folder" in refused("convert", *TINY, "-o", images)
+    assert "give cpu or cuda" in refused(*command, "--device", "tpu")

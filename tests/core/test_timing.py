@@ -1,0 +1,28 @@
+"""Side-by-side timing counts the rows it should and never asserts a time."""
+
+import pytest
+import torch
+from zoo import NETS
+
+from dynext.core.exits import default_heads
+from dynext.core.net import attach
+from dynext.core.policy import Policy
+from dynext.core.timing import side_by_side
+from dynext.errors import SourceError
+from dynext.graph import split
+
+
+def test_both_sides_see_the_same_rows() -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes))
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x = torch.randn(5, *example.shape[1:])
+    found = side_by_side(model, net, Policy.never(net.num_exits), x, batches=(1, 4), budget_s=0)
+    assert [t.batch for t in found] == [1, 4]
+    assert all(t.speedup == pytest.approx(t.static_ms / t.dynamic_ms) for t in found)
+    assert [len(rows) for rows in seen] == [1] * 10 + [4] * 10
+    assert torch.equal(seen[5], x[:1])
+    with pytest.raises(SourceError, match="no rows to time on"):
+        side_by_side(model, net, Policy.never(net.num_exits), x[:0])

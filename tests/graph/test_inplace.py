@@ -1,0 +1,83 @@
+"""In-place work becomes functional and means the same, other names of a tensor included."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynext.graph.inplace import remove_inplace, with_item
+from dynext.graph.probe import probe
+from dynext.graph.trace import private_copy, trace
+
+
+class Changes(nn.Module):
+    """Runs one in-place recipe and reads the changed tensor under its old name."""
+
+    def __init__(self, recipe) -> None:
+        super().__init__()
+        self.recipe, self.relu, self.same, self.drop = recipe, nn.ReLU(True), nn.Identity(), nn.Dropout(0.5, True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1.0
+        out = self.recipe(self, x)
+        return out * 10 + x
+
+
+def augmented(_, x):
+    y = x
+    y += 1
+    y *= 2
+    return y
+
+
+def indexed(_, x):
+    x[:, 0] = 7.0
+    return x.sum(-1, keepdim=True)
+
+
+def unassigned(_, x):
+    x.add_(1)
+    return x.relu()
+
+
+RECIPES = {
+    "module": lambda net, x: net.relu(x),
+    "module twice": lambda net, x: net.relu(net.relu(x) - 0.5),
+    "keyword": lambda net, x: F.relu(x, inplace=True),
+    "positional": lambda net, x: F.leaky_relu(x, 0.1, True),
+    "method": lambda net, x: x.clamp_(min=0.1),
+    "function": lambda net, x: torch.relu_(x),
+    "no twin": lambda net, x: x.fill_diagonal_(3.0),
+    "through an identity": lambda net, x: net.relu(net.same(x)),
+    "dropout": lambda net, x: net.drop(x),
+    "augmented": augmented,
+    "indexed": indexed,
+    "unassigned": unassigned,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_same_answer_and_nothing_but_copies_changes(name):
+    model, x = Changes(RECIPES[name]).eval(), torch.randn(4, 4)
+    wanted = model(x)
+    traced = trace(private_copy(model))
+    seen, _ = probe(traced, x)
+    remove_inplace(traced, {node: one.changed for node, one in seen.items()})
+    again, out = probe(traced, x)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+    assert all("copy_of" in name.meta for one in again.values() for name in one.changed)
+
+
+@pytest.mark.parametrize("name", ["module", "dropout"])
+def test_switches_are_off_for_training_too(name):
+    traced = trace(private_copy(Changes(RECIPES[name]).eval()))
+    remove_inplace(traced, {})
+    called = [traced.get_submodule(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    assert called
+    assert not any(module.inplace for module in called)
+
+
+def test_with_item_leaves_its_argument():
+    x = torch.zeros(2, 2)
+    assert with_item(x, (0, 1), 5.0).tolist() == [[0.0, 5.0], [0.0, 0.0]]
+    assert not x.any()

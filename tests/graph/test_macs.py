@@ -1,0 +1,53 @@
+"""MACs against numbers counted by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dynext.graph.macs import count_macs, param_bytes, row_bytes
+
+T, D, HEADS = 5, 8, 2
+PROJECTIONS = T * D * 4 * D
+ATTENTION = 2 * T * T * D
+MLP = 2 * T * D * 16
+
+
+def attention(x: torch.Tensor) -> torch.Tensor:
+    q = x.view(len(x), T, HEADS, D // HEADS).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, q, q)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("module", "shape", "macs"),
+    [
+        (nn.Linear(8, 4), (8,), 32),
+        (nn.Conv2d(3, 6, 3, 2, 1), (3, 8, 8), 4 * 4 * 6 * 3 * 9),
+        (nn.Conv2d(6, 6, 3, 1, 1, groups=3), (6, 8, 8), 8 * 8 * 6 * 2 * 9),
+        (nn.BatchNorm2d(3).eval(), (3, 8, 8), 0),
+        (attention, (T, D), ATTENTION),
+    ],
+)
+def test_macs_per_row(module, shape, macs, rows):
+    assert count_macs(module, torch.randn(rows, *shape)) == macs
+
+
+def test_fused_attention_is_counted_and_left_switched_on():
+    layer = nn.TransformerEncoderLayer(D, HEADS, 16, batch_first=True).eval()
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert count_macs(layer, torch.randn(2, T, D)) == PROJECTIONS + ATTENTION + MLP
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_counting_that_fails_leaves_the_switch_alone():
+    with pytest.raises(RuntimeError):
+        count_macs(nn.Linear(8, 4), torch.zeros(2, 7))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_bytes():
+    norm = nn.BatchNorm2d(4)  # four vectors of 4 floats and a counter
+    assert param_bytes(norm) == 4 * 4 * 4 + 8
+    assert param_bytes(nn.Sequential(norm, norm)) == param_bytes(norm)
+    assert row_bytes([torch.zeros(7, 2, 3), torch.zeros(7, 5, dtype=torch.float64)]) == 6 * 4 + 5 * 8

@@ -1,0 +1,284 @@
+"""A dynamic net as a folder: exact round trips, and clear refusals of everything else."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from zoo import NETS
+
+from dynext.artifact import CARD, WEIGHTS, load, save
+from dynext.core.collect import collect
+from dynext.core.cost import CostTable
+from dynext.core.exits import default_heads
+from dynext.core.net import DynamicNet, attach
+from dynext.core.policy import Policy
+from dynext.data import Rows
+from dynext.errors import ArtifactError, PolicyError
+from dynext.graph import split, stages_by_hand
+from dynext.models import open_model
+from dynext.types import InputSpec
+
+CIFAR = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 4}}
+SPEC = InputSpec(shape=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def dynamic(seed: int = 0, granularity: str = "stage") -> DynamicNet:
+    model = open_model("cifar:resnet8", arguments={"width": 4}).model
+    net = attach(
+        split(model, torch.zeros(1, *SPEC.shape), ["layer1", "layer2"], granularity=granularity), default_heads(10)
+    )
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # every tensor differs from a fresh net's, statistics included
+        for tensor in net.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape, generator=draw).to(tensor) + 0.1)
+    return net.eval()
+
+
+def half(net: DynamicNet) -> Policy:
+    return Policy(threshold_e=(*[0.2] * (net.num_exits - 1), 0.0), temperature_e=(1.5,) * net.num_exits, note="by hand")
+
+
+def rows(n: int = 6) -> torch.Tensor:
+    return torch.randn(n, *SPEC.shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    net = dynamic()
+    return save(net, tmp_path / "net", policy=half(net), spec=SPEC, model_recipe=CIFAR)
+
+
+def check_same_net(loaded: DynamicNet, net: DynamicNet, x: torch.Tensor, policy: Policy) -> None:
+    assert not any(m.training for m in loaded.modules())
+    assert_close(loaded.all_exits(x), net.all_exits(x), rtol=0, atol=0)
+    ours, theirs = loaded.run(x, policy), net.run(x, policy)
+    assert_close((ours.logits, ours.exit, ours.macs), (theirs.logits, theirs.exit, theirs.macs), rtol=0, atol=0)
+    assert loaded.state_dict().keys() == net.state_dict().keys()
+
+
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+def test_everything_comes_back(tmp_path: Path, granularity: str) -> None:
+    net = dynamic(granularity=granularity)
+    net.cost = CostTable(
+        rows=(1, 2), stage_ms=((1.0, 2.0),) * len(net.staged.stages), exit_ms=((0.1, 0.2),) * len(net.exits),
+        gather_ms=((0.1, 0.1),) * len(net.staged.stages), device="cpu", threads=1,
+    )  # fmt: skip
+    policy = half(net)
+    table = collect(net, Rows(pixels=torch.rand(5, *SPEC.shape), y=torch.arange(5), spec=SPEC))
+    folder = save(
+        net, tmp_path / "out" / "net", policy=policy, spec=SPEC, model_recipe=CIFAR, class_names="abcdefghij",
+        table=table, provenance={"seed": 3}, page=lambda path: path.write_text("<html>"),
+    )  # fmt: skip
+    found = load(folder)
+    check_same_net(found.net, net, rows(), policy)
+    assert (found.policy, found.spec, found.cost) == (policy, SPEC, net.cost)
+    assert (found.class_names, found.provenance, found.model_recipe) == (tuple("abcdefghij"), {"seed": 3}, CIFAR)
+    assert found.net.cost == net.cost
+    assert found.table is not None
+    assert_close(found.table.logits_nek, table.logits_nek)
+    assert found.versions["torch"] == torch.__version__
+    assert (folder / "report.html").read_text() == "<html>"
+    assert [p.name for p in folder.parent.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_nets_of_ones_own_come_back_with_their_model(tmp_path: Path, name: str) -> None:
+    model, example = NETS[name]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes)).eval()
+    shape = tuple(example.shape[1:])
+    spec = InputSpec(shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+    save(net, tmp_path / "net", policy=half(net), spec=spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # the weights come from the folder, not from the model given
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = load(tmp_path / "net", model=model)
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    check_same_net(found.net, net, x, found.policy)
+    assert_close(model.state_dict(), before)
+    with pytest.raises(ArtifactError, match="the static net was your own; give its architecture"):
+        load(tmp_path / "net")
+
+
+def test_stages_by_hand_come_back_as_given(tmp_path: Path) -> None:
+    parts = [nn.Sequential(nn.Flatten(), nn.Linear(768, 16)), nn.Sequential(nn.ReLU(), nn.Linear(16, 10))]
+    staged = stages_by_hand(parts, torch.zeros(2, *SPEC.shape))
+    net = attach(staged, default_heads(10)).eval()
+    save(net, tmp_path / "net", policy=half(net), spec=SPEC)
+    found = load(tmp_path / "net", model=staged)
+    check_same_net(found.net, net, rows(), found.policy)
+    with pytest.raises(ArtifactError, match="stages were given by hand"):
+        load(tmp_path / "net", model=nn.Sequential(*parts))
+
+
+class Tied(nn.Module):
+    """Two names for one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(x).relu()).relu())
+
+
+def test_tied_tensors_are_kept_once_and_tied_again(tmp_path: Path) -> None:
+    spec = InputSpec(shape=(8,), mean=(0.0,) * 8, std=(1.0,) * 8)
+    net = attach(split(Tied(), torch.zeros(2, 8), ["first"]), default_heads(3)).eval()
+    save(net, tmp_path / "net", policy=half(net), spec=spec)
+    assert len(json.loads((tmp_path / "net" / CARD).read_text())["weights"]["shared"]) == 1
+    found = load(tmp_path / "net", model=Tied())
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    check_same_net(found.net, net, x, found.policy)
+    big = [p for p in found.net.staged.parameters() if p.shape == (8, 8)]
+    assert len(big) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_come_back_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = open_model("cifar:resnet8", arguments={"width": 4}).model.to(dtype)
+    net = attach(split(model, torch.zeros(1, *SPEC.shape, dtype=dtype), ["layer1"]), default_heads(10)).eval()
+    save(net, tmp_path / "net", policy=half(net), spec=SPEC, model_recipe=CIFAR)
+    loaded = load(tmp_path / "net").net
+    assert_close(loaded.all_exits(rows().to(dtype)), net.all_exits(rows().to(dtype)), rtol=0, atol=0)
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    net = dynamic().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random = torch.get_rng_state()
+    load(save(net, tmp_path / "net", policy=half(net), spec=SPEC, model_recipe=CIFAR))
+    assert all(m.training for m in net.modules())
+    assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_net_is_replaced_only_by_a_complete_one(saved: Path) -> None:
+    (saved / "notes.txt").write_text("mine")
+    before = load(saved).net
+    other = dynamic(seed=5)
+
+    def fail(path: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR, page=fail)
+    check_same_net(load(saved).net, before, rows(), half(before))
+    save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR)
+    check_same_net(load(saved).net, other, rows(), half(other))
+    assert (saved / "notes.txt").read_text() == "mine"
+    assert [p.name for p in saved.parent.iterdir()] == ["net"]
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+    net = dynamic()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("x")
+    with pytest.raises(ArtifactError, match=r"holds one.jpg and no net.json; name a new folder"):
+        save(net, tmp_path / "photos", policy=half(net), spec=SPEC)
+    with pytest.raises(ArtifactError, match="is a file; name a folder"):
+        save(net, tmp_path / "photos" / "one.jpg", policy=half(net), spec=SPEC)
+    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "one.jpg"]
+
+
+def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
+    net = dynamic()
+    with pytest.raises(PolicyError, match="the policy is for 2 exits"):
+        save(net, tmp_path / "net", policy=Policy.never(2), spec=SPEC)
+    with pytest.raises(ArtifactError, match="recipe and provenance must be JSON"):
+        save(net, tmp_path / "net", policy=half(net), spec=SPEC, provenance={"rows": object()})
+    assert not list(tmp_path.iterdir())
+
+
+def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        card = json.loads((folder / CARD).read_text())
+        change(card)
+        (folder / CARD).write_text(json.dumps(card))
+
+    return damage
+
+
+def cut(name: str, share: float) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: int(len(whole) * share)])
+
+    return damage
+
+
+def other_weights(folder: Path) -> None:
+    net = dynamic(seed=9)
+    save(net, folder.with_name("other"), policy=half(net), spec=SPEC, model_recipe=CIFAR)
+    (folder.with_name("other") / WEIGHTS).rename(folder / WEIGHTS)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no folder": (lambda folder: folder.rename(folder.with_name("gone")), r"no dynamic net in .* \(no net.json\)"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "net.safetensors is missing"),
+    "half the weights": (cut(WEIGHTS, 0.5), "truncated, damaged or another net's"),
+    "no bytes of weights": (cut(WEIGHTS, 0), "truncated, damaged or another net's"),
+    "another net's weights": (other_weights, "truncated, damaged or another net's"),
+    "half the card": (cut(CARD, 0.5), "net.json is damaged"),
+    "a card of binary": (lambda folder: (folder / CARD).write_bytes(b"\xff\xfe\x00"), "net.json is damaged"),
+    "a list": (lambda folder: (folder / CARD).write_text("[]"), "was not written by dynext"),
+    "another format": (edit(lambda card: card.update(format="onnx")), "was not written by dynext"),
+    "the future": (edit(lambda card: card.update(version=2)), "format version 2, this dynext reads up to 1; update"),
+    "a version of words": (edit(lambda card: card.update(version="new")), "version 'new'"),
+    "no exits": (edit(lambda card: card.pop("exits")), r"net.json is damaged \(no 'exits'\)"),
+    "an exit short": (edit(lambda card: card["exits"].pop()), "is not the one in"),
+    "an unknown head": (edit(lambda card: card["exits"][0]["head"].update(kind="x")), "head kind 'x'"),
+    "a head that fits nothing": (
+        edit(lambda card: card["exits"][0]["head"].update(tap=[9, 4, 4])),
+        "does not fit the tap",
+    ),
+    "an exit after nothing": (edit(lambda card: card["exits"][0].update(after=9)), "net.json is damaged"),
+    "a policy of NaN": (edit(lambda card: card["policy"].update(temperature_e=[float("nan")] * 3)), "temperature nan"),
+    "a policy for others": (edit(lambda card: card.update(policy=Policy.never(7).to_dict())), "policy is for 7 exits"),
+    "another model": (edit(lambda card: card["model"].update(name="resnet14")), "is not the one in|damaged"),
+    "a wider model": (edit(lambda card: card["model"].update(arguments={"width": 8})), "stages' live shapes are"),
+    "an unknown model": (edit(lambda card: card["model"].update(kind="hub")), "kind 'hub' is not known"),
+    "somebody's code": (
+        edit(lambda card: card.update(model={"kind": "file", "name": "/x.py:f", "arguments": {}})),
+        "is code of yours; open it and give model=",
+    ),
+    "unknown cuts": (edit(lambda card: card["stages"].update(after=["layer9"])), "layer9"),
+    "no shape": (edit(lambda card: card["input"].pop("shape")), "net.json is damaged"),
+    "cost of words": (edit(lambda card: card.update(cost={"rows": "many"})), "net.json is damaged"),
+    "a type that is none": (edit(lambda card: card.update(dtype="nn")), "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DAMAGES))
+def test_damaged_and_foreign_folders_are_refused(saved: Path, name: str) -> None:
+    damage, told = DAMAGES[name]
+    damage(saved)
+    with pytest.raises(ArtifactError, match=told):
+        load(saved)
+
+
+def test_a_model_that_is_not_the_one_is_refused(saved: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not the one in"):
+        load(saved, model=open_model("cifar:resnet8", arguments={"width": 4, "option": "B"}).model)
+
+
+def test_a_damaged_table_is_refused(saved: Path) -> None:
+    (saved / "table.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(ArtifactError, match="no exit table that can be read"):
+        load(saved)
+
+
+def test_no_card_is_written_by_hand_to_test_the_future(saved: Path) -> None:
+    """The card has what a later version needs to tell it apart."""
+    card = json.loads((saved / CARD).read_text())
+    assert (card["format"], card["version"]) == ("dynext", 1)
+    assert card["versions"].keys() == {"dynext", "torch", "python"}
+    assert replace(half(dynamic())) == Policy.from_dict(card["policy"])

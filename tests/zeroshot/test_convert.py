@@ -1,0 +1,119 @@
+"""The main job in one call, in its four ways, on a net of a few channels."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from zoo import NETS
+
+from dynext.core.policy import Policy
+from dynext.core.table import simulate
+from dynext.data import Rows
+from dynext.errors import SourceError
+from dynext.types import InputSpec
+from dynext.zeroshot.convert import Conversion, convert
+from dynext.zeroshot.folds import Views
+
+SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+SMALL = {"spec": SPEC, "method": "leaves", "n": 64, "steps": 8, "progress": False}
+
+
+def teacher() -> torch.nn.Module:
+    return NETS["residual"]()[0]
+
+
+def real(count: int = 48) -> Rows:
+    pixels = torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    return Rows(pixels=pixels, spec=SPEC)
+
+
+def same_weights(one: Conversion, two: Conversion) -> bool:
+    other = two.net.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.net.state_dict().items())
+
+
+def test_without_any_image() -> None:
+    model = teacher()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    found = convert(model, **SMALL)
+    assert found.table.synthetic
+    assert found.table.basis == "teacher"
+    assert "synthesized" in found.policy.note
+    assert found.net.cost is not None
+    assert found.provenance["calibration_rows"] == 0
+    x = SPEC.normalize(real(4).pixels)
+    torch.testing.assert_close(found.net(x), model(x), rtol=1e-5, atol=1e-5)
+    assert found.net.run(x, found.policy).logits.shape == (4, found.net.num_classes)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert same_weights(found, convert(model, **SMALL))
+
+
+def test_calibration_rows_judge_but_do_not_teach() -> None:
+    model = teacher()
+    bare, judged = convert(model, **SMALL), convert(model, calibrate=real(), **SMALL)
+    assert same_weights(bare, judged)
+    assert not judged.table.synthetic
+    assert len(judged.table) == 48
+    assert "48 unlabelled rows" in judged.table.rows
+
+
+def test_distilling_on_calibration_rows_judges_on_answers_of_exits_that_did_not_see_them() -> None:
+    model = teacher()
+    found = convert(model, calibrate=real(), distill_on_calibration=True, **SMALL)
+    assert "were not distilled on it" in found.table.rows
+    assert len(found.table) == 48
+    x = SPEC.normalize(real().pixels)
+    final = found.net.all_exits(x)
+    torch.testing.assert_close(found.table.logits_nek[:, -1], final[:, -1].detach(), rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(found.table.logits_nek[:, 0], final[:, 0].detach(), rtol=1e-2, atol=1e-2)
+
+
+def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
+    rows = real(64)
+    found = convert(teacher(), distill_on=rows, calibrate=real(), **SMALL)
+    assert found.rows is rows
+    assert found.provenance["method"] == "given rows"
+
+
+def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
+    whole = convert(teacher(), **SMALL)
+    said: list[str] = []
+
+    def dying(message: str) -> None:
+        said.append(message)
+        if "distilled" in message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(teacher(), **SMALL, folder=tmp_path, notify=dying)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bank-leaves-0", "heads.ckpt"]
+    assert same_weights(whole, convert(teacher(), **SMALL, folder=tmp_path))
+
+
+def test_a_table_that_says_no_gives_the_static_net() -> None:
+    found = convert(teacher(), calibrate=real(), max_drop=0.0, **SMALL)
+    assert found.policy.threshold_e == Policy.never(found.net.num_exits).threshold_e
+    assert "no exit is safe" in found.policy.note
+    assert simulate(found.table, found.policy).saved == 0
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(SourceError, match="give an example batch or spec"):
+        convert(teacher())
+    with pytest.raises(SourceError, match="distill_on_calibration needs rows"):
+        convert(teacher(), distill_on_calibration=True, **SMALL)
+    with pytest.raises(SourceError, match="they must agree"):
+        convert(teacher(), torch.zeros(1, 3, 9, 9), **SMALL)
+
+
+def test_views_begin_with_the_rows_themselves_and_repeat() -> None:
+    rows = real(10)
+    views = Views(rows=rows, count=3, seed=0)
+    first, again = (torch.cat([batch.x for batch in views]) for _ in range(2))
+    assert len(views) == len(first) == 30
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first[:10], SPEC.normalize(rows.pixels))
+    assert not torch.equal(first[10:20], first[:10])
+    assert not torch.equal(first[20:], first[10:20])

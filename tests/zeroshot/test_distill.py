@@ -1,0 +1,98 @@
+"""Distillation on cached features: it teaches the exits, leaves the trunk bit-identical, and survives a kill."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from zoo import NETS
+
+import dynext.zeroshot.distill as subject
+from dynext.core.exits import default_heads
+from dynext.core.net import DynamicNet, attach
+from dynext.data import Rows
+from dynext.errors import FitError, SourceError
+from dynext.graph import split
+from dynext.types import InputSpec
+from dynext.zeroshot.distill import Features, cache_features, distill, head_logits
+
+SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def setting(name: str = "residual") -> tuple[DynamicNet, torch.nn.Module, Rows]:
+    model, example = NETS[name]()
+    staged = split(model, example)
+    x = torch.randn(96, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    return attach(staged, default_heads(staged.num_classes)), model, Rows(pixels=x, spec=SPEC, batch_size=32)
+
+
+def agreement(net: DynamicNet, rows: Rows) -> float:
+    answers = net.all_exits(rows.pixels).argmax(-1)
+    return float((answers == answers[:, -1:]).float().mean())
+
+
+def test_exits_learn_and_nothing_else_moves() -> None:
+    net, teacher, rows = setting()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    random_state = torch.get_rng_state()
+    student = distill(net, teacher, rows, steps=150, lr=5e-3, progress=False)
+    assert agreement(student, rows) > agreement(net, rows) + 0.2
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    trunk = student.staged.state_dict()
+    assert all(torch.equal(trunk[name], tensor) for name, tensor in net.staged.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert [m.training for m in student.modules()] == [m.training for m in net.modules()]
+    assert [p.requires_grad for p in student.parameters()] == [p.requires_grad for p in net.parameters()]
+
+
+def test_cached_features_are_what_the_exits_see() -> None:
+    net, teacher, rows = setting()
+    features = cache_features(net, teacher, rows, progress=False)
+    torch.testing.assert_close(head_logits(net, features), net.all_exits(rows.pixels), rtol=1e-2, atol=1e-2)
+    batched = cache_features(net, teacher, rows, bn="batch", progress=False)
+    assert not torch.allclose(batched.logits_nk, features.logits_nk, atol=1e-2)
+    both = Features.join([features, batched])
+    assert len(both) == 2 * len(rows)
+    torch.testing.assert_close(both.subset(torch.arange(96, 192)).logits_nk, batched.logits_nk)
+
+
+def test_another_teacher_is_asked_itself() -> None:
+    net, teacher, rows = setting()
+    other = type(teacher)().eval()
+    features = cache_features(net, other, rows, progress=False)
+    torch.testing.assert_close(features.logits_nk, other(rows.pixels).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_killed_distillation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, teacher, rows = setting()
+    features = cache_features(net, teacher, rows, progress=False)
+    whole = distill(net, teacher, features, steps=20, progress=False)
+    calls = []
+
+    def dying(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 10 * len(net.exits):
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    loss = subject.distillation
+    config = subject.FitConfig
+    monkeypatch.setattr(subject, "FitConfig", lambda **known: config(**known, checkpoint_seconds=0))
+    monkeypatch.setattr(subject, "distillation", dying)
+    with pytest.raises(KeyboardInterrupt):
+        distill(net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
+    monkeypatch.setattr(subject, "distillation", loss)
+    resumed = distill(net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_what_cannot_be_distilled_is_refused() -> None:
+    net, teacher, rows = setting()
+    with pytest.raises(SourceError, match="has no rows"):
+        distill(net, teacher, rows.subset(torch.arange(0)), progress=False)
+    with pytest.raises(FitError, match="no early exits"):
+        distill(DynamicNet(net.staged, []), teacher, rows, progress=False)
+    with pytest.raises(SourceError, match="NaN or infinity"):
+        distill(net, teacher, Rows(pixels=rows.pixels * torch.nan, spec=SPEC), progress=False)
+    with pytest.raises(FitError, match=r"the teacher answers \(2, 3\), the net"):
+        distill(net, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), rows, progress=False)

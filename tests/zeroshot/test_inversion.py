@@ -1,0 +1,98 @@
+"""Inversion moves rows towards what the teacher's statistics and classes ask for, and moves nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from dynext.errors import SourceError
+from dynext.seeding import generator
+from dynext.types import InputSpec
+from dynext.zeroshot.inversion import Inversion, balanced_targets, invert, total_variation
+from dynext.zeroshot.procedural import leaves
+from dynext.zeroshot.statistics import bn_distance
+
+SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+STILL = Inversion(jitter=0, flip=False)
+
+
+def start(n: int = 32) -> torch.Tensor:
+    return SPEC.normalize(leaves(n, SPEC.shape, generator(0)))
+
+
+def test_statistics_come_nearer(teacher: nn.Module) -> None:
+    x = start()
+    found = invert(teacher, x, SPEC, generator(1), replace(STILL, ce=0.0, iterations=30))
+    assert bn_distance(teacher, found).item() < 0.8 * bn_distance(teacher, x).item()
+
+
+def test_classes_come_nearer(teacher: nn.Module) -> None:
+    x = start()
+    target = balanced_targets(teacher(x).detach())
+    found = invert(teacher, x, SPEC, generator(1), replace(STILL, bn=0.0, ce=1.0, iterations=30))
+    with torch.no_grad():
+        before, after = (float(F.cross_entropy(teacher(rows), target)) for rows in (x, found))
+    assert after < before - 0.1
+
+
+def test_pixels_stay_pixels_and_the_start_stays(teacher: nn.Module) -> None:
+    x = start()
+    kept = x.clone()
+    found = invert(teacher, x, SPEC, generator(1), Inversion(iterations=10, lr=2.0))
+    assert torch.equal(x, kept)
+    assert not found.requires_grad
+    low, high = SPEC.normalize(torch.zeros(1, 3, 1, 1)), SPEC.normalize(torch.ones(1, 3, 1, 1))
+    assert bool((found >= low).all() and (found <= high).all())
+    assert bool((found == low).any() and (found == high).any())
+
+
+def test_jitter_and_flips_follow_the_generator(teacher: nn.Module) -> None:
+    first, again, other = (
+        invert(teacher, start(8), SPEC, generator(seed), Inversion(iterations=5)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_nothing_is_left_in_the_teacher_even_under_no_grad(teacher: nn.Module) -> None:
+    teacher.train()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    with torch.no_grad():
+        found = invert(teacher, start(8), SPEC, generator(1), Inversion(iterations=3))
+    assert not torch.equal(found, start(8))
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(module.training for module in teacher.modules())
+
+
+def test_no_iteration_changes_nothing(teacher: nn.Module) -> None:
+    assert torch.equal(invert(teacher, start(4), SPEC, generator(1), Inversion(iterations=0)), start(4))
+
+
+def test_double_precision_teacher(teacher: nn.Module) -> None:
+    found = invert(teacher.double(), start(4), SPEC, generator(1), Inversion(iterations=2))
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+
+
+def test_targets_are_balanced_and_follow_the_answers() -> None:
+    answer = torch.tensor([[9.0, 1.0, 0.0], [5.0, 4.0, 0.0], [8.0, 0.0, 1.0], [3.0, 0.0, 2.0]])
+    # Rows 0 and 2 are surest of class 0 and fill it (two each); row 1 then takes class 1 and row 3 class 2.
+    assert balanced_targets(answer).tolist() == [0, 1, 0, 2]
+    many = balanced_targets(torch.randn(30, 10, generator=generator(0)) + torch.arange(10))
+    assert many.bincount(minlength=10).tolist() == [3] * 10
+    assert len(set(balanced_targets(torch.randn(4, 50, generator=generator(0))).tolist())) == 4
+
+
+def test_total_variation_is_the_mean_step_down_and_across() -> None:
+    x = torch.tensor([[[[0.0, 1.0], [3.0, 1.0]]]])
+    assert_close(total_variation(x).item(), (1 + 2) / 2 + (3 + 0) / 2)
+
+
+@pytest.mark.parametrize("changes", [{"iterations": -1}, {"jitter": -1}, {"lr": 0.0}])
+def test_nonsense_is_refused(changes: dict) -> None:
+    with pytest.raises(SourceError, match="give"):
+        Inversion(**changes)
