@@ -25,11 +25,12 @@ from dynext.cli.options import (
 )
 from dynext.cli.pictures import first_and_last, save_pictures, synthesized
 from dynext.cli.rows import unlabelled_rows
-from dynext.cli.show import print_json, timing_lines
+from dynext.cli.show import page_facts, print_json, timing_lines
 from dynext.core.page import write_page
-from dynext.core.report import report
+from dynext.core.report import Report, report
 from dynext.core.timing import Timing, side_by_side
 from dynext.data import Rows
+from dynext.models.catalog import Opened
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion
 from dynext.zeroshot.convert import convert as make_dynamic
@@ -104,11 +105,28 @@ def convert(
         notify=lambda message: click.echo(f"  {message}", err=True),
     )
     timings, timed_on = _timed(teacher, conversion, seen, distill_on_calibration)
-    provenance = {
-        **conversion.provenance, "model": model, "timed_on": timed_on, "timing": [asdict(t) for t in timings],
-    }  # fmt: skip
     found = report(conversion.table, conversion.policy)
-    pictures = _pictures(conversion, seen)
+    clocks = {"timed_on": timed_on, "timing": [asdict(t) for t in timings]}
+    provenance = {**conversion.provenance, "model": model, **clocks}
+    _keep(output, opened, conversion, found, _pictures(conversion, seen), provenance)
+    if as_json:
+        print_json({"folder": str(output), "report": found.to_dict(), "provenance": provenance})
+        return
+    click.echo(f"\n{found}\n")
+    click.echo(timing_lines(timings, timed_on))
+    click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
+
+
+def _keep(
+    output: Path,
+    opened: Opened,
+    conversion: Conversion,
+    found: Report,
+    pictures: dict[str, torch.Tensor],
+    provenance: dict[str, Any],
+) -> None:
+    """The net, its report and its pictures in ``output``; what was kept for an interrupted run goes."""
+    told, timing = page_facts(provenance)
     save(
         conversion.net,
         output,
@@ -120,22 +138,17 @@ def convert(
         provenance=provenance,
         page=lambda path: write_page(
             path,
-            title=f"{model}, made dynamic",
+            title=f"{provenance['model']}, made dynamic",
             reports=[("The rows that thresholds were chosen on", conversion.table, conversion.policy, found)],
             pictures=pictures,
-            timing={timed_on: {f"batch {t.batch}": asdict(t) for t in timings}},
-            provenance=provenance,
+            timing=timing,
+            provenance=told,
         ),
     )
     save_pictures(output, pictures)
-    for leftover in output.parent.glob(f".{output.name}.work-*"):
-        shutil.rmtree(leftover)
-    if as_json:
-        print_json({"folder": str(output), "report": found.to_dict(), "provenance": provenance})
-        return
-    click.echo(f"\n{found}\n")
-    click.echo(timing_lines(timings, timed_on))
-    click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
+    for leftover in output.absolute().parent.iterdir():
+        if leftover.name.startswith(f".{output.name}.work-"):
+            shutil.rmtree(leftover)
 
 
 def work_folder(output: Path, teacher: nn.Module, seen: Rows | None, asked: dict[str, Any]) -> Path:
@@ -165,4 +178,4 @@ def _timed(
 
 def _pictures(conversion: Conversion, seen: Rows | None) -> dict[str, torch.Tensor]:
     found = synthesized(conversion.rows) if isinstance(conversion.rows, Bank) else {}
-    return found if seen is None else {**found, **first_and_last(conversion.table, conversion.policy, seen)}
+    return found if seen is None else {**first_and_last(conversion.table, conversion.policy, seen), **found}

@@ -59,6 +59,7 @@ def _parameters(opened: Opened) -> int:
 
 
 def _described(model: str, opened: Opened, staged: StagedNet, automatic: tuple[str, ...]) -> dict[str, Any]:
+    stages: list[Any] = list(staged.stages)
     return {
         "model": model,
         "trained": opened.trained,
@@ -76,6 +77,6 @@ def _described(model: str, opened: Opened, staged: StagedNet, automatic: tuple[s
                 "share": stage.macs / max(staged.macs, 1),
                 "skippable": stage.skippable,
             }
-            for stage in staged.stages
+            for stage in stages
         ],
     }

@@ -167,7 +167,7 @@ def _free_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Pat
         raise click.BadParameter(f"{value} is a file; name a folder")
     if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
         raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
-    return value
+    return value if value.name not in ("", "..") else value.resolve()
 
 
 seed_option = click.option("--seed", default=0, show_default=True, help="All that is random follows it.")

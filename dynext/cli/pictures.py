@@ -61,7 +61,7 @@ def load_pictures(folder: Path) -> dict[str, Tensor]:
     if not path.exists():
         return {}
     try:
-        return {caption: sheet.float() / 255 for caption, sheet in sorted(load_file(path).items(), reverse=True)}
+        return {caption: sheet.float() / 255 for caption, sheet in sorted(load_file(path).items())}
     except SafetensorError as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it, the report does without") from error
 

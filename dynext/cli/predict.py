@@ -39,7 +39,7 @@ def predict(
     kept = open_artefact(folder, model, arguments)
     rows = Rows(pixels=torch.stack([image(path, kept.spec) for path in images]), spec=kept.spec)
     net = kept.net.to(device)
-    answers = []
+    answers: list[dict[str, Any]] = []
     for batch in rows:
         answers += _answers(kept, net.run(batch.x.to(device), kept.policy), images[len(answers) :])
     if as_json:

@@ -12,6 +12,7 @@ from dynext.artifact import PAGE
 from dynext.cli.options import artefact_options, data_options, open_artefact
 from dynext.cli.pictures import first_and_last, load_pictures
 from dynext.cli.rows import Watched, open_rows
+from dynext.cli.show import page_facts
 from dynext.core.collect import collect
 from dynext.core.page import write_page
 from dynext.core.report import report as report_on
@@ -51,8 +52,7 @@ def report(
         shown.append(("The rows that thresholds were chosen on", kept.table, kept.policy, found))
     if not shown:
         raise ArtifactError(f"{folder} keeps no table to report on; give rows with --data")
-    provenance = dict(kept.provenance)
-    timing = {provenance.pop("timed_on", "rows"): {f"batch {t['batch']}": t for t in provenance.pop("timing", [])}}
+    provenance, timing = page_facts(kept.provenance)
     page = write_page(
         folder / PAGE,
         title=f"{provenance.get('model', folder.name)}, made dynamic",

@@ -64,7 +64,7 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
         return cifar10("test", root=root), "CIFAR-10 test images"
     path = Path(data)
     if path.is_dir():
-        labelled = any(p.is_dir() for p in path.iterdir())
+        labelled = any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
         return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")

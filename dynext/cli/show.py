@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -43,6 +43,13 @@ def timing_lines(timings: Sequence[Timing], rows: str) -> str:
     lines = [("batch", "static ms", "dynamic ms", "speed-up")]
     lines += [(str(t.batch), f"{t.static_ms:.2f}", f"{t.dynamic_ms:.2f}", f"{t.speedup:.2f}x") for t in timings]
     return f"Milliseconds a batch, both nets in turn, {threads()}, on {rows}:\n{columns(lines, left=())}"
+
+
+def page_facts(provenance: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Provenance without the clocks, and the clocks, as the report's page shows them."""
+    told = dict(provenance)
+    timed_on, timings = told.pop("timed_on", "rows"), told.pop("timing", [])
+    return told, {timed_on: {f"batch {timing['batch']}": timing for timing in timings}} if timings else {}
 
 
 def threads() -> str:

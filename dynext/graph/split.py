@@ -21,6 +21,9 @@ from dynext.graph.stage import OUTPUT, Stage, StagedNet
 from dynext.graph.trace import line, private_copy, trace
 from dynext.seeding import seeded
 
+FAKE_FROM = 32_768
+"""Numbers in a row from which probing without content is the cheaper way."""
+
 Granularity = Literal["stage", "block"]
 
 
@@ -50,7 +53,7 @@ def split(
     """
     _check_request(example, after, granularity)
     with _undisturbed():
-        flow = _flow(model, example.detach().clone())
+        flow = _flow(model, example.detach().clone(), fake=example[0].numel() > FAKE_FROM)
         chosen = _choose(flow, after, granularity)
         return _assemble(flow, chosen, example, granularity)
 
@@ -72,7 +75,7 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def _flow(model: nn.Module, example: Tensor, *, fake: bool = True) -> Flow:
+def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     """Trace, see what the nodes give for 2 and 3 rows, make functional, compare with the model, normalize."""
     private = private_copy(model)
     traced = trace(private)

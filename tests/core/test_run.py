@@ -170,7 +170,7 @@ def test_a_deadline_in_the_past_gives_the_first_exit_and_a_long_one_the_last() -
 
 
 def test_run_reads_only() -> None:
-    net, _, x = dynamic("inplace")
+    net, _, x = dynamic("in_place_pre_activation")
     before = {k: v.clone() for k, v in net.state_dict().items()}
     flags, kept, rng = [m.training for m in net.modules()], x.clone(), torch.get_rng_state()
     net.run(x, some_policy(net, x))

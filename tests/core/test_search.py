@@ -112,6 +112,18 @@ def test_the_plain_rule_takes_what_was_observed_and_the_safe_rule_less():
     assert safe.saved < plain.saved
 
 
+def test_a_threshold_is_not_safe_below_one_that_failed():
+    sure_n = torch.linspace(6.0, 0.5, 400)
+    right_n, full_right_n = torch.ones(400), torch.ones(400)
+    right_n[:20] = -1  # the surest answers are wrong
+    full_right_n[100:200] = -1  # and later ones make more than good for them
+    logits_ne = torch.stack([sure_n * right_n, full_right_n], 1)
+    logits_nek = torch.stack([logits_ne, -logits_ne], 2)
+    table = make_table(400, 2, 2, logits_nek=logits_nek, label_n=torch.zeros(400).long(), basis="labels")
+    assert choose(table, rule="plain").enabled_e == (True, True)
+    assert choose(table).enabled_e == (False, True)
+
+
 def test_drop_weighs_what_disagreement_counts_whole():
     table = make_table(300, noise=1.5)
     weighed = simulate(table, choose(table, max_drop=0.02)).saved
@@ -177,6 +189,8 @@ def test_of_several_tables_the_worst_counts():
     assert simulate(good, both).saved <= simulate(good, choose(good, max_drop=0.03)).saved
     assert 1 - simulate(bad, both).agreement <= 1 - simulate(bad, choose(bad, max_drop=1.0)).agreement
     assert both.note.count("n=300") == 2
+    assert choose([good, make_table(300, noise=30.0)]).enabled_e == (False, False, False, True)
+    assert choose(good).enabled_e != (False, False, False, True)
     assert choose([bad], max_drop=0.03) == alone
 
 

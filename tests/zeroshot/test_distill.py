@@ -90,7 +90,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
     net, teacher, rows = setting()
     with pytest.raises(SourceError, match="has no rows"):
         distill(net, teacher, rows.subset(torch.arange(0)), progress=False)
-    with pytest.raises(FitError, match="no early exits"):
+    with pytest.raises(FitError, match="no early exit to train"):
         distill(DynamicNet(net.staged, []), teacher, rows, progress=False)
     with pytest.raises(SourceError, match="NaN or infinity"):
         distill(net, teacher, Rows(pixels=rows.pixels * torch.nan, spec=SPEC), progress=False)
