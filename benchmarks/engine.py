@@ -68,8 +68,12 @@ def measured(name: str, seconds: float) -> list[dict[str, Any]]:
 @torch.inference_mode()
 def halving(net: dx.DynamicNet, x: torch.Tensor) -> dx.Policy:
     """Each exit's threshold is the median confidence of the rows that reach it."""
-    confidence_ne = torch.cat([dx.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)
-                               for part in x.split(64)])
+    confidence_ne = torch.cat(
+        [
+            dx.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)
+            for part in x.split(64)
+        ]
+    )
     thresholds: list[float] = []
     for e in range(net.num_exits - 1):
         median = confidence_ne[:, e].median()

@@ -50,7 +50,9 @@ def heads(
     bank = dx.synthesize(opened.model, shape=shape, n=rows, seed=seed, method=method, spec=opened.spec)
     net = dx.distill(net, opened.model, bank, steps=steps, seed=seed, bn=bn)
     seconds = time.process_time() - began
-    return [line.right_of_all for line in dx.report(dx.collect(net, test), dx.Policy.never(net.num_exits)).exits], seconds
+    return [
+        line.right_of_all for line in dx.report(dx.collect(net, test), dx.Policy.never(net.num_exits)).exits
+    ], seconds
 
 
 if __name__ == "__main__":

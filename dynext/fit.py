@@ -23,7 +23,7 @@ from dynext.errors import FitError
 from dynext.seeding import generator
 
 Step = Callable[[nn.Module, Generator, float], Tensor]
-"""``step(module, draw, done)``: draws rows with ``draw``, returns a scalar loss; ``done`` is the share of the run behind it."""
+"""``step(module, draw, done)`` draws rows with ``draw`` and gives a loss; ``done`` is the share of steps done."""
 
 CHECKPOINT_VERSION = 1
 
@@ -162,9 +162,7 @@ def _identity(config: FitConfig) -> dict[str, Any]:
     }
 
 
-def _save(
-    module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, step: int, config: FitConfig
-) -> None:
+def _save(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, step: int, config: FitConfig) -> None:
     path = config.checkpoint
     if path is None:
         return

@@ -1,6 +1,7 @@
 """The main job, measured: the bundled Fashion-MNIST net made dynamic with no image, with 500 unlabelled ones, with all.
 
-Thresholds are chosen without a label and frozen before the test rows are seen. Run `python recipes/convert_without_data.py`.
+Thresholds are chosen without a label and frozen before the test rows are seen.
+Run `python recipes/convert_without_data.py`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,7 @@ from dynext.types import BatchNormMode, Source
 
 
 @torch.inference_mode()
-def collect(
-    net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None, rows: str | None = None
-) -> ExitTable:
+def collect(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None, rows: str | None = None) -> ExitTable:
     """Every exit's logits on every row of ``source``: an `ExitTable` with n rows.
 
     The basis is ``"labels"`` when the source has them, else ``"teacher"`` (agreement with the full net).

@@ -25,7 +25,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, kw_only=True)
 class CostTable:
-    """Median milliseconds: stages ``[s][r]``, exits ``[e - 1][r]``, gathering the live tensors after a stage ``[s][r]``.
+    """Median milliseconds: stages ``[s][r]``, exits ``[e - 1][r]``, gathers after a stage ``[s][r]``.
 
     ``rows`` are the r numbers of rows that were timed; what lies between is interpolated.
     """
@@ -40,7 +40,9 @@ class CostTable:
     def __post_init__(self) -> None:
         widths = {len(line) for table in (self.stage_ms, self.exit_ms, self.gather_ms) for line in table}
         if widths - {len(self.rows)} or list(self.rows) != sorted(set(self.rows)):
-            raise PolicyError(f"cost table with rows {self.rows} and lines of {sorted(widths)} entries; measure it anew")
+            raise PolicyError(
+                f"cost table with rows {self.rows} and lines of {sorted(widths)} entries; measure it anew"
+            )
 
     def stage(self, s: int, rows: int) -> float:
         """Milliseconds of stage ``s`` on ``rows`` rows."""

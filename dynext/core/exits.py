@@ -1,7 +1,7 @@
 """Exits: auxiliary classifiers after a stage, in a form that the tap's shape suggests.
 
-An exit has three parts. ``reduce`` has no parameters (layout, pooling), so that what comes out of it can be cached while
-the trunk is frozen; ``embedder`` gives the embedding ``[b d]``; ``classifier`` the logits ``[b k]``.
+An exit has three parts. ``reduce`` has no parameters (layout, pooling), so that what comes out of it can be cached
+while the trunk is frozen; ``embedder`` gives the embedding ``[b d]``; ``classifier`` the logits ``[b k]``.
 """
 
 from __future__ import annotations
@@ -95,17 +95,16 @@ def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
             nn.ReLU(),
         ]
         channels, height, width = hidden, math.ceil(height / stride), math.ceil(width / stride)
-    pool_height, out_height = _window(height)
-    pool_width, out_width = _window(width)
-    layers += [nn.AvgPool2d(*zip(pool_height, pool_width, strict=True)), nn.Flatten()]
+    (kernel_h, stride_h, out_height), (kernel_w, stride_w, out_width) = _window(height), _window(width)
+    layers += [nn.AvgPool2d((kernel_h, kernel_w), (stride_h, stride_w)), nn.Flatten()]
     return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
 
 
-def _window(side: int) -> tuple[tuple[int, int], int]:
-    """(kernel, stride) of a pooling that leaves at most 3 cells a side, and how many it leaves."""
+def _window(side: int) -> tuple[int, int, int]:
+    """Kernel and stride of a pooling that leaves at most 3 cells a side, and how many it leaves."""
     cells = min(side, 3)
     stride = side // cells
-    return (side - (cells - 1) * stride, stride), cells
+    return side - (cells - 1) * stride, stride, cells
 
 
 def _pooled(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:

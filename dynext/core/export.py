@@ -87,16 +87,12 @@ def _parts(net: DynamicNet) -> Iterator[_Part]:
     """Every stage and exit with example inputs of two rows."""
     like = next(net.parameters())
     live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
-    standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(_modules(net.exits))}
-    for s, stage in enumerate(_modules(net.staged.stages)):
+    standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}
+    for s, stage in enumerate(net.staged.stages):
         yield _Part(f"stage_{s:02}", stage, live)
         live = stage(*live)
         if s in standing:
             yield _Part(f"exit_{standing[s]:02}", net.exits[standing[s]], (live[stage.tap],))
-
-
-def _modules(modules: nn.ModuleList) -> list[Any]:
-    return list(modules)
 
 
 def _export_part(part: _Part, name: str, folder: Path) -> None:
@@ -135,7 +131,7 @@ def _card(
 ) -> dict[str, Any]:
     if tuple(spec.shape) != net.staged.input_shape:
         raise PolicyError(f"the spec says rows of {tuple(spec.shape)}, the net eats {net.staged.input_shape}")
-    stages, exits, suffix = _modules(net.staged.stages), _modules(net.exits), FORMATS[name]
+    stages, exits, suffix = net.staged.stages, net.exits, FORMATS[name]
     return {
         "format": "dynext-export",
         "version": VERSION,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from dynext.core.exits import Exit, Heads, HeadSpec, build_exit
-from dynext.core.run import run
+from dynext.core.run import Compact, run
 from dynext.errors import SplitError
-from dynext.graph.macs import count_macs
 from dynext.graph import Stage, StagedNet
+from dynext.graph.macs import count_macs
 from dynext.seeding import seeded
 from dynext.types import Prediction
 
@@ -31,7 +31,7 @@ class DynamicNet(nn.Module):
     def __init__(self, staged: StagedNet, exits: Sequence[Exit]) -> None:
         super().__init__()
         self.staged = staged
-        self.exits = nn.ModuleList(exits)
+        self.exits = cast("list[Exit]", nn.ModuleList(exits))
         self.cost: CostTable | None = None
         """Measured stage times by rows; `run` compacts by them where they are known."""
 
@@ -82,7 +82,7 @@ class DynamicNet(nn.Module):
         return torch.stack([*early, final], dim=1)
 
     def run(
-        self, x: Tensor, policy: Policy, *, compact: str = "auto", deadline_ms: float | None = None
+        self, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
     ) -> Prediction:
         """Execute ``policy``: see `dynext.core.run.run`."""
         return run(self, x, policy, compact=compact, deadline_ms=deadline_ms)

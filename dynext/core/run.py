@@ -30,8 +30,8 @@ def run(
     """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
 
     Survivors are gathered after an exit when that pays (``compact="auto"``: by ``net.cost`` where it was measured,
-    else always). One device synchronization an exit, none a row. Answers come in the order of the input; ``macs`` counts
-    the stages and heads that a row needed. A row whose confidence is NaN leaves at the last exit.
+    else always). One device synchronization an exit, none a row. Answers come in the order of the input; ``macs``
+    counts the stages and heads that a row needed. A row whose confidence is NaN leaves at the last exit.
 
     Args:
         deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first

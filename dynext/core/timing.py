@@ -18,7 +18,7 @@ from dynext.errors import SourceError
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds per batch of ``batch`` rows (means at batch 1, where rows differ; medians above), and their ratio."""
+    """Milliseconds per batch of ``batch`` rows (means at batch 1, where rows differ; else medians), and their ratio."""
 
     batch: int
     static_ms: float

@@ -37,7 +37,7 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
     names = _checked_names(modules, names)
     with torch.inference_mode(False), torch.no_grad(), seeded(0):
         private = copy.deepcopy(list(modules))  # together, so that what they share stays shared
-        lives = [(rows(example.detach(), count),) for count in BATCHES]
+        lives: list[tuple[Tensor, ...]] = [(rows(example.detach(), count),) for count in BATCHES]
         stages = []
         for index, (module, name) in enumerate(zip(private, [*names, OUTPUT], strict=True)):
             stage, lives = _stage(module.eval(), name, index, lives)

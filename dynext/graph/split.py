@@ -173,7 +173,9 @@ def _placed(flow: Flow, after: Sequence[str] | Sequence[float] | None, allowed: 
 
 
 def _assemble(flow: Flow, chosen: dict[fx.Node, str], example: Tensor, granularity: str) -> StagedNet:
-    stages, start, live_in = [], flow.input, (flow.input,)
+    stages: list[Stage] = []
+    start = flow.input
+    live_in: tuple[fx.Node, ...] = (flow.input,)
     for end, name in [*chosen.items(), (flow.output, OUTPUT)]:
         live_out = (end,) if name == OUTPUT else flow.live[flow.order[end]]
         stages.append(_stage(flow, (start, end), live_in, live_out, name))

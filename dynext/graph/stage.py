@@ -6,6 +6,7 @@ Shapes: b rows in a batch, k classes. Shapes of live tensors are per row, withou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class StagedNet(nn.Module):
         self, stages: Sequence[Stage], *, input_shape: tuple[int, ...], num_classes: int, granularity: str
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.stages = cast("list[Stage]", nn.ModuleList(stages))
         self.input_shape = input_shape
         self.num_classes = num_classes
         self.cuts = tuple(stage.name for stage in stages[:-1])
@@ -95,7 +96,8 @@ class StagedNet(nn.Module):
         return _aligned([header, *self._lines()])
 
     def _lines(self) -> list[tuple[str, ...]]:
-        lines, spent = [], 0
+        lines: list[tuple[str, ...]] = []
+        spent = 0
         for index, stage in enumerate(self.stages):
             spent += int(stage.macs)
             shapes = ", ".join("x".join(map(str, shape)) for shape in stage.live_shapes)

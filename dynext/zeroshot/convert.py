@@ -1,9 +1,9 @@
-"""The main job in one call: a pretrained static classifier in, a dynamic net with a policy out, no training image needed."""
+"""The main job in one call: a pretrained static classifier in, a dynamic net and its policy out, without its data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def convert(
     """Turn ``teacher`` into an early-exit net without its training data; the teacher itself is not changed.
 
     Split, attach exits, synthesize rows out of the teacher, distil the exits on them, choose temperatures and
-    thresholds. Without ``calibrate`` these are chosen on further synthesized rows, of two kinds, and hold on the worse of
-    the two; a policy that lets nobody leave is then a possible, honest outcome.
+    thresholds. Without ``calibrate`` these are chosen on further synthesized rows, of two kinds, and hold on the worse
+    of the two; a policy that lets nobody leave is then a possible, honest outcome.
 
     Args:
         example: one batch of input, of any size; only its shape is used. ``spec`` says it too.
@@ -163,11 +163,13 @@ def _tables(
 
 
 def _spec(example: Tensor | None, spec: InputSpec | None) -> InputSpec:
-    if spec is None and example is None:
-        raise SourceError("give an example batch or spec=dx.InputSpec(...); the input's shape is not written in a net")
-    if spec is None and example is not None:
-        channels = example.shape[1]
-        spec = InputSpec(shape=tuple(example.shape[1:]), mean=(0.5,) * channels, std=(0.25,) * channels)
-    if spec is None or (example is not None and tuple(example.shape[1:]) != spec.shape):
-        raise SourceError(f"the example has rows {tuple(example.shape[1:])}, spec says {spec.shape}; they must agree")
+    if example is None:
+        if spec is None:
+            raise SourceError("give an example batch or spec=dx.InputSpec(...); a net does not say what shape it eats")
+        return spec
+    shape = tuple(example.shape[1:])
+    if spec is None:
+        return InputSpec(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
+    if shape != spec.shape:
+        raise SourceError(f"the example has rows {shape}, spec says {spec.shape}; they must agree")
     return spec

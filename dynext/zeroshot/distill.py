@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from dynext.core.exits import Exit
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SourceError
@@ -132,7 +134,9 @@ def distill(
     """
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
-    features = source if isinstance(source, Features) else cache_features(net, teacher, source, bn=bn, progress=progress)
+    features = (
+        source if isinstance(source, Features) else cache_features(net, teacher, source, bn=bn, progress=progress)
+    )
     student = copy.deepcopy(net)
     student.requires_grad_(False)
     heads = _Heads(student)
@@ -171,7 +175,7 @@ class _Heads(nn.Module):
 
     def __init__(self, net: DynamicNet) -> None:
         super().__init__()
-        self.exits = nn.ModuleList(net.exits)
+        self.exits = cast("list[Exit]", nn.ModuleList(net.exits))
 
     def forward(self, reduced_e: list[Tensor]) -> list[Tensor]:
         return [exit.head(reduced) for exit, reduced in zip(self.exits, reduced_e, strict=True)]

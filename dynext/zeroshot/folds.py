@@ -1,4 +1,4 @@
-"""A few hundred unlabelled rows, used twice without fooling oneself: more views to distil on, held-out answers to judge by."""
+"""A few hundred unlabelled rows used twice: more views to distil on, and held-out answers to judge by."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOLDS = 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Views:
-    """A Source of every row of ``rows`` seen ``count`` times: as it is, then shifted and mirrored, or mixed with another.
+    """Every row of ``rows`` seen ``count`` times: as it is, then shifted and mirrored, or mixed with another.
 
     The teacher answers every view itself, so a view need not keep its class.
     Mixed rows for distillation: Beyer et al., CVPR 2022, arXiv:2106.05237.

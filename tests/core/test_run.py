@@ -17,8 +17,8 @@ from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.data import Rows
 from dynext.errors import PolicyError, SourceError
-from dynext.graph.macs import counting
 from dynext.graph import split
+from dynext.graph.macs import counting
 from dynext.types import InputSpec
 
 NAMES = sorted(ZOO)

@@ -47,7 +47,9 @@ class Optional(nn.Module):
         super().__init__()
         self.head = nn.Linear(4, 2)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *rest: Tensor, scale: float = 2.0, **more: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *rest: Tensor, scale: float = 2.0, **more: Tensor
+    ) -> Tensor:
         if mask is not None or rest or more:
             x = x + 1
         return self.head(x) * scale

@@ -1,0 +1,76 @@
+"""Python values at cuts: sizes are written out, types and devices asked again, the rest is refused."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import build, conv
+
+from dynext.errors import SplitError
+from dynext.graph import split
+
+
+class Between(nn.Module):
+    """Computes something before a cut and uses it after."""
+
+    def __init__(self, before, after) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.head = conv(3, 8), conv(8, 8), conv(8, 8), nn.Linear(8, 10)
+        self.before, self.after = before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        kept = self.before(x)
+        x = self.after(self.second(x), kept)
+        return self.head(self.third(x).mean((2, 3)))
+
+
+ALLOWED = {
+    "sizes": (lambda x: x.shape[-2:], lambda x, size: nn.functional.interpolate(x[:, :, ::2], size=size)),
+    "arithmetic of sizes": (lambda x: x.size(2) * x.size(3), lambda x, n: x * (n / 64)),
+    "all of the shape, part of it used": (lambda x: x.shape, lambda x, shape: x / shape[1]),
+    "dtype": (lambda x: x.dtype, lambda x, dtype: x + torch.arange(8).to(dtype)),
+    "device": (lambda x: x.device, lambda x, device: x + torch.arange(8, device=device)),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_constants_cross_a_cut(name):
+    model, x = build(lambda: Between(*ALLOWED[name]))
+    staged = split(model, x, ["second"])
+    assert staged.stages[1].num_live_in == 1
+    torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
+    torch.testing.assert_close(staged.double()(x.double()), model.double()(x.double()), rtol=0, atol=0)
+
+
+def test_tuples_of_tensors_are_taken_apart():
+    model, x = build(lambda: Between(lambda x: x.chunk(2, 1), lambda x, parts: x[:, :4] * parts[0] + parts[1]))
+    model.third = conv(4, 8).eval()
+    staged = split(model, x, ["second"])
+    assert staged.stages[1].num_live_in == 3
+    torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
+
+
+REFUSED = {
+    "batch": (lambda x: x.shape[0], lambda x, b: x.reshape(b, 8, 8, 8), r"node 'getitem'.*\(2 for 2 rows, 3 for 3\)"),
+    "follows the batch": (lambda x: x.shape[0] * 2, lambda x, b: x * b, "node 'mul'.*stale"),
+    "content": (lambda x: x.amax().item(), lambda x, top: x / top, "node 'item'"),
+    "rows not first": (lambda x: x.transpose(0, 1), lambda x, t: x + t.transpose(0, 1), "rows are not the batch's"),
+    "rows merged": (lambda x: x.mean(0, keepdim=True), lambda x, mean: x - mean, "rows are not the batch's"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_depends_on_the_rows_does_not(name):
+    before, after, says = REFUSED[name]
+    model, x = build(lambda: Between(before, after))
+    with pytest.raises(SplitError, match=f"cannot cut after 'second': .*{says}"):
+        split(model, x, ["second"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_automatic_cuts_go_around(name):
+    before, after, _ = REFUSED[name]
+    model, x = build(lambda: Between(before, after))
+    staged = split(model, x)
+    assert "second" not in staged.cuts
+    torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
