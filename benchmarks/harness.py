@@ -124,8 +124,9 @@ def _processor() -> str:
 
 
 def _command() -> str:
-    script = Path(sys.argv[0])
-    return " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
+    """How to run it again; files by their names, for the folders are this machine's own."""
+    given = [Path(text).name if "/" in text else text for text in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -34,7 +34,9 @@ class Config:
 
 
 PAPER = Config()
-SMOKE = replace(PAPER, seeds=(0,), rows=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1)
+SMOKE = replace(
+    PAPER, seeds=(0,), rows=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1, method="leaves"
+)
 
 TITLES = {
     "a": "no image at all",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +25,6 @@ class Config:
     epochs: float = 7
     small: float = 0.55
     """First share of the run on rows of half the side: a quarter of the cost, while the rate is high anyway."""
-    polish: float = 1.0
-    """Epochs afterwards from a fifth of the rate down to 0, on rows of full size only."""
     batch: int = 64
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -48,14 +45,14 @@ def main(config: Config) -> dict[str, float]:
         net = dx.models.ResNet(config.depth, width=config.width, channels=1)
     net = net.to(memory_format=torch.channels_last)
 
-    def step(module: torch.nn.Module, draw: torch.Generator, done: float, small: float = config.small) -> torch.Tensor:
+    def step(module: torch.nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
         batch = train.take(torch.randint(len(train), (config.batch,), generator=draw))
         x = dx.data.augment(batch.x, draw)
-        x = F.avg_pool2d(x, 2) if done < small else x
+        x = F.avg_pool2d(x, 2) if done < config.small else x
         return F.cross_entropy(module(x.contiguous(memory_format=torch.channels_last)), batch.y)
 
     net.train()
-    first = dx.FitConfig(
+    fitting = dx.FitConfig(
         steps=int(config.epochs * len(train) / config.batch),
         lr=config.lr,
         optimizer="sgd",
@@ -65,16 +62,7 @@ def main(config: Config) -> dict[str, float]:
         checkpoint=config.out.with_suffix(".partial"),
         label="static net",
     )
-    polish = replace(
-        first,
-        steps=int(config.polish * len(train) / config.batch),
-        lr=config.lr / 5,
-        schedule="cosine",
-        checkpoint=config.out.with_suffix(".polish.partial"),
-        label="static net, polished",
-    )
-    dx.fit(net, step, first)
-    dx.fit(net, partial(step, small=0.0), polish)
+    dx.fit(net, step, fitting)
     accuracy = _accuracy(net.eval(), test)
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +71,7 @@ def main(config: Config) -> dict[str, float]:
     figures = {"test_accuracy": accuracy, "parameters": parameters}
     notes = {"config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}, **figures}
     config.out.with_suffix(".json").write_text(json.dumps(notes, indent=2) + "\n")
-    for phase in (first, polish):
-        phase.checkpoint.unlink(missing_ok=True)
+    fitting.checkpoint.unlink(missing_ok=True)
     return figures
 
 

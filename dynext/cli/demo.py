@@ -18,15 +18,13 @@ from dynext.cli.options import output_option, seed_option
 from dynext.cli.pictures import first_and_last, save_pictures, synthesized
 from dynext.cli.show import macs
 from dynext.cli.trail import easy_and_hard, trail
-from dynext.core.calibrate import calibrate
 from dynext.core.collect import collect
 from dynext.core.page import write_page
-from dynext.core.search import choose
 from dynext.data import Rows, bundled_sample
 from dynext.graph.split import split
 from dynext.models.catalog import Opened, open_model
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.convert import Conversion, convert
+from dynext.zeroshot.convert import Conversion, choose_cautiously, convert
 
 MODEL = "bundled:fashion_resnet20"
 
@@ -125,7 +123,7 @@ def _chapters(judge: Judge, calibration: Rows, sizes: Sizes, seed: int) -> list[
 def _rechosen(conversion: Conversion, calibration: Rows) -> Conversion:
     """Other temperatures and thresholds for the same net."""
     table = collect(conversion.net, calibration, rows=f"{len(calibration):,} unlabelled images")
-    return replace(conversion, table=table, policy=choose(table, temperature=calibrate(table)))
+    return replace(conversion, table=table, policy=choose_cautiously([table]))
 
 
 def _follow(chapter: Chapter, opened: Opened, test: Rows) -> None:

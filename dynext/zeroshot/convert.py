@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynext.core.calibrate import calibrate as calibrate_table
+from dynext.core.calibrate import calibrate as temperatures
 from dynext.core.collect import collect
 from dynext.core.cost import measure
 from dynext.core.exits import Heads, default_heads
 from dynext.core.net import DynamicNet, attach
 from dynext.core.policy import Policy
-from dynext.core.search import choose
+from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
 from dynext.data import Rows
 from dynext.errors import SourceError
@@ -32,6 +32,10 @@ THRESHOLD_ROWS = 2048
 
 VIEWS = 8
 """How often each calibration row is seen when it is distilled on."""
+
+CAUTION = 0.5
+"""Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
+these: calibration images are often leftovers of the training set, on which exits and full net agree more."""
 
 OTHER_METHOD = "leaves"
 """The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
@@ -121,7 +125,7 @@ def convert(
         trained = train(features, "heads")
         tables = _tables(trained, teacher, spec, calibrate, method, seed, progress)
     notify(f"distilled {len(net.exits)} exits")
-    policy = choose(tables, max_drop=max_drop, budget=budget, temperature=calibrate_table(tables[0]))
+    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
     provenance = {
         "method": method if distill_on is None else "given rows",
         "rows": len(rows),
@@ -132,6 +136,16 @@ def convert(
         "torch": torch.__version__,
     }
     return Conversion(net=trained, policy=policy, table=tables[0], spec=spec, rows=rows, provenance=provenance)
+
+
+def choose_cautiously(
+    tables: Sequence[ExitTable], *, max_drop: float | None = None, budget: float | None = None
+) -> Policy:
+    """`choose` at calibrated temperatures (those of the first table), within `CAUTION` times the allowed loss."""
+    if max_drop is None and budget is None:
+        max_drop = DEFAULT_MAX_DROP
+    allowed = None if max_drop is None else CAUTION * max_drop
+    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]))
 
 
 def _synthesized(
@@ -147,14 +161,14 @@ def _tables(
     net: DynamicNet,
     teacher: nn.Module,
     spec: InputSpec,
-    calibrate: Rows | None,
+    calibration: Rows | None,
     method: str,
     seed: int,
     progress: bool,
 ) -> list[ExitTable]:
     """What to choose on: the calibration rows, or else further synthesized rows of two kinds."""
-    if calibrate is not None:
-        return [collect(net, calibrate.unlabelled(), rows=f"{len(calibrate):,} unlabelled rows")]
+    if calibration is not None:
+        return [collect(net, calibration.unlabelled(), rows=f"{len(calibration):,} unlabelled rows")]
     tables = []
     for kind in dict.fromkeys((method, OTHER_METHOD)):
         fresh = _synthesized(teacher, spec, kind, THRESHOLD_ROWS, seed + 1, None, progress)
