@@ -31,7 +31,8 @@ class Commands(click.Group):
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "dynext"
-            _refuse(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
+            said = error.format_message().rstrip(".")
+            _refuse(f"{said}{'' if said.endswith('?') else '.'} See '{path} --help'.")
         except click.ClickException as error:
             _refuse(error.format_message())
         except DynextError as error:

@@ -38,7 +38,6 @@ JOINS = {
     "two additions": (True, lambda net, x, f: torch.relu(x + f) + torch.tanh(f)),
     "nothing added": (False, lambda net, x, f: net.act(f)),
     "activation before": (False, lambda net, x, f: torch.relu(x) + f),
-    "norm behind": (False, lambda net, x, f: net.norm(x + f)),
     "gated": (False, lambda net, x, f: x * torch.sigmoid(f)),
     "turned": (False, lambda net, x, f: x.transpose(2, 3) + f),
     "pooled": (False, lambda net, x, f: x.mean((2, 3), keepdim=True) + f),
@@ -52,6 +51,13 @@ def test_identity_through_an_addition(name):
     staged = split(model, x, granularity="block")
     found = [stage.name for stage in staged.stages if stage.skippable]
     assert found == (["first", "second"] if skippable else [])
+    torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
+
+
+def test_a_norm_behind_the_addition_stays_outside_and_always_runs():
+    model, x = build(lambda: Around(lambda: Piece(lambda net, x, f: net.norm(x + f))))
+    staged = split(model, x, granularity="block")
+    assert [stage.name for stage in staged.stages if stage.skippable] == ["add", "add_1"]
     torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
 
 
