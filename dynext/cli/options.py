@@ -60,9 +60,11 @@ class Places(click.ParamType):
             return value
         words = tuple(word.strip() for word in value.split(","))
         try:
-            return tuple(float(word) for word in words)
+            shares = tuple(float(word) for word in words)
         except ValueError:
             return words
+        # "1" is a module of a Sequential, no share
+        return shares if all(0 < share < 1 for share in shares) else words
 
 
 class Argument(click.ParamType):

@@ -29,7 +29,7 @@ def test_a_sweep_counts_what_simulate_counts(measure, basis):
     grid_t = torch.cat([threshold_grid([table], measure, temperature_e), met_exactly]).unique()
     for on in exit_sets(3):
         sweep = Sweeper(table, measure, temperature_e, grid_t, "drop").sweep(on)
-        for t in {*range(0, len(grid_t), 7), *torch.searchsorted(grid_t, met_exactly).tolist()}:
+        for t in {*range(0, len(grid_t), 7), *torch.searchsorted(grid_t, met_exactly.contiguous()).tolist()}:
             threshold_e = (*(float(grid_t[t]) if e in on else None for e in range(3)), 0.0)
             outcome = simulate(table, Policy(confidence=measure, threshold_e=threshold_e, temperature_e=temperature_e))
             assert math.isclose(sweep.cost_t[t], outcome.macs / 4000)

@@ -22,17 +22,17 @@ TIMM = ("test_convnext", "test_byobnet", "test_efficientnet")
 def test_torchvision(name):
     import torchvision
 
-    check(torchvision.models.get_model(name, weights=None, num_classes=10, **TORCHVISION[name]), 64)
+    check_split(torchvision.models.get_model(name, weights=None, num_classes=10, **TORCHVISION[name]), 64)
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name):
     timm = pytest.importorskip("timm")
-    check(timm.create_model(name, num_classes=10), 160)
+    check_split(timm.create_model(name, num_classes=10), 160)
 
 
 @torch.no_grad()
-def check(model: torch.nn.Module, side: int) -> None:
+def check_split(model: torch.nn.Module, side: int) -> None:
     x = torch.randn(2, 3, side, side)
     staged = split(model.train(), x)
     assert len(staged.cuts) >= 3
