@@ -33,7 +33,7 @@ THRESHOLD_ROWS = 2048
 VIEWS = 8
 """How often each calibration row is seen when it is distilled on."""
 
-CAUTION = 0.5
+CAUTION = 0.75
 """Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
 these: calibration images are often leftovers of the training set, on which exits and full net agree more."""
 
