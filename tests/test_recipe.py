@@ -42,11 +42,13 @@ SMOKE = replace(PAPER, steps=2)
         ("shares=.1,.2", "shares", (0.1, 0.2)),
         ("shape=(3, 4)", "shape", (3, 4)),
         ("flip=no", "flip", False),
+        ("flip=true", "flip", True),
         ("note=a=b", "note", "a=b"),
     ],
 )
 def test_fields_are_read_by_their_type(text: str, name: str, value: Any) -> None:
     changed = overridden(PAPER, [text])
+    assert getattr(overridden(replace(PAPER, flip=False), [text]), name) == value
     assert getattr(changed, name) == value
     assert type(getattr(changed, name)) is type(value)
     assert replace(changed, **{name: getattr(PAPER, name)}) == PAPER
