@@ -13,6 +13,7 @@ from dynext.errors import SplitError
 from dynext.graph import cuts, names
 from dynext.graph.blocks import carries, inside, residual_blocks
 from dynext.graph.build import build_body
+from dynext.graph.conditions import ShapeConditions
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
@@ -39,7 +40,7 @@ def split(
     Args:
         model: any ``nn.Module`` with one input tensor whose output is ``[b k]``; stays as it is, flags included.
         example: ``[b ...]``, any number of rows of what the model eats, on its device and of its type.
-        after: where to cut. ``None``: up to four cuts where one tensor alone is live, near 15, 35, 55 and 75 % of the
+        after: where to cut. ``None``: up to five cuts where one tensor alone is live, near 12, 24, 36, 55, 75 % of the
             MACs, at ends of blocks if possible. Numbers: wanted shares of the MACs, in (0, 1). Names: module paths
             (the end of their last call; ``"path@0"`` for the first of several) or names of fx nodes.
         granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a row may skip.
@@ -78,7 +79,7 @@ def _undisturbed() -> Iterator[None]:
 def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     """Trace, see what the nodes give for 2 and 3 rows, make functional, compare with the model, normalize."""
     private = private_copy(model)
-    traced = trace(private)
+    traced = trace(private, ShapeConditions(private, example))
     few = rows(example, min(len(example), BATCHES[0]))
     try:
         two, _ = probe(traced, rows(example, BATCHES[0]), count=True, fake=fake)

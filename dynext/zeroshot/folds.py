@@ -16,7 +16,7 @@ from dynext.seeding import generator
 from dynext.types import Batch, BatchNormMode
 from dynext.zeroshot.distill import Features, head_logits
 
-FOLDS = 2
+FOLDS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ def held_out_table(
 ) -> ExitTable:
     """What exits say of each of the first ``rows`` rows of ``real`` when they were not distilled on any view of it.
 
-    ``real`` holds the views one after the other, ``rows`` rows each. The rows are dealt into two folds; exits distilled
+    ``real`` holds the views one after the other, ``rows`` rows each. The rows are dealt into folds; exits distilled
     without a fold answer it. They saw fewer real rows than the final exits, so that thresholds err to the safe side.
     """
     fold_n = torch.randperm(rows, generator=generator(seed)) % FOLDS

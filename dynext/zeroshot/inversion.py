@@ -5,6 +5,7 @@ Shapes: b rows in a batch, c channels, h height, w width, k classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from dynext.core.modes import evaluating
+from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.fitted import fit_look, mixture, notes
+from dynext.zeroshot.judge import Judge, check_student
 from dynext.zeroshot.maker import Maker, rows_per_chunk
-from dynext.zeroshot.statistics import answer_and_bn_distance, as_input, has_batch_norm
+from dynext.zeroshot.starts import Start, starts
+from dynext.zeroshot.statistics import as_input
+from dynext.zeroshot.terms import competition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Inversion:
     ce: float = 0.2
     tv: float = 0.02
     l2: float = 0.001
+    compete: float = 1.0
+    """Weight of disagreement with the exits; counts only where there is a student (``against``)."""
     jitter: int = 2
     flip: bool = True
 
@@ -47,56 +53,81 @@ def inversion(
     spec: InputSpec,
     seed: int,
     *,
+    start: Start = "fitted",
     looks: int = 4,
     candidates: int = 24,
     settings: Inversion = DEFAULT,
+    against: DynamicNet | None = None,
 ) -> Maker:
-    """Rows warm-started from the looks that fit the teacher best, then inverted chunk by chunk."""
-    best = fit_look(teacher, spec, seed, candidates=candidates)[:looks]
+    """Rows warm-started from the looks that fit the teacher best (or from ``start``), then inverted chunk by chunk.
+
+    With ``against``, a net whose exits were distilled on earlier rows, they also move to where those exits disagree
+    with the teacher: rows for a second round (`dynext.zeroshot.rounds`).
+    """
+    if against is not None:
+        check_student(teacher, against, spec)
+    first = starts(teacher, spec, seed, start, looks=looks, candidates=candidates)
 
     def rows(count: int, draw: Generator) -> Tensor:
-        start = spec.normalize(mixture(count, spec.shape, draw, [f.look for f in best]))
-        return invert(teacher, start, spec, draw, settings)
+        return invert(teacher, first.rows(count, draw), spec, draw, settings, against=against)
 
-    return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=notes(best))
+    return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=first.notes)
 
 
-def invert(teacher: nn.Module, x: Tensor, spec: InputSpec, draw: Generator, config: Inversion) -> Tensor:
+def invert(
+    teacher: nn.Module,
+    x: Tensor,
+    spec: InputSpec,
+    draw: Generator,
+    config: Inversion,
+    *,
+    against: DynamicNet | None = None,
+) -> Tensor:
     """``x [b c h w]``, moved by Adam for ``config.iterations`` steps; the teacher, frozen in eval, is not changed.
 
-    The loss is ``bn * bn_distance + ce * cross-entropy + tv * total variation + l2 * mean square``, each step under a
-    random shift (and, half of the time, mirrored); a teacher without BatchNorm leaves the first term out. Classes:
-    what the teacher takes each row for, evened out so that no class has more than its share. Pixels stay in [0, 1].
+    The loss is ``bn * bn_distance + ce * cross-entropy + tv * total variation + l2 * mean square``, and with a student
+    ``+ compete * (1 - competition)``; each step under a random shift (and, half of the time, mirrored). A teacher
+    without BatchNorm leaves the first term out. Classes: what the teacher takes each row for, evened out so that no
+    class has more than its share. Pixels stay in [0, 1].
 
-    Source: DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795, eqs. 2-4. Ours starts from procedural rows, which
-    tens of steps improve where noise takes thousands, and normalizes the BatchNorm term.
+    Source: DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795, eqs. 2-4 and its adaptive version. Ours starts from
+    procedural rows, which tens of steps improve where noise takes thousands, and normalizes the BatchNorm term.
     """
+    judge = Judge(teacher, against)
+    with torch.no_grad(), evaluating(teacher):
+        target_b = balanced_targets(teacher(as_input(teacher, x)))
+
+    def loss(x: Tensor) -> Tensor:
+        return _loss(judge, _jittered(x, draw, config), target_b, config)
+
+    return moved(teacher, x, spec, loss, iterations=config.iterations, lr=config.lr)
+
+
+def moved(
+    teacher: nn.Module, x: Tensor, spec: InputSpec, loss: Callable[[Tensor], Tensor], *, iterations: int, lr: float
+) -> Tensor:
+    """``x [b c h w]`` after ``iterations`` steps of Adam down ``loss(x)``, each followed by a return to real pixels."""
     x = as_input(teacher, x).clone()
     low, high = (spec.normalize(torch.full((1, x.shape[1], 1, 1), edge)).to(x) for edge in (0.0, 1.0))
     with evaluating(teacher), torch.enable_grad():
-        with torch.no_grad():
-            target_b = balanced_targets(teacher(x))
-        optimizer = torch.optim.Adam([x.requires_grad_()], lr=config.lr, betas=(0.5, 0.9))
-        for _ in range(config.iterations):
-            loss = _loss(teacher, _jittered(x, draw, config), target_b, config)
-            (x.grad,) = torch.autograd.grad(loss, x)
+        optimizer = torch.optim.Adam([x.requires_grad_()], lr=lr, betas=(0.5, 0.9))
+        for _ in range(iterations):
+            (x.grad,) = torch.autograd.grad(loss(x), x)
             optimizer.step()
             with torch.no_grad():
                 x.clamp_(low, high)
     return x.detach().float().cpu()
 
 
-def _loss(teacher: nn.Module, x: Tensor, target_b: Tensor, config: Inversion) -> Tensor:
-    if has_batch_norm(teacher):
-        answer, distance = answer_and_bn_distance(teacher, x)
-    else:
-        answer, distance = teacher(x), x.new_zeros(())
-    return (
-        config.bn * distance
-        + config.ce * F.cross_entropy(answer, target_b)
-        + config.tv * total_variation(x)
-        + config.l2 * x.square().mean()
-    )
+def _loss(judge: Judge, x: Tensor, target_b: Tensor, config: Inversion) -> Tensor:
+    found = judge(x)
+    loss = config.ce * F.cross_entropy(found.answer_bk, target_b)
+    if found.distance is not None:
+        loss = config.bn * found.distance + loss
+    loss = loss + config.tv * total_variation(x) + config.l2 * x.square().mean()
+    if found.taps:
+        loss = loss + config.compete * (1 - competition(judge.exits(found.taps), found.answer_bk).mean())
+    return loss
 
 
 def total_variation(x: Tensor) -> Tensor:

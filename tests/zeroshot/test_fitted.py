@@ -35,7 +35,7 @@ def trained_on(look: Look) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["leaves", "objects on dark", "objects on light", "strokes on dark"])
 def test_the_look_a_teacher_was_trained_on_is_found_among_the_presets(name: str) -> None:
-    best = fit_look(trained_on(PRESETS[name]), SPEC, seed=0, candidates=len(PRESETS))
+    best = fit_look(trained_on(PRESETS[name]), SPEC, seed=0, looks=len(PRESETS), candidates=len(PRESETS))
     assert best[0].look == PRESETS[name]
     assert best[0].distance < 0.1 < best[-1].distance
     assert [f.loss for f in best] == sorted(f.loss for f in best)
@@ -46,8 +46,8 @@ def test_variations_come_nearer_than_the_presets() -> None:
     odd = replace(OBJECTS, level=0.8, contrast=0.1, radius=(0.2, 0.5), ground="light")
     teacher = trained_on(odd)
     presets = fit_look(teacher, SPEC, seed=0, candidates=len(PRESETS))
-    fitted = fit_look(teacher, SPEC, seed=0, candidates=40)
-    assert len(fitted) == 40
+    fitted = fit_look(teacher, SPEC, seed=0, looks=3, candidates=40)
+    assert len(fitted) == 3
     assert fitted[0].loss < 0.8 * presets[0].loss
 
 
