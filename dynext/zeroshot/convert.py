@@ -110,19 +110,36 @@ def convert(
     notify(f"{len(rows):,} rows to distil on")
     features = cache_features(net, teacher, rows, progress=progress)
 
-    def train(rows: Features, name: str) -> DynamicNet:
-        state = None if keep is None else keep / f"{name}.ckpt"
+    def train(start: DynamicNet, rows: Features, name: str, share: float = 1.0) -> DynamicNet:
         return distill(
-            net, teacher, rows, steps=steps, seed=seed, checkpoint=state, accelerator=accelerator, progress=progress
+            start,
+            teacher,
+            rows,
+            steps=round(share * steps),
+            seed=seed,
+            checkpoint=None if keep is None else keep / f"{name}.ckpt",
+            accelerator=accelerator,
+            progress=progress,
         )
 
     if calibrate is not None and distill_on_calibration:
         seen = Views(rows=calibrate.unlabelled(), count=VIEWS, seed=seed)
         real = cache_features(net, teacher, seen, progress=progress)
-        trained = train(Features.join([features, real]), "heads")
-        tables = [held_out_table(net, real, features, train, rows=len(calibrate), seed=seed)]
+        # The first half sees no real row, so that the folds can share it.
+        start = train(net, features, "heads-synthesized", 0.5)
+        trained = train(start, Features.join([features, real]), "heads", 0.5)
+        tables = [
+            held_out_table(
+                start,
+                real,
+                features,
+                lambda rows, name: train(start, rows, name, 0.5),
+                rows=len(calibrate),
+                seed=seed,
+            )
+        ]
     else:
-        trained = train(features, "heads")
+        trained = train(net, features, "heads")
         tables = _tables(trained, teacher, spec, calibrate, method, seed, progress)
     notify(f"distilled {len(net.exits)} exits")
     policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
