@@ -50,3 +50,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in kept:
             m.training = training
+
+
+def take_flags(module: nn.Module, original: nn.Module) -> None:
+    """Give ``module``, a copy of ``original``, back its training flags and which parameters want a gradient."""
+    for p, kept in zip(module.parameters(), original.parameters(), strict=True):
+        p.requires_grad_(kept.requires_grad)
+    for part, kept_part in zip(module.modules(), original.modules(), strict=True):
+        part.training = kept_part.training

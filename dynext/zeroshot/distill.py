@@ -1,107 +1,24 @@
-"""Distil a frozen net into its own exits: heads learn the full net's answers on cached features.
-
-The trunk is run once over the rows; what the heads see (after their parameter-free reduction) and the full net's logits
-are kept in half precision, so that thousands of head steps cost little more than the heads.
-"""
+"""Distil a frozen net into its own exits: heads learn the full net's answers on cached features."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
 from dynext.core.exits import Exit
-from dynext.core.modes import evaluating, statistics
+from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
-from dynext.errors import FitError, SourceError
+from dynext.errors import FitError
 from dynext.fit import FitConfig, fit
-from dynext.losses import distillation
+from dynext.losses import distillation, survivor_weights
 from dynext.types import BatchNormMode, Source
+from dynext.zeroshot.features import Features, cache_features, head_logits
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16), the full net's logits ``[n k]``."""
-
-    reduced_e: tuple[Tensor, ...]
-    logits_nk: Tensor
-
-    def __len__(self) -> int:
-        return len(self.logits_nk)
-
-    def subset(self, index: Tensor) -> Features:
-        return Features(reduced_e=tuple(r[index] for r in self.reduced_e), logits_nk=self.logits_nk[index])
-
-    @staticmethod
-    def join(parts: list[Features]) -> Features:
-        """Rows of several sources, one after the other."""
-        columns = zip(*(p.reduced_e for p in parts), strict=True)
-        return Features(
-            reduced_e=tuple(torch.cat(column) for column in columns),
-            logits_nk=torch.cat([p.logits_nk for p in parts]),
-        )
-
-
-@torch.inference_mode()
-def cache_features(
-    net: DynamicNet,
-    teacher: nn.Module | None,
-    source: Source,
-    *,
-    bn: BatchNormMode | None = None,
-    progress: bool = True,
-) -> Features:
-    """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
-
-    Raises:
-        SourceError: no rows, or rows of another shape than the net eats.
-    """
-    if not len(source):
-        raise SourceError("the source has no rows; nothing can be distilled from it")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
-    mode = bn or source.bn
-    apart = teacher is not None and not _same_function(net, teacher)
-    like = next(net.parameters())
-    reduced_e: list[Tensor] = []
-    logits_nk = torch.empty(0)
-    done = 0
-    guide = teacher if apart and teacher is not None else net.staged
-    bar = tqdm(total=len(source), desc="features", unit="row", disable=None if progress else True, leave=False)
-    with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
-        for batch in source:
-            x = batch.x.to(like)
-            taps, final = net.taps(x)
-            rows = slice(done, done + len(x))
-            found = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
-            if not done:
-                reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in found]
-                logits_nk = torch.empty(len(source), final.shape[1])
-            for kept, r in zip(reduced_e, found, strict=True):
-                kept[rows] = r.half().cpu()
-            logits_nk[rows] = (guide(x) if apart else final).float().cpu()
-            done += len(x)
-            bar.update(len(x))
-    if not torch.isfinite(logits_nk).all():
-        raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
-    return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
-
-
-def _same_function(net: DynamicNet, teacher: nn.Module) -> bool:
-    """Whether the trunk still is the teacher: its own final logits then are the soft labels, at no further cost."""
-    like = next(net.parameters())
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *net.staged.input_shape, generator=draw).to(like)
-    with evaluating(net), evaluating(teacher):
-        ours, theirs = net(x), teacher(x)
-    if ours.shape != theirs.shape:
-        raise FitError(f"the teacher answers {tuple(theirs.shape)}, the net {tuple(ours.shape)}; same classes expected")
-    return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+__all__ = ["Features", "cache_features", "distill", "head_logits"]
 
 
 def distill(
@@ -114,6 +31,7 @@ def distill(
     temperature: float = 4.0,
     lr: float = 2e-3,
     batch_size: int = 128,
+    survivors: float = 0.0,
     bn: BatchNormMode | None = None,
     checkpoint: Path | str | None = None,
     accelerator: str = "cpu",
@@ -128,12 +46,16 @@ def distill(
     Args:
         source: rows, or features that `cache_features` gave for this net.
         teacher: the static net; ``None`` takes the net's own last exit.
+        survivors: from 0 (off) to 1, how much less a row counts at an exit that it would hardly reach because an
+            earlier one is sure of it: `dynext.losses.survivor_weights`.
         checkpoint: file in which an interrupted run is kept and resumed from.
 
     Source: Hinton et al. 2015, arXiv:1503.02531; Phuong & Lampert, ICCV 2019 (teacher: the last exit only).
     """
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
+    if not 0 <= survivors <= 1:
+        raise FitError(f"survivors={survivors}; give a share in [0, 1], 0 counts all rows alike")
     features = (
         source if isinstance(source, Features) else cache_features(net, teacher, source, bn=bn, progress=progress)
     )
@@ -141,13 +63,15 @@ def distill(
     student.requires_grad_(False)
     heads = _Heads(student)
     heads.requires_grad_(True).train()
-    like = next(net.parameters())
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
+        like = next(module.parameters())  # where the training runs, which need not be where the net is
         index = torch.randint(len(features), (min(batch_size, max(len(features), 2)),), generator=draw)
         target = features.logits_nk[index].to(like)
         logits_e = module([r[index].to(like) for r in features.reduced_e])
-        return torch.stack([distillation(logits, target, temperature) for logits in logits_e]).sum()
+        weight_e = survivor_weights(logits_e, survivors) if survivors else [None] * len(logits_e)
+        weighted = zip(logits_e, weight_e, strict=True)
+        return torch.stack([distillation(logits, target, temperature, weight) for logits, weight in weighted]).sum()
 
     fit(
         heads,
@@ -159,14 +83,11 @@ def distill(
             checkpoint=None if checkpoint is None else Path(checkpoint),
             accelerator=accelerator,
             progress=progress,
-            label="distilling exits",
+            label=f"distilling exits, survivors {survivors:g}" if survivors else "distilling exits",
         ),
     )
-    heads.eval()
-    for p, original in zip(student.parameters(), net.parameters(), strict=True):
-        p.requires_grad_(original.requires_grad)
-    for module, original_module in zip(student.modules(), net.modules(), strict=True):
-        module.training = original_module.training
+    student.to(next(net.parameters()).device)
+    take_flags(student, net)
     return student
 
 
@@ -179,18 +100,3 @@ class _Heads(nn.Module):
 
     def forward(self, reduced_e: list[Tensor]) -> list[Tensor]:
         return [exit.head(reduced) for exit, reduced in zip(self.exits, reduced_e, strict=True)]
-
-
-@torch.inference_mode()
-def head_logits(net: DynamicNet, features: Features, *, batch_size: int = 512) -> Tensor:
-    """Every exit's logits ``[n e k]`` from cached features; the last is the full net's."""
-    like = next(net.parameters())
-    parts = []
-    with evaluating(net):
-        for rows in torch.arange(len(features)).split(batch_size):
-            early = [
-                exit.head(reduced[rows].to(like)).float().cpu()
-                for exit, reduced in zip(net.exits, features.reduced_e, strict=True)
-            ]
-            parts.append(torch.stack([*early, features.logits_nk[rows]], dim=1))
-    return torch.cat(parts)

@@ -62,6 +62,19 @@ def test_another_teacher_is_asked_itself() -> None:
     torch.testing.assert_close(features.logits_nk, other(rows.pixels).detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_survivors_change_what_later_exits_learn_and_only_that() -> None:
+    net, teacher, rows = setting()
+    features = cache_features(net, teacher, rows, progress=False)
+    plain = distill(net, teacher, features, steps=4, progress=False)
+    off = distill(net, teacher, features, steps=4, survivors=0.0, progress=False)
+    on = distill(net, teacher, features, steps=4, survivors=1.0, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), off.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.exits[0].parameters(), on.exits[0].parameters(), strict=True))
+    assert not torch.equal(plain.exits[-1].classifier.weight, on.exits[-1].classifier.weight)
+    with pytest.raises(FitError, match="survivors=1.5"):
+        distill(net, teacher, features, survivors=1.5, progress=False)
+
+
 def test_a_killed_distillation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, teacher, rows = setting()
     features = cache_features(net, teacher, rows, progress=False)

@@ -1,0 +1,113 @@
+"""What frozen heads train on: the trunk run once over the rows, and kept.
+
+What the heads see (after their parameter-free reduction) and the full net's logits are kept in half precision, so that
+thousands of head steps cost little more than the heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dynext.core.modes import evaluating, statistics
+from dynext.core.net import DynamicNet
+from dynext.errors import FitError, SourceError
+from dynext.types import BatchNormMode, Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16), the full net's logits ``[n k]``."""
+
+    reduced_e: tuple[Tensor, ...]
+    logits_nk: Tensor
+
+    def __len__(self) -> int:
+        return len(self.logits_nk)
+
+    def subset(self, index: Tensor) -> Features:
+        return Features(reduced_e=tuple(r[index] for r in self.reduced_e), logits_nk=self.logits_nk[index])
+
+    @staticmethod
+    def join(parts: list[Features]) -> Features:
+        """Rows of several sources, one after the other."""
+        columns = zip(*(p.reduced_e for p in parts), strict=True)
+        return Features(
+            reduced_e=tuple(torch.cat(column) for column in columns),
+            logits_nk=torch.cat([p.logits_nk for p in parts]),
+        )
+
+
+@torch.inference_mode()
+def cache_features(
+    net: DynamicNet,
+    teacher: nn.Module | None,
+    source: Source,
+    *,
+    bn: BatchNormMode | None = None,
+    progress: bool = True,
+) -> Features:
+    """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
+
+    Raises:
+        SourceError: no rows, or rows of another shape than the net eats.
+    """
+    if not len(source):
+        raise SourceError("the source has no rows; nothing can be distilled from it")
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+    mode = bn or source.bn
+    apart = teacher is not None and not same_function(net, teacher)
+    like = next(net.parameters())
+    reduced_e: list[Tensor] = []
+    logits_nk = torch.empty(0)
+    done = 0
+    guide = teacher if apart and teacher is not None else net.staged
+    bar = tqdm(total=len(source), desc="features", unit="row", disable=None if progress else True, leave=False)
+    with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
+        for batch in source:
+            x = batch.x.to(like)
+            taps, final = net.taps(x)
+            rows = slice(done, done + len(x))
+            found = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
+            if not done:
+                reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in found]
+                logits_nk = torch.empty(len(source), final.shape[1])
+            for kept, r in zip(reduced_e, found, strict=True):
+                kept[rows] = r.half().cpu()
+            logits_nk[rows] = (guide(x) if apart else final).float().cpu()
+            done += len(x)
+            bar.update(len(x))
+    if not torch.isfinite(logits_nk).all():
+        raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
+    return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
+
+
+def same_function(net: DynamicNet, teacher: nn.Module) -> bool:
+    """Whether the trunk still is the teacher: its own final logits then are the soft labels, at no further cost."""
+    like = next(net.parameters())
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *net.staged.input_shape, generator=draw).to(like)
+    with evaluating(net), evaluating(teacher):
+        ours, theirs = net(x), teacher(x)
+    if ours.shape != theirs.shape:
+        raise FitError(f"the teacher answers {tuple(theirs.shape)}, the net {tuple(ours.shape)}; same classes expected")
+    return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def head_logits(net: DynamicNet, features: Features, *, batch_size: int = 512) -> Tensor:
+    """Every exit's logits ``[n e k]`` from cached features; the last is the full net's."""
+    like = next(net.parameters())
+    parts = []
+    with evaluating(net):
+        for rows in torch.arange(len(features)).split(batch_size):
+            early = [
+                exit.head(reduced[rows].to(like)).float().cpu()
+                for exit, reduced in zip(net.exits, features.reduced_e, strict=True)
+            ]
+            parts.append(torch.stack([*early, features.logits_nk[rows]], dim=1))
+    return torch.cat(parts)
