@@ -22,7 +22,7 @@ HeadSpec = dict[str, Any]
 Heads = Callable[[tuple[int, ...]], HeadSpec]
 """Given the tap's shape (one row), the head to put there."""
 
-KINDS = ("conv", "pooled", "token", "flat")
+KINDS = ("conv", "attention", "pooled", "token", "flat")
 MAX_SIDE = 16
 """Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
 
@@ -52,6 +52,30 @@ class PoolMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         share = self.mix.sigmoid()
         return share * x.mean((2, 3)) + (1 - share) * x.amax((2, 3))
+
+
+class Attention(nn.Module):
+    """A map times a mask in (0, 1) of its own making: down by a strided convolution, up by a transposed one, sigmoid.
+
+    Source: SCAN, Zhang et al., NeurIPS 2019, arXiv:1906.03951. Ours is narrow in its middle (``hidden`` channels),
+    and its transposed convolution meets odd sizes too.
+    """
+
+    def __init__(self, channels: int, hidden: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        height, width = size
+        added = (1 - height % 2, 1 - width % 2)  # what stride 2 rounded off on the way down
+        self.mask = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.ConvTranspose2d(hidden, channels, 3, 2, 1, added, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask(x)
 
 
 class TokenPool(nn.Module):
@@ -100,6 +124,13 @@ def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
 
 
+def _attention(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    reduce, embedder, classifier = _conv(spec)
+    _, (channels, height, width) = _reduce(spec)
+    attention = Attention(channels, int(spec["squeeze"]), (height, width))
+    return reduce, nn.Sequential(attention, embedder), classifier
+
+
 def _window(side: int) -> tuple[int, int, int]:
     """Kernel and stride of a pooling that leaves at most 3 cells a side, and how many it leaves."""
     cells = min(side, 3)
@@ -126,6 +157,7 @@ def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 _BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {
     "conv": _conv,
+    "attention": _attention,
     "pooled": _pooled,
     "token": _token,
     "flat": _flat,
@@ -151,6 +183,23 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -
         spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
         return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
+
+    return heads
+
+
+def attention_heads(
+    num_classes: int, *, hidden: int | None = None, convs: int = 1, squeeze: int | None = None
+) -> Heads:
+    """`conv_heads` behind a mask that says where on the map to look (`Attention`); for maps ``[c h w]``.
+
+    ``squeeze`` channels in the mask's middle default to half the tap's own, at least 8.
+    """
+    plain = conv_heads(num_classes, hidden=hidden, convs=convs)
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        _expect(tap, 3, "attention")
+        channels = tap[-1] if _channels_last(tap) else tap[0]
+        return {**plain(tap), "kind": "attention", "squeeze": squeeze or max(channels // 2, 8)}
 
     return heads
 
