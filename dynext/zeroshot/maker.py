@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Generator, Tensor
@@ -12,11 +14,29 @@ from dynext.types import BatchNormMode
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """Where a method may keep what it has trained so far (nowhere without a folder), and whether to show progress."""
+
+    folder: Path | None = None
+    progress: bool = True
+
+    def checkpoint(self, name: str) -> Path | None:
+        """The file for the state of ``name``; hidden, because the folder is the bank's."""
+        return None if self.folder is None else self.folder / f".{name}.ckpt"
+
+    def clear(self) -> None:
+        """Remove what was kept: the bank is finished."""
+        if self.folder is not None:
+            for path in self.folder.glob(".*.ckpt"):
+                path.unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Maker:
     """How rows are made. Chunks have a fixed size and a generator each, so that a killed synthesis can go on.
 
-    A method is a function ``(teacher, spec, seed, **options) -> Maker``: whatever has to be found out about the
-    teacher once (and whatever has to be trained) is done there.
+    A method is a function ``(teacher, spec, seed, **options) -> Maker``, or ``-> Plan`` where something has to be
+    trained first. What is found out about the teacher in seconds is found out in the call itself.
     """
 
     rows: Callable[[int, Generator], Tensor]
@@ -26,7 +46,25 @@ class Maker:
     """What was found out, for the bank's provenance."""
     bn: BatchNormMode = "batch"
 
+    def prepare(self, work: Work) -> Maker:
+        """Itself: nothing long has to be done first."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A maker that takes long to get ready: `synthesize` asks for it once it knows that rows are wanted and where."""
+
+    prepare: Callable[[Work], Maker]
+    per_chunk: int
+    bn: BatchNormMode = "batch"
+
 
 def rows_per_chunk(shape: tuple[int, ...]) -> int:
     """256 small rows, or as many large ones as fit a few megabytes, so that a chunk stays in the processor's cache."""
     return max(16, min(256, 2**18 // (shape[-1] * shape[-2])))
+
+
+def option_names(method: Callable[..., Maker | Plan]) -> list[str]:
+    """The options that a method knows."""
+    return [k for k, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import inspect
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
@@ -21,9 +21,13 @@ from dynext.types import InputSpec
 from dynext.zeroshot import procedural
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
 from dynext.zeroshot.fitted import fitted
+from dynext.zeroshot.generator import generator as trained_generator
+from dynext.zeroshot.impressions import impressions
 from dynext.zeroshot.inversion import inversion
 from dynext.zeroshot.looks import LEAVES, OBJECTS, Look
-from dynext.zeroshot.maker import Maker, rows_per_chunk
+from dynext.zeroshot.maker import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.mixture import mixture_of
+from dynext.zeroshot.patches import patches
 
 
 def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
@@ -44,15 +48,20 @@ def _painter(verb: Callable[..., Tensor], default: Look) -> Callable[..., Maker]
     return method
 
 
-METHODS: dict[str, Callable[..., Maker]] = {
+METHODS: dict[str, Callable[..., Maker | Plan]] = {
     "gaussian": _gaussian,
     "pink": _painter(procedural.pink, LEAVES),
     "leaves": _painter(procedural.leaves, LEAVES),
     "objects": _painter(procedural.objects, OBJECTS),
     "fitted": fitted,
     "inversion": inversion,
+    "impressions": impressions,
+    "generator": trained_generator,
+    "patches": patches,
 }
-"""``method(teacher, spec, seed, **options) -> Maker`` by name."""
+"""``method(teacher, spec, seed, **options) -> Maker`` (or ``Plan``) by name."""
+
+METHODS["mixture"] = mixture_of(METHODS)
 
 
 def synthesize(
@@ -79,16 +88,20 @@ def synthesize(
     """
     spec = _checked(shape, n, method, spec, options)
     began = time.monotonic()
-    maker = METHODS[method](teacher, spec, seed, **options)
+    plan = METHODS[method](teacher, spec, seed, **options)
     provenance = Provenance(
-        method=method, seed=seed, n=n, spec=spec, bn=maker.bn, teacher=fingerprint(teacher), options=options,
-        notes=maker.notes, per_shard=maker.per_chunk,
+        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=_told(options),
+        per_shard=plan.per_chunk,
     )  # fmt: skip
     done, shards = 0, []
-    if folder is not None:
-        folder = Path(folder)
-        provenance, done = open_or_start(folder, provenance)
-        shards = list(read_shards(folder, provenance, done))
+    work = Work(folder=None if folder is None else Path(folder), progress=progress)
+    if work.folder is not None:
+        provenance, done = open_or_start(work.folder, provenance)
+        if done == n:
+            return Bank.open(work.folder)
+        shards = list(read_shards(work.folder, provenance, done))
+    maker = plan.prepare(work)
+    provenance = replace(provenance, notes=maker.notes)
     before = provenance.seconds
     bar = tqdm(total=n, initial=done, desc=method, unit="row", disable=None if progress else True, leave=False)
     with bar:
@@ -96,13 +109,14 @@ def synthesize(
             number, count = start // maker.per_chunk, min(maker.per_chunk, n - start)
             shard = maker.rows(count, _chunk_generator(seed, number)).half()
             provenance = replace(provenance, seconds=before + time.monotonic() - began)
-            if folder is None:
+            if work.folder is None:
                 shards.append(shard)
             else:
-                write_shard(folder, number, shard)
-                write_head(folder, provenance, start + count)
+                write_shard(work.folder, number, shard)
+                write_head(work.folder, provenance, start + count)
             bar.update(count)
-    return Bank(shards=tuple(shards), provenance=provenance) if folder is None else Bank.open(folder)
+    work.clear()
+    return Bank(shards=tuple(shards), provenance=provenance) if work.folder is None else Bank.open(work.folder)
 
 
 def _chunk_generator(seed: int, number: int) -> Generator:
@@ -119,7 +133,7 @@ def _checked(shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None
         raise SourceError(f"n={n}; ask for at least one row")
     if len(shape) != 3 or min(shape) < 1:
         raise SourceError(f"shape {tuple(shape)}; give one row's (channels, height, width)")
-    known = [k for k, p in inspect.signature(METHODS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = option_names(METHODS[method])
     unknown = [k for k in options if k not in known]
     if unknown:
         raise SourceError(f"method {method} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
@@ -132,9 +146,28 @@ def _checked(shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None
 
 def fingerprint(module: nn.Module) -> str:
     """Twelve hexadecimal digits that change with any parameter or buffer."""
+    return _digest(module.state_dict().items())
+
+
+def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _told(value: Any, name: str = "") -> Any:
+    """An option as the provenance keeps it, in JSON: a fingerprint stands for a net, an image or a file."""
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} {fingerprint(value)}"
+    if isinstance(value, np.ndarray | Tensor):
+        return f"pixels {_digest([('', torch.as_tensor(value))])}"
+    if isinstance(value, Path) or (name == "image" and isinstance(value, str)):
+        return f"{Path(value).name} {hashlib.sha256(Path(value).read_bytes()).hexdigest()[:12]}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _told(getattr(value, f.name), f.name) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _told(v, str(k)) for k, v in value.items()}
+    return [_told(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,139 @@
+"""Rows of several methods together, in shares that suit the teacher, the most useful ones kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dynext.core.net import DynamicNet
+from dynext.errors import SourceError
+from dynext.seeding import generator
+from dynext.types import InputSpec
+from dynext.zeroshot.classifier import feature_layer
+from dynext.zeroshot.judge import check_student
+from dynext.zeroshot.maker import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.shares import best_shares, mixed_loss, moments
+from dynext.zeroshot.usefulness import Filter, keep
+
+DEFAULT = Filter()
+PARTS = ("fitted", "inversion")
+LEAST = 0.1
+"""Share that a method has at least, where shares are found automatically."""
+
+PROBE = 128
+
+
+def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[..., Plan]:
+    """The method ``mixture``, whose parts are among ``known``."""
+
+    def mixture(
+        teacher: nn.Module,
+        spec: InputSpec,
+        seed: int,
+        *,
+        methods: Sequence[str] = PARTS,
+        shares: Sequence[float] | None = None,
+        parts: Mapping[str, Mapping[str, Any]] | None = None,
+        settings: Filter = DEFAULT,
+        against: DynamicNet | None = None,
+    ) -> Plan:
+        """Rows of several ``methods``; of ``settings.oversample`` times as many as wanted, the most useful are kept.
+
+        Args:
+            shares: of each method; found automatically without: of a few rows of each, the shares with which all
+                together come nearest to the teacher's BatchNorm statistics and an even use of its classes.
+            parts: options of the methods, by name.
+            against: a net whose exits should learn from the rows; handed to the methods that can use it.
+
+        Raises:
+            SourceError: methods, shares or options that do not fit together.
+        """
+        given = _checked(known, methods, shares, parts or {})
+        if against is not None:
+            check_student(teacher, against, spec)
+            for name in methods:
+                if "against" in option_names(known[name]):
+                    given[name].setdefault("against", against)
+        plans = {name: known[name](teacher, spec, seed, **given[name]) for name in methods}
+
+        def prepare(work: Work) -> Maker:
+            makers = {name: plan.prepare(work) for name, plan in plans.items()}
+            share_m, told = _shares(teacher, makers, spec, seed, shares)
+            layer = feature_layer(teacher, spec)
+
+            def rows(count: int, draw: Generator) -> Tensor:
+                wanted = math.ceil(count * settings.oversample)
+                x = torch.cat(
+                    [
+                        maker.rows(some, draw)
+                        for maker, some in zip(makers.values(), dealt(wanted, share_m, draw), strict=True)
+                        if some
+                    ]
+                )
+                kept = keep(teacher, layer, x, count, settings, against)
+                return x[kept[torch.randperm(len(kept), generator=draw)]]
+
+            notes = {**told, "parts": {name: maker.notes for name, maker in makers.items()}}
+            return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=notes)
+
+        return Plan(prepare=prepare, per_chunk=rows_per_chunk(spec.shape))
+
+    return mixture
+
+
+def _checked(
+    known: Mapping[str, Callable[..., Maker | Plan]],
+    methods: Sequence[str],
+    shares: Sequence[float] | None,
+    parts: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Each method's options."""
+    names = [name for name in known if name != "mixture"]
+    wrong = [name for name in methods if name not in names]
+    if wrong or not methods or len(set(methods)) < len(methods):
+        raise SourceError(f"methods {', '.join(methods) or 'none'}; give different ones among {', '.join(names)}")
+    if shares is not None and (len(shares) != len(methods) or min(shares) < 0 or not sum(shares) > 0):
+        raise SourceError(f"shares {tuple(shares)} for {', '.join(methods)}; give one each, none negative, not all 0")
+    for name, options in parts.items():
+        if name not in methods:
+            raise SourceError(f"options for {name}, which is not among the methods {', '.join(methods)}")
+        unknown = [key for key in options if key not in option_names(known[name])]
+        if unknown:
+            raise SourceError(
+                f"method {name} has no option {', '.join(unknown)}; it has {', '.join(option_names(known[name]))}"
+            )
+    return {name: dict(parts.get(name, {})) for name in methods}
+
+
+def _shares(
+    teacher: nn.Module, makers: Mapping[str, Maker], spec: InputSpec, seed: int, shares: Sequence[float] | None
+) -> tuple[list[float], dict[str, Any]]:
+    """The share of each method, and what the provenance tells about them."""
+    if shares is not None:
+        found = [share / sum(shares) for share in shares]
+        return found, {"shares": dict(zip(makers, found, strict=True))}
+    count = min(PROBE, rows_per_chunk(spec.shape))
+    probed = [moments(teacher, maker.rows(count, generator(seed))) for maker in makers.values()]
+    kinds, wanted = [kind for kind, _ in probed], probed[0][1]
+    found = best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds)))
+    one = torch.ones(1, dtype=torch.double)
+    told = {
+        "shares": {name: round(share, 4) for name, share in zip(makers, found, strict=True)},
+        "loss": {n: float(mixed_loss(one, [kind], wanted)) for n, kind in zip(makers, kinds, strict=True)},
+        "mixed_loss": float(mixed_loss(torch.tensor(found, dtype=torch.double), kinds, wanted)),
+    }
+    return found, told
+
+
+def dealt(count: int, shares: Sequence[float], draw: Generator) -> list[int]:
+    """``count`` rows dealt out by ``shares``: right to within a row, and on average exactly right."""
+    offset = float(torch.rand((), generator=draw, dtype=torch.double))
+    edges, reached = [0], 0.0
+    for share in shares[:-1]:
+        reached += share
+        edges.append(min(math.floor(reached * count + offset), count))
+    return [end - start for start, end in zip(edges, [*edges[1:], count], strict=True)]

@@ -1,0 +1,99 @@
+"""Rows in rounds: those of a later round are made against exits that were distilled on the earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dynext.core.net import DynamicNet
+from dynext.errors import SourceError
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
+from dynext.zeroshot.distill import distill
+from dynext.zeroshot.synthesize import synthesize
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """Several Sources, one after the other. A batch never holds rows of two of them."""
+
+    parts: Sequence[Source] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise SourceError("no source to join; give at least one")
+        kinds = {(tuple(part.shape), part.bn) for part in self.parts}
+        if len(kinds) > 1:
+            raise SourceError(f"sources of {sorted(kinds)} cannot be joined; shapes and statistics must agree")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.parts[0].shape)
+
+    @property
+    def bn(self) -> BatchNormMode:
+        return self.parts[0].bn
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part in self.parts:
+            yield from part
+
+
+def in_rounds(
+    net: DynamicNet,
+    teacher: nn.Module,
+    *,
+    spec: InputSpec,
+    n: int,
+    seed: int,
+    method: str = "inversion",
+    rounds: int = 2,
+    steps: int = 1000,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Joined:
+    """``n`` rows in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all rows so far, for
+    ``steps`` steps; the next round's rows are made against its exits.
+
+    Args:
+        method: one that has the option ``against`` (inversion, generator, mixture); ``options`` are its own.
+        folder: where to keep banks and training state; a run that was killed goes on there.
+
+    Raises:
+        SourceError: fewer rows than rounds, or a method that knows no student.
+
+    Source: the idea of competing with the student, DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795.
+    """
+    if not 1 <= rounds <= n:
+        raise SourceError(f"{n} rows in {rounds} rounds; give at least one round, and a row for each")
+    banks: list[Source] = []
+    keep = None if folder is None else Path(folder)
+    for number in range(rounds):
+        against = {}
+        if banks:
+            state = None if keep is None else keep / f"round{number}.ckpt"
+            rows = Joined(parts=banks)
+            student = distill(net, teacher, rows, steps=steps, seed=seed, checkpoint=state, progress=progress)
+            against = {"against": student}
+        banks.append(
+            synthesize(
+                teacher,
+                shape=spec.shape,
+                n=n // rounds + (number < n % rounds),
+                seed=seed + 1000 * number,
+                method=method,
+                spec=spec,
+                folder=None if keep is None else keep / f"round{number}",
+                progress=progress,
+                **options,
+                **against,
+            )
+        )
+    return Joined(parts=banks)
