@@ -27,3 +27,8 @@ class ArtifactError(DynextError):
 
 class FitError(DynextError):
     """Training cannot start, go on or be resumed."""
+
+
+def line(error: Exception) -> str:
+    """An error as one line, for the message of a DynextError around it."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

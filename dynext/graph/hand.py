@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dynext.errors import SplitError
+from dynext.errors import SplitError, line
 from dynext.graph.macs import counting
 from dynext.graph.probe import BATCHES, rows
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
-from dynext.graph.trace import line
 from dynext.seeding import seeded
 
 Live = tuple[Tensor, ...]

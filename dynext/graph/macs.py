@@ -7,7 +7,7 @@ elementwise work and normalization are free, as in the papers' tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ class MacCounter:
         return self._flops.get_total_flops() // FLOPS_PER_MAC
 
 
+class _Everything(nullcontext[None]):
+    """Stands in for torch's module tracker, whose hooks trip over views of parameters; only the total is wanted."""
+
+    parents = ("Global",)
+
+
 @contextmanager
 def counting() -> Iterator[MacCounter]:
     """Count MACs in this block, attention included.
@@ -38,7 +44,9 @@ def counting() -> Iterator[MacCounter]:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False, custom_mapping=_unlisted()) as flops:
+        flops = FlopCounterMode(display=False, custom_mapping=_unlisted())
+        flops.mod_tracker = _Everything()  # type: ignore[assignment]
+        with flops:
             yield MacCounter(flops)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -51,7 +59,7 @@ def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
     32
     """
     with torch.no_grad(), counting() as macs:
-        function(*(tensor.detach() for tensor in inputs))  # torch's counter trips over views that want gradients
+        function(*inputs)
     return macs.total() // len(inputs[0])
 
 

@@ -60,11 +60,12 @@ def _comes_from_sizes(node: fx.Node, known: set[fx.Node], seen: Mapping[fx.Node,
     if node.op not in ("call_function", "call_method"):
         return False
     if any(seen[source].is_tensor for source in node.all_input_nodes):
-        return _is_size_query(node)
+        return is_size_query(node)
     return all(source in known for source in node.all_input_nodes)
 
 
-def _is_size_query(node: fx.Node) -> bool:
+def is_size_query(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for nothing but its shape."""
     if node.op == "call_method":
         return node.target in SIZE_METHODS
     return node.target is len or (node.target is getattr and node.args[1] in SIZE_ATTRIBUTES)

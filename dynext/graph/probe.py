@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from dynext.errors import SplitError
+from dynext.errors import SplitError, line
 from dynext.graph.macs import MacCounter, counting
-from dynext.graph.trace import line
 
 BATCHES = (2, 3)
 

@@ -9,17 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from dynext.errors import SplitError
+from dynext.errors import SplitError, line
 from dynext.graph import cuts, names
 from dynext.graph.blocks import carries, inside, residual_blocks
 from dynext.graph.build import build_body
-from dynext.graph.conditions import ShapeConditions
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
 from dynext.graph.probe import BATCHES, ProbeError, probe, rows
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
-from dynext.graph.trace import line, private_copy, trace
+from dynext.graph.trace import private_copy, trace
 from dynext.seeding import seeded
 
 FAKE_FROM = 32_768
@@ -79,7 +78,7 @@ def _undisturbed() -> Iterator[None]:
 def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     """Trace, see what the nodes give for 2 and 3 rows, make functional, compare with the model, normalize."""
     private = private_copy(model)
-    traced = trace(private, ShapeConditions(private, example))
+    traced = trace(private, example)
     few = rows(example, min(len(example), BATCHES[0]))
     try:
         two, _ = probe(traced, rows(example, BATCHES[0]), count=True, fake=fake)

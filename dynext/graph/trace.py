@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute, TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynext.errors import SplitError
+from dynext.errors import SplitError, line
+from dynext.graph.conditions import ShapeConditions
 
 BY_HAND = "give its stages by hand (dx.stages_by_hand)"
 
@@ -38,8 +42,18 @@ class InPlaceProxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         self._record(operator.setitem, index, value)
 
+    def __getattr__(self, k: str) -> Attribute:
+        return InPlaceAttribute(self, k)
+
+    def __len__(self) -> int:
+        return int(self.tracer.length(self))  # type: ignore[attr-defined]
+
     def _record(self, operation: Callable[..., Any], *others: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, *others), {})
+
+
+class InPlaceAttribute(InPlaceProxy, Attribute):
+    """``x.shape``, which has a length of its own."""
 
 
 class ModuleTracer(fx.Tracer):
@@ -49,9 +63,11 @@ class ModuleTracer(fx.Tracer):
     ``starts`` maps a path to the node that its last call took as first argument.
     """
 
-    def __init__(self, whole: Iterable[str] = ()) -> None:
+    def __init__(self, whole: Iterable[str] = (), conditions: ShapeConditions | None = None) -> None:
         super().__init__()
         self.whole = frozenset(whole)
+        self.conditions = conditions
+        self.inside: list[nn.Module] = []
         self.starts: dict[str, fx.Node] = {}
         self.failed: str | None = None
         self._failure: Exception | None = None
@@ -84,40 +100,69 @@ class ModuleTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if self.conditions is not None and self.conditions.running:
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
+        self.inside.append(m)
         try:
             out = super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if self._failure is not error:  # the first to see an error is the innermost
                 self._failure, self.failed = error, path
             raise
+        finally:
+            self.inside.pop()
         if args and isinstance(args[0], fx.Proxy):
             self.starts[path] = args[0].node
         end = out.node if isinstance(out, fx.Proxy) else next(iter(reversed(self.graph.nodes)))
         end.meta.setdefault("ends", []).append(path)
         return out
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self._decide(obj, bool))
 
-def trace(private: nn.Module) -> fx.GraphModule:
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return iter([obj[index] for index in range(self.length(obj))])  # type: ignore[index]
+
+    def length(self, obj: fx.Proxy) -> int:
+        return int(self._decide(obj, len))
+
+    def _decide(self, obj: fx.Proxy, question: Callable[[Any], Any]) -> Any:
+        """The answer that shapes alone give, for control flow in a module that cannot be kept whole."""
+        if self.conditions is None or not all(is_most(m, self.root) for m in self.inside):
+            raise TraceError("control flow that depends on a tensor")
+        try:
+            return self.conditions.answer(obj.node, question)
+        except TraceError as error:
+            raise TraceError(f"{_asked_at()} has no answer that holds for all rows: {error}") from error
+
+
+def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """``private`` (a copy: in-place work is still in it) as a graph with one input.
 
-    ``meta["whole"]`` of the result names the modules that had to be kept whole, ``meta["starts"]`` maps module paths
-    to the node that their last call starts from.
+    With an ``example`` ``[b ...]`` of the input, control flow that depends on shapes alone is followed where keeping
+    its module whole would leave nothing to cut. ``meta["whole"]`` of the result names the modules that had to be kept
+    whole, ``meta["starts"]`` maps module paths to the node that their last call starts from.
 
     Raises:
         SplitError: several inputs, or untraceable even with modules kept whole.
     """
     whole: list[str] = []
+    conditions: ShapeConditions | None = None
     while True:
-        tracer = ModuleTracer(whole)
+        tracer = ModuleTracer(whole, conditions)
         try:
             graph = tracer.trace(private)
         except SplitError:
             raise
         except Exception as error:
-            if tracer.failed is None or tracer.failed in whole:
+            failed = private if tracer.failed is None else private.get_submodule(tracer.failed)
+            if conditions is None and example is not None and is_most(failed, private):
+                conditions = ShapeConditions(private, example)
+            elif tracer.failed is None or tracer.failed in whole:
                 raise SplitError(f"{type(private).__name__} cannot be traced ({line(error)}); {BY_HAND}") from error
-            whole.append(tracer.failed)
+            else:
+                whole.append(tracer.failed)
             continue
         traced = fx.GraphModule(private, graph)
         traced.meta.update(whole=tuple(whole), starts=tracer.starts)
@@ -132,9 +177,17 @@ def private_copy(model: nn.Module) -> nn.Module:
         raise SplitError(f"{type(model).__name__} cannot be copied ({line(error)}); {BY_HAND}") from error
 
 
-def line(error: Exception) -> str:
-    """An error as one line, for the message of the SplitError around it."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+def is_most(module: nn.Module, root: nn.Module) -> bool:
+    """Whether keeping ``module`` whole would leave less than half of the parameters of ``root`` to cut between."""
+    mine, all_of_them = (sum(parameter.numel() for parameter in m.parameters()) for m in (module, root))
+    return module is root or 2 * mine > all_of_them
+
+
+def _asked_at() -> str:
+    """The line of the model's code that asks for the answer."""
+    inside = (str(Path(fx.__file__).parent), __file__)
+    frame = next(frame for frame in reversed(traceback.extract_stack()) if not frame.filename.startswith(inside))
+    return f"`{frame.line}` ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _default(node: fx.Node) -> Any:

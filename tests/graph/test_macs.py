@@ -46,6 +46,18 @@ def test_counting_that_fails_leaves_the_switch_alone():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_views_of_parameters_are_counted():
+    class Queries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.project = nn.Parameter(torch.ones(1, 8)), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.project(self.query.expand(len(x), 8)) + x
+
+    assert count_macs(Queries(), torch.zeros(3, 4)) == 32
+
+
 def test_bytes():
     norm = nn.BatchNorm2d(4)  # four vectors of 4 floats and a counter
     assert param_bytes(norm) == 4 * 4 * 4 + 8

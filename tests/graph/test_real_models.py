@@ -15,7 +15,7 @@ TORCHVISION = {
     "squeezenet1_1": {},
     "resnet18": {},
 }
-TIMM = ("test_convnext", "test_byobnet", "test_efficientnet")
+TIMM = ("test_vit", "test_convnext", "test_byobnet", "test_efficientnet")
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

@@ -1,0 +1,86 @@
+"""Conditions on shapes, answered while tracing.
+
+``if h % 2:`` has one answer for a net with a fixed input shape. What such a condition is computed from is run on
+tensors without content, for several numbers of rows; where all agree, and nothing but shapes was read, the tracer goes
+on along that branch.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.fx.proxy import TraceError
+
+from dynext.errors import line
+from dynext.graph.normal import is_size_query
+from dynext.graph.probe import BATCHES, holds_tensor, rows
+
+ROWS = (*BATCHES, 1, 1009)
+"""One row and very many besides the probe's numbers: ``if b == 1`` and ``if b > 64`` follow the batch too."""
+
+
+class ShapeConditions:
+    """Answers what a condition asks of a node, for a model that is being traced.
+
+    The nodes run on a copy of the model whose tensors have a shape and no content.
+
+    Attributes:
+        running: modules are being called for their shapes, not to be traced.
+    """
+
+    def __init__(self, private: nn.Module, example: Tensor) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with FakeCopyMode(self._mode):
+            self._model = fx.Interpreter(copy.deepcopy(private), graph=fx.Graph())
+        self._inputs = [self._mode.from_tensor(rows(example, count)) for count in ROWS]
+        self._results: dict[fx.Node, list[Any]] = {}
+        self.running = False
+
+    def answer(self, node: fx.Node, question: Callable[[Any], Any]) -> Any:
+        """``question(what the node gives)``: the same for every number of rows, from nothing but shapes.
+
+        Raises:
+            TraceError: it depends on what a tensor holds, on its type or device, or on the number of rows.
+        """
+        for needed in self._unknown(node):
+            self._results[needed] = [self._run(needed, index) for index in range(len(ROWS))]
+        results = self._results[node]
+        if question is bool and isinstance(results[0], Tensor):
+            raise TraceError(f"node {node.name!r} is a tensor, and what it holds is not known before it runs")
+        answers = [question(result) for result in results]
+        if any(answer != answers[0] for answer in answers):
+            told = ", ".join(f"{answer} for {count}" for answer, count in zip(answers, ROWS, strict=True))
+            raise TraceError(f"node {node.name!r} follows the number of rows ({told})")
+        return answers[0]
+
+    def _unknown(self, node: fx.Node) -> list[fx.Node]:
+        """The node and all it is computed from, in order, as far as they have not run."""
+        needed, waiting = set(), [node]
+        while waiting:
+            one = waiting.pop()
+            if one not in needed and one not in self._results:
+                needed.add(one)
+                waiting.extend(one.all_input_nodes)
+        return [one for one in node.graph.nodes if one in needed]
+
+    def _run(self, node: fx.Node, index: int) -> Any:
+        """What the node gives for the number of rows at ``index``."""
+        if node.op == "placeholder":
+            return self._inputs[index]
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._results[source][index])
+        self.running = True
+        try:
+            with self._mode:
+                result = getattr(self._model, node.op)(node.target, args, kwargs)
+        except Exception as error:
+            raise TraceError(f"node {node.name!r} needs more than shapes ({line(error)})") from error
+        finally:
+            self.running = False
+        if holds_tensor(args) and not (holds_tensor(result) or is_size_query(node) or node.target is operator.getitem):
+            raise TraceError(f"node {node.name!r} asks a tensor for something else than its shape")
+        return result
