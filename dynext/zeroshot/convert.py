@@ -35,7 +35,8 @@ VIEWS = 8
 
 CAUTION = 0.75
 """Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
-these: calibration images are often leftovers of the training set, on which exits and full net agree more."""
+these: calibration images are often leftovers of the training set, on which exits and full net agree more. Cross-fitted
+tables may use up all of it: the exits that answer there saw fewer rows than those that will run, and do worse."""
 
 OTHER_METHOD = "leaves"
 """The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
@@ -122,7 +123,9 @@ def convert(
             progress=progress,
         )
 
+    caution = CAUTION
     if calibrate is not None and distill_on_calibration:
+        caution = 1.0
         seen = Views(rows=calibrate.unlabelled(), count=VIEWS, seed=seed)
         real = cache_features(net, teacher, seen, progress=progress)
         # The first half sees no real row, so that the folds can share it.
@@ -142,7 +145,7 @@ def convert(
         trained = train(net, features, "heads")
         tables = _tables(trained, teacher, spec, calibrate, method, seed, progress)
     notify(f"distilled {len(net.exits)} exits")
-    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution)
     provenance = {
         "method": method if distill_on is None else "given rows",
         "rows": len(rows),
@@ -156,12 +159,16 @@ def convert(
 
 
 def choose_cautiously(
-    tables: Sequence[ExitTable], *, max_drop: float | None = None, budget: float | None = None
+    tables: Sequence[ExitTable],
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    caution: float = CAUTION,
 ) -> Policy:
-    """`choose` at calibrated temperatures (those of the first table), within `CAUTION` times the allowed loss."""
+    """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss."""
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
-    allowed = None if max_drop is None else CAUTION * max_drop
+    allowed = None if max_drop is None else caution * max_drop
     return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]))
 
 
