@@ -25,6 +25,9 @@ from dynext.seeding import generator
 Step = Callable[[nn.Module, Generator, float], Tensor]
 """``step(module, draw, done)`` draws rows with ``draw`` and gives a loss; ``done`` is the share of steps done."""
 
+Share = Callable[[str], float]
+"""``share(part)``: how much of the learning rate the parameters of the module's child ``part`` get."""
+
 CHECKPOINT_VERSION = 1
 
 
@@ -82,11 +85,14 @@ def rate_at(config: FitConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def fit(module: nn.Module, step: Step, config: FitConfig) -> FitResult:
+def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = None) -> FitResult:
     """Train ``module`` in place by ``step``'s loss; parameters that need no gradient stay as they are.
 
     With ``config.checkpoint`` the state (module, optimizer, generator, step count) is written there atomically
     about every ``checkpoint_seconds`` and at the end; a second call with the same config goes on from it.
+
+    Args:
+        share: asked anew before every step; without it all parameters get the whole rate.
 
     Raises:
         FitError: nothing to train, a loss that is not finite, or a checkpoint of another run.
@@ -95,7 +101,8 @@ def fit(module: nn.Module, step: Step, config: FitConfig) -> FitResult:
     if not parameters:
         raise FitError("no parameter of the module requires a gradient; nothing would be trained")
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-    optimizer = _optimizer(parameters, config)
+    parts = {"": parameters} if share is None else _by_child(module)
+    optimizer = _optimizer([{"params": group} for group in parts.values()], config)
     wrapped, wrapped_optimizer = fabric.setup(module, optimizer, move_to_device=True)
     draw = generator(config.seed)
     start = _resume(module, optimizer, draw, config)
@@ -106,8 +113,8 @@ def fit(module: nn.Module, step: Step, config: FitConfig) -> FitResult:
     )
     with bar:
         for t in range(start, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * rate_at(config, t)
+            for part, group in zip(parts, optimizer.param_groups, strict=True):
+                group["lr"] = config.lr * rate_at(config, t) * (1.0 if share is None else share(part))
             optimizer.zero_grad(set_to_none=True)
             loss = step(wrapped, draw, t / config.steps)
             losses.append(_finite(loss, t, config))
@@ -126,17 +133,26 @@ def fit(module: nn.Module, step: Step, config: FitConfig) -> FitResult:
     return FitResult(losses=losses, seconds=time.monotonic() - began, resumed_at=start)
 
 
-def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+def _by_child(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """What is trained, by the child of ``module`` that holds it first."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(name.split(".")[0], []).append(parameter)
+    return parts
+
+
+def _optimizer(groups: list[dict[str, Any]], config: FitConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.momentum > 0,
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def _finite(loss: Tensor, step: int, config: FitConfig) -> float:

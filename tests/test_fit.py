@@ -66,6 +66,30 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run.ckpt"]
 
 
+def test_parts_of_a_module_get_their_share_of_the_rate_asked_anew_each_step() -> None:
+    one, x, y = problem()
+    net = nn.ModuleDict({"slow": one, "fast": problem()[0]})
+    share, kept = {"slow": 0.5, "fast": 1.0}, []
+
+    def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
+        kept.append(one.weight.detach().clone())
+        if done >= 0.5:
+            share["slow"] = 0.0
+        return sum((part(x) - y).square().mean() for part in module.values())
+
+    config = replace(CONFIG, steps=4, schedule="constant", optimizer="sgd", momentum=0.0)
+    fit(net, step, config, share=lambda part: share[part])
+    torch.testing.assert_close(kept[1], problem_step(x, y, 0.5 * CONFIG.lr))
+    assert not torch.equal(kept[2], kept[3])
+    assert torch.equal(one.weight, kept[3])
+    assert not torch.equal(net["fast"].weight, one.weight)
+
+
+def problem_step(x: torch.Tensor, y: torch.Tensor, lr: float) -> torch.Tensor:
+    """One step of plain descent from zero, by hand."""
+    return 2 * lr * (y * x).mean(0, keepdim=True)
+
+
 def test_the_callers_random_state_is_left_alone() -> None:
     net, x, y = problem()
     before = torch.get_rng_state()
