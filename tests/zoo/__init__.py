@@ -1,0 +1,29 @@
+"""Awkward tiny nets. Each factory gives (model in eval mode, example), the same ones every time.
+
+``NETS`` can be split with zero named layers; ``REFUSED`` cannot, or not where ``after`` says, and maps to what the
+error must say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
+from zoo.making import Made, build, conv, factory
+from zoo.refused import REFUSED, TwoInputs
+from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, UNetLike, ViTLike
+
+__all__ = ["NETS", "REFUSED", "KeptWhole", "Residual", "TwoInputs", "build", "conv"]
+
+NETS: dict[str, Callable[[], Made]] = {
+    "plain": factory(Plain),
+    "residual": factory(Residual),
+    "unet_like": factory(UNetLike),
+    "dense_concat": factory(DenseConcat),
+    "vit_like": factory(ViTLike),
+    "shared_weights": factory(SharedWeights),
+    "in_place_pre_activation": factory(InPlacePreActivation),
+    "root_tensors": factory(RootTensors),
+    "convnext_like": factory(ConvNeXtLike),
+    "kept_whole": factory(KeptWhole),
+}
