@@ -1,0 +1,239 @@
+"""Distil the whole dynamic net, trunk included, so that early layers become useful to early exits.
+
+The static net teaches every exit, the last one too, which is what keeps it in place; how far it goes is bounded on rows
+that are not trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dynext.core.modes import take_flags
+from dynext.core.net import DynamicNet
+from dynext.errors import FitError, SourceError
+from dynext.fit import FitConfig, fit
+from dynext.losses import distillation
+from dynext.seeding import generator
+from dynext.types import Source
+from dynext.zeroshot.drift import Check, Drift, Leash, drift_of
+from dynext.zeroshot.equilibrium import logits_in_equilibrium
+from dynext.zeroshot.features import same_function
+from dynext.zeroshot.guide import BesideMode, Guide
+
+HELD_OUT = 512
+"""Most rows on which the drift is measured; an eighth of the source where that is less."""
+
+CHECKS = 20
+"""How often, spread over the run, the drift is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointReport:
+    """What joint distillation did to every exit, and to the last one in particular."""
+
+    steps: int
+    rows: int
+    """Trained on; the drift's rows are others."""
+    bn: BesideMode
+    max_drift: float
+    before: Drift
+    after: Drift
+    checks: tuple[Check, ...]
+    seconds: float
+    """Of this process; a resumed run counts from where it went on."""
+
+    def __str__(self) -> str:
+        undone = sum(check.restored for check in self.checks)
+        lines = [f"joint distillation, {self.steps:,} steps on {self.rows:,} rows, {self.bn} statistics"]
+        for when, drift in (("before", self.before), ("after", self.after)):
+            lines.append(f"  {when:6}  exits agree on " + "  ".join(f"{share:.1%}" for share in drift.agreement_e))
+        lines.append(f"  {self.after} (held out; at most {self.max_drift:.2%} may differ)")
+        lines.append(f"  {undone} of {len(self.checks)} checks found it too far and undid what led there")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def distill_jointly(
+    net: DynamicNet,
+    teacher: nn.Module | None,
+    source: Source,
+    *,
+    steps: int = 1000,
+    seed: int = 0,
+    temperature: float = 4.0,
+    lr: float = 1e-3,
+    trunk_lr: float = 1e-4,
+    batch_size: int = 64,
+    bn: BesideMode = "frozen",
+    max_drift: float = 0.02,
+    anchor: float = 1.0,
+    match: float = 0.0,
+    equilibrium: bool = True,
+    checkpoint: Path | str | None = None,
+    accelerator: str = "cpu",
+    progress: bool = True,
+) -> tuple[DynamicNet, JointReport]:
+    """A copy of ``net`` trained as a whole to answer like ``teacher`` at every exit, and how far its last exit drifted.
+
+    Loss: the sum over early exits of tau^2 KL(teacher || exit), plus ``anchor`` times the same of the last exit, plus
+    ``match`` times the features' relative squared distance from the teacher's, mean over the cuts. Adam, cosine
+    schedule. It pays to begin with exits that were distilled already (`dynext.distill`). Buffers of the trunk stay bit
+    for bit; its dropout is off. The last exit is no longer the static net: agreement with it, and any policy chosen by
+    agreement, is then about the trained net, and the report's drift comes on top.
+
+    Args:
+        teacher: the static net; ``None`` takes the net's own last exit as it is now.
+        trunk_lr: the trunk's learning rate, ``lr`` is the heads'. 0 leaves the trunk alone.
+        bn: which statistics teacher and trunk normalize by while training; `dynext.zeroshot.guide` says what the two
+            mean. Heads learn their own statistics.
+        max_drift: share of the held-out rows that the last exit may answer unlike the teacher. Looked at 20 times: a
+            state beyond it is undone, and the trunk goes on at half its rate.
+        equilibrium: balance the exits' gradients in the trunk (`logits_in_equilibrium`).
+        checkpoint: file in which an interrupted run is kept and resumed from.
+
+    Raises:
+        FitError: no early exit, figures out of range, a net that is too far from the teacher to begin with.
+        SourceError: too few rows, or rows of another shape than the net eats.
+
+    Source: Phuong & Lampert, ICCV 2019 (the last exit teaches; ours is the frozen static net, as one that moves would
+    drift with its pupils); Li et al., ICCV 2019, arXiv:1908.06294 (gradient equilibrium); Kubaty et al., ICML 2025
+    (trunk first, then jointly).
+    """
+    _check(net, source, lr, trunk_lr, max_drift)
+    rows = _Rows.of(source, seed)
+    guide = Guide.of(_reference(net, teacher, match), bn)
+    student = copy.deepcopy(net)
+    student.requires_grad_(True)
+    options = {"temperature": temperature, "trunk_lr": trunk_lr, "batch_size": batch_size, "bn": bn}
+    options |= {"max_drift": max_drift, "anchor": anchor, "match": match, "equilibrium": equilibrium}
+    trained = _Trained(student, Leash(student, guide, rows.held_out, max_drift), options)
+    trained.exits.train()  # type: ignore[attr-defined]  # a ModuleList
+    leash, every = trained.leash, max(1, steps // CHECKS)
+
+    def step(_: nn.Module, draw: Generator, done: float) -> Tensor:
+        t = round(done * steps)
+        if t and t % every == 0:
+            leash.check(t)
+        like = next(trained.parameters())
+        x = rows.draw(batch_size, draw).to(like)
+        with guide.beside(trained.staged, x) as wanted:
+            logits_e, taps = logits_in_equilibrium(trained, x, balance=equilibrium)
+        early = [distillation(logits, wanted.logits, temperature) for logits in logits_e[:-1]]
+        loss = torch.stack(early).sum() + anchor * distillation(logits_e[-1], wanted.logits, temperature)
+        return loss + match * _distance(taps, wanted.taps) if match else loss
+
+    config = FitConfig(
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        accelerator=accelerator,
+        progress=progress,
+        label="joint distillation",
+    )
+    found = fit(trained, step, config, share=lambda part: trunk_lr / lr * leash.rate if part == "staged" else 1.0)
+    if steps and leash.checks[-1].step != steps:
+        leash.check(steps)
+    student.to(next(net.parameters()).device)
+    take_flags(student, net)
+    report = JointReport(
+        steps=steps,
+        rows=len(rows.train_n),
+        bn=bn,
+        max_drift=max_drift,
+        before=leash.checks[0].drift,
+        after=drift_of(student, guide, leash.batches),
+        checks=tuple(leash.checks),
+        seconds=found.seconds,
+    )
+    return student, report
+
+
+class _Trained(DynamicNet):
+    """The student's very parts, with what a resumed run must know beside its weights."""
+
+    def __init__(self, net: DynamicNet, leash: Leash, options: dict[str, Any]) -> None:
+        super().__init__(net.staged, net.exits)
+        self.leash, self.options = leash, options
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"options": self.options, "leash": self.leash.state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        differing = {k: (state["options"].get(k), v) for k, v in self.options.items() if state["options"].get(k) != v}
+        if differing:
+            what = ", ".join(f"{k} was {was}, is {now}" for k, (was, now) in differing.items())
+            raise FitError(f"the checkpoint belongs to another run ({what}); delete it or name another file")
+        self.leash.resume(state["leash"])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """A source by index: most rows to train on, some held out."""
+
+    take: Callable[[Tensor], Tensor]
+    train_n: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def of(cls, source: Source, seed: int) -> _Rows:
+        order = torch.randperm(len(source), generator=generator(seed))
+        held_out = min(HELD_OUT, max(len(source) // 8, 1))
+        take = _by_index(source)
+        return cls(take=take, train_n=order[held_out:], held_out=take(order[:held_out]))
+
+    def draw(self, count: int, draw: Generator) -> Tensor:
+        return self.take(self.train_n[torch.randint(len(self.train_n), (max(count, 2),), generator=draw)])
+
+
+def _by_index(source: Source) -> Callable[[Tensor], Tensor]:
+    """Banks and data sets give rows by number; what can only be iterated is read into memory once."""
+    take = getattr(source, "take", None)
+    if take is not None:
+        return lambda index: take(index).x
+    x = torch.cat([batch.x for batch in source])
+    return lambda index: x[index]
+
+
+def _distance(taps: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Squared distance of the features at each cut, as a share of their squared size; mean over the cuts."""
+    pairs = zip(taps, wanted, strict=True)
+    return torch.stack(
+        [(ours - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12) for ours, theirs in pairs]
+    ).mean()
+
+
+def _reference(net: DynamicNet, teacher: nn.Module | None, match: float) -> nn.Module:
+    """Whom to follow: the net's own stages where they still are the teacher, since these show their cuts."""
+    with torch.no_grad():
+        if teacher is None or same_function(net, teacher):
+            return net.staged
+    if match:
+        raise FitError(
+            f"match={match} compares features at the cuts with the teacher's, but the net is no longer it; give 0"
+        )
+    return teacher
+
+
+def _check(net: DynamicNet, source: Source, lr: float, trunk_lr: float, max_drift: float) -> None:
+    if not len(net.exits):
+        raise FitError("the net has no early exit to train; attach some (dx.attach)")
+    if not lr > 0 or trunk_lr < 0:
+        raise FitError(f"lr={lr}, trunk_lr={trunk_lr}; the first must be positive, the second not negative")
+    if not 0 <= max_drift <= 1:
+        raise FitError(f"max_drift={max_drift}; give a share of the rows, in [0, 1]")
+    if len(source) < 4:
+        raise SourceError(
+            f"{len(source)} rows; joint distillation trains on some and holds others out, give at least 4"
+        )
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
