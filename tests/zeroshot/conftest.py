@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from dynext.core.exits import default_heads
+from dynext.core.net import DynamicNet, attach
+from dynext.graph import split
 from dynext.models import ResNet
 from dynext.seeding import generator, seeded
+from dynext.types import InputSpec
 
 
 @pytest.fixture
@@ -26,3 +30,14 @@ def teacher() -> nn.Module:
 def layer_norm_teacher() -> nn.Module:
     with seeded(0):
         return nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 8), nn.GELU(), nn.Linear(8, 4)).eval()
+
+
+@pytest.fixture
+def student(teacher: nn.Module) -> DynamicNet:
+    """The teacher's trunk with two exits that know nothing yet."""
+    return attach(split(teacher, torch.zeros(1, 3, 8, 8), ["layer1", "layer2"]), default_heads(4, hidden=8))
+
+
+@pytest.fixture
+def spec() -> InputSpec:
+    return InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import synthesis as slow
 from torch import nn
 from torch.testing import assert_close
 
+from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.inversion import Inversion, balanced_targets, invert, total_variation
+from dynext.zeroshot.inversion import Inversion, balanced_targets, inversion, invert, total_variation
 from dynext.zeroshot.procedural import leaves
 from dynext.zeroshot.statistics import bn_distance
+from dynext.zeroshot.terms import competition
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 STILL = Inversion(jitter=0, flip=False)
@@ -96,3 +99,58 @@ def test_total_variation_is_the_mean_step_down_and_across() -> None:
 def test_nonsense_is_refused(changes: dict) -> None:
     with pytest.raises(SourceError, match="give"):
         Inversion(**changes)
+
+
+def disagreement(teacher: nn.Module, student: DynamicNet, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float(competition(student.all_exits(x)[:, :-1], teacher(x)).mean())
+
+
+def test_rows_move_to_where_exits_disagree(teacher: nn.Module, student: DynamicNet) -> None:
+    config = replace(STILL, iterations=30, ce=0.0, compete=5.0)
+    alone = invert(teacher, start(), SPEC, generator(1), config)
+    against = invert(teacher, start(), SPEC, generator(1), config, against=student)
+    assert disagreement(teacher, student, against) > 1.2 * disagreement(teacher, student, alone)
+    nothing = invert(teacher, start(), SPEC, generator(1), replace(config, compete=0.0), against=student)
+    assert_close(nothing, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_the_loss_is_the_published_sum(teacher: nn.Module, student: DynamicNet, monkeypatch) -> None:
+    weight = {"bn": 0.7, "ce": 0.3, "tv": 0.2, "l2": 0.1, "compete": 0.9}
+    asked: list[float] = []
+    descent = torch.autograd.grad
+
+    def spy(loss: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        asked.append(loss.item())
+        return descent(loss, x)
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    invert(teacher, start(), SPEC, generator(1), replace(STILL, iterations=1, **weight), against=student)
+    with torch.no_grad():
+        answer, exits = teacher(start()), student.all_exits(start())[:, :-1]
+        distance = bn_distance(teacher, start()).item()
+    target = balanced_targets(answer)
+    numbers = [t.double().numpy() for t in (answer, target, start(), exits)]
+    wanted = slow.inversion_loss(distance, numbers[0], target.numpy(), *numbers[2:], weight)
+    assert asked == [pytest.approx(wanted, rel=1e-4)]
+
+
+def test_the_student_stays_as_it_is(teacher: nn.Module, student: DynamicNet) -> None:
+    student.train()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    invert(teacher, start(8), SPEC, generator(1), Inversion(iterations=2), against=student)
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
+    assert all(module.training for module in student.modules())
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_starts_other_than_fitted(teacher: nn.Module) -> None:
+    still = Inversion(iterations=0)
+    found = inversion(teacher, SPEC, 0, start="leaves", settings=still).rows(8, generator(5))
+    assert_close(found, SPEC.normalize(leaves(8, SPEC.shape, generator(5))))
+    noise = inversion(teacher, SPEC, 0, start="noise", settings=still).rows(64, generator(5))
+    assert abs(float(noise.mean())) < 0.05
+    with pytest.raises(SourceError, match="start='leafs'; give one of fitted, objects, leaves, noise"):
+        inversion(teacher, SPEC, 0, start="leafs")  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="no dynamic net"):
+        inversion(teacher, SPEC, 0, start="leaves", against=teacher)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Rows from a teacher alone: no data comes in, no file is opened, the same seed gives the same rows, killed or not."""
 
 import inspect
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,34 @@ from torch import nn
 import dynext.zeroshot.synthesize as subject
 from dynext.errors import SourceError
 from dynext.models import ResNet
+from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.game import Training
+from dynext.zeroshot.impressions import Impressions
 from dynext.zeroshot.inversion import Inversion
 from dynext.zeroshot.looks import OBJECTS
 from dynext.zeroshot.synthesize import METHODS, fingerprint, synthesize
 
-QUICK = {"fitted": {"candidates": 8}, "inversion": {"candidates": 8, "settings": Inversion(iterations=2)}}
+QUICK = {
+    "fitted": {"candidates": 8},
+    "inversion": {"candidates": 8, "settings": Inversion(iterations=2)},
+    "impressions": {"start": "leaves", "settings": Impressions(iterations=2)},
+    "generator": {"settings": Training(steps=2, batch_size=4, width=4, latent=8, ages=2)},
+    "patches": {"image": torch.rand(3, 450, 500, generator=generator(0))},
+    "mixture": {"methods": ("leaves", "objects")},
+}
 opened: list[str] | None = None
 
 
 def watch(event: str, arguments: tuple) -> None:
-    if event == "open" and opened is not None:
+    if event == "open" and opened is not None and not is_plugin_search(str(arguments[0])):
         opened.append(str(arguments[0]))
+
+
+def is_plugin_search(name: str) -> bool:
+    """Training's loop (Fabric) asks every installed package whether it brings plug-ins: no data is among those."""
+    return Path(name).name == "entry_points.txt" or (name in sys.path and name.endswith(".zip"))
 
 
 sys.addaudithook(watch)  # cannot be taken back; it listens only while `opened` is a list
@@ -42,15 +58,18 @@ def everything(bank: Bank) -> torch.Tensor:
 def test_there_is_no_data_parameter() -> None:
     parameters = list(inspect.signature(synthesize).parameters)
     assert parameters == ["teacher", "shape", "n", "seed", "method", "spec", "folder", "progress", "options"]
-    assert len(METHODS) >= 6
+    assert len(METHODS) >= 10
+    options = {"look", "looks", "candidates", "settings", "start", "against", "methods", "shares", "parts"}
     for name, method in METHODS.items():
         known = set(inspect.signature(method).parameters)
-        assert known <= {"teacher", "spec", "seed", "look", "looks", "candidates", "settings"}, name
+        # One image is all that `patches` ever sees, and it is no training row: its user brings it along.
+        allowed = options | {"image"} if name == "patches" else options
+        assert {"teacher", "spec", "seed"} <= known <= {"teacher", "spec", "seed"} | allowed, name
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_file_is_opened_but_the_banks_own(teacher: nn.Module, tmp_path: Path, method: str, monkeypatch) -> None:
-    make(teacher, 4, method)  # whatever is imported late is imported now
+    make(teacher, 4, method, folder=tmp_path / "first")  # whatever is imported late is imported now
     found: list[str] = []
     monkeypatch.setattr(sys.modules[__name__], "opened", found)
     in_memory = make(teacher, 20, method)
@@ -85,7 +104,7 @@ def test_chunks_do_not_depend_on_each_other(teacher: nn.Module) -> None:
     assert not torch.equal(long[256:512], short)
 
 
-@pytest.mark.parametrize("method", ["leaves", "fitted"])
+@pytest.mark.parametrize("method", ["leaves", "fitted", "patches", "mixture"])
 def test_killed_synthesis_goes_on_to_the_same_bytes(teacher, tmp_path: Path, method: str, monkeypatch) -> None:
     whole = make(teacher, 600, method, folder=tmp_path / "whole")
     write, written = subject.write_shard, []
@@ -145,13 +164,24 @@ def test_teacher_without_batch_norm(layer_norm_teacher: nn.Module, method: str) 
     assert torch.isfinite(everything(make(layer_norm_teacher, 6, method))).all()
 
 
-def test_teacher_with_two_classes_and_one_with_a_dead_class() -> None:
-    two = ResNet(8, num_classes=2, width=4).eval()
-    dead = ResNet(8, num_classes=3, width=4).eval()
-    with torch.no_grad():
-        dead.linear.bias[1] = -1e4
-    for net in (two, dead):
-        assert torch.isfinite(everything(make(net, 6, "inversion"))).all()
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["two classes", "a dead class"])
+def test_teacher_with_two_classes_and_one_with_a_dead_class(method: str, kind: str) -> None:
+    net = ResNet(8, num_classes=2 if kind == "two classes" else 3, width=4).eval()
+    if kind == "a dead class":
+        with torch.no_grad():
+            net.linear.weight[1] = 0
+            net.linear.bias[1] = -1e4
+    rows = everything(make(net, 6, method))
+    assert torch.isfinite(rows).all()
+    assert float(rows.std()) > 0.02
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_bank_tells_is_json_and_reads_back(teacher: nn.Module, tmp_path: Path, method: str) -> None:
+    bank = make(teacher, 4, method, folder=tmp_path / "bank")
+    assert Bank.open(tmp_path / "bank").provenance.options == json.loads(json.dumps(bank.provenance.options))
+    assert len(json.dumps(bank.provenance.options)) < 2000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""The generator learns what it is paid for, plays against exits without touching them, and survives a kill."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+import dynext.zeroshot.game as subject
+from dynext.core.net import DynamicNet
+from dynext.errors import SourceError
+from dynext.seeding import generator as draw_of
+from dynext.seeding import seeded
+from dynext.types import InputSpec
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.game import Game, Training, trained
+from dynext.zeroshot.generator import generator
+from dynext.zeroshot.maker import Work
+from dynext.zeroshot.painter import EDGE, Painter, grids
+from dynext.zeroshot.starts import starts
+from dynext.zeroshot.statistics import bn_distance
+from dynext.zeroshot.synthesize import synthesize
+
+TINY = Training(steps=4, batch_size=8, width=4, latent=8, ages=2)
+QUIET = Work(progress=False)
+
+
+def made(teacher: nn.Module, spec: InputSpec, settings: Training, n: int = 64, **options) -> torch.Tensor:
+    maker = generator(teacher, spec, 0, settings=settings, **options).prepare(QUIET)
+    return maker.rows(n, draw_of(1))
+
+
+def played(teacher: nn.Module, spec: InputSpec, settings: Training, against: DynamicNet | None = None) -> Game:
+    return trained(teacher, spec, 0, settings, against=against, pool=None, work=QUIET)
+
+
+@pytest.mark.parametrize("term", ["bn", "ce"])
+def test_statistics_and_classes_come_nearer_with_training(teacher: nn.Module, spec: InputSpec, term: str) -> None:
+    alone = {"bn": 0.0, "ce": 0.0, term: 1.0}
+    settings = Training(steps=40, batch_size=32, width=8, latent=8, ages=1, lr=1e-2, **alone)
+    fresh, grown = (played(teacher, spec, replace(settings, steps=steps)) for steps in (1, 40))
+    z, wanted = torch.randn(64, 8, generator=draw_of(2)), torch.arange(64) % 4
+    losses = []
+    for game in (fresh, grown):
+        with torch.no_grad():
+            x = spec.normalize(game.painter(z, wanted))
+            losses.append(float(bn_distance(teacher, x) if term == "bn" else F.cross_entropy(teacher(x), wanted)))
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_classes_are_asked_for_evenly_and_ages_are_mixed(teacher: nn.Module, spec: InputSpec) -> None:
+    asked: list[torch.Tensor] = []
+    forward = Painter.forward
+
+    class Spy(Painter):
+        def forward(self, z_bd, class_b, start=None):
+            asked.append(class_b)
+            return forward(self, z_bd, class_b, start)
+
+    maker = generator(teacher, spec, 0, settings=TINY).prepare(QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Painter, "forward", Spy.forward)
+        maker.rows(20, draw_of(0))
+        maker.rows(2, draw_of(0))
+        maker.rows(2, draw_of(1))
+    assert [len(classes) for classes in asked[:2]] == [10, 10]
+    assert torch.cat(asked[:2]).bincount().tolist() == [5] * 4
+    assert len({tuple(torch.cat(asked[i : i + 2]).tolist()) for i in (2, 4)}) == 2
+
+
+def test_younger_selves_are_kept_on_the_way(teacher: nn.Module, spec: InputSpec) -> None:
+    assert Training(steps=300, ages=3).kept_at() == [150, 200]
+    assert Training(ages=1).kept_at() == []
+    game = played(teacher, spec, replace(TINY, steps=9, ages=3))
+    weights = [painter.fill.weight for painter in (*game.ages, game.painter)]
+    assert len({float(w.detach().sum()) for w in weights}) == 3
+    # An age is what an unbroken schedule had at that step: the first steps of the game do not depend on ages.
+    assert torch.equal(weights[-1], played(teacher, spec, replace(TINY, steps=9, ages=1)).painter.fill.weight)
+
+
+def test_the_game_is_played_against_exits_that_learn(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    alone = played(teacher, spec, TINY)
+    chasing = played(teacher, spec, TINY, student)
+    still = played(teacher, spec, replace(TINY, chase=False), student)
+    unpaid = played(teacher, spec, replace(TINY, chase=False, adv=0.0), student)
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in student.parameters())
+    kept = [exit.classifier.weight for exit in student.exits]
+    assert all(torch.equal(e.classifier.weight, k) for e, k in zip(still.exits, kept, strict=True))
+    assert not any(torch.equal(e.classifier.weight, k) for e, k in zip(chasing.exits, kept, strict=True))
+    paint = [game.painter.fill.weight for game in (alone, unpaid, still, chasing)]
+    assert_close(paint[1], paint[0], rtol=1e-3, atol=1e-4)
+    assert (paint[2] - paint[0]).abs().max() > 1e-3
+    assert not torch.equal(paint[3], paint[2])
+
+
+def test_exits_get_no_gradient_from_the_painter_nor_the_painter_from_their_learning(
+    teacher: nn.Module, student: DynamicNet, spec: InputSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_learning = replace(TINY, bn=0.0, ce=0.0, adv=0.0, ages=1, lr=1e-2)
+    with seeded(0):
+        fresh = Painter(spec.shape, 4, latent=8, width=4)
+    game = played(teacher, spec, only_learning, student)
+    assert torch.equal(game.painter.fill.weight, fresh.fill.weight)
+    monkeypatch.setattr(subject, "distillation", lambda early, answer, temperature: early.sum() * 0)
+    game = played(teacher, spec, replace(TINY, ages=1), student)
+    kept = [exit.classifier.weight for exit in student.exits]
+    assert all(torch.equal(e.classifier.weight, k) for e, k in zip(game.exits, kept, strict=True))
+
+
+def test_diversity_is_paid_for(teacher: nn.Module, spec: InputSpec) -> None:
+    quick = Training(steps=30, batch_size=16, width=4, latent=8, ages=1, lr=1e-2, bn=0.0)
+    plain, diverse = (made(teacher, spec, replace(quick, diversity=d)) for d in (0.0, 5.0))
+    assert float(diverse.std(0).mean()) > 1.2 * float(plain.std(0).mean())
+    assert torch.isfinite(made(teacher, spec, replace(TINY, batch_size=7, diversity=1.0))).all()
+
+
+def test_a_warm_generator_starts_at_rows_that_fit() -> None:
+    with seeded(0):
+        painter = Painter((1, 9, 14), 3, latent=8, width=4, warm=True).eval()
+    start = torch.rand(5, 1, 9, 14, generator=draw_of(0))
+    painted = painter(torch.randn(5, 8, generator=draw_of(1)), torch.arange(5) % 3, start)
+    assert_close(painted, start.clamp(EDGE, 1 - EDGE))
+
+
+def test_warm_rows_are_changes_of_fitted_ones(teacher: nn.Module, spec: InputSpec) -> None:
+    settings = replace(TINY, lr=1e-5, ages=1)
+    warm = generator(teacher, spec, 0, start="fitted", candidates=8, settings=settings).prepare(QUIET)
+    first = starts(teacher, spec, 0, "fitted", candidates=8)
+    assert warm.notes == first.notes
+    pixels = spec.pixels(first.rows(16, draw_of(5))).clamp(EDGE, 1 - EDGE)
+    assert_close(warm.rows(16, draw_of(5)), spec.normalize(pixels), rtol=0, atol=0.01)
+    changed = generator(teacher, spec, 0, start="fitted", candidates=8, settings=TINY).prepare(QUIET)
+    assert (changed.rows(16, draw_of(5)) - spec.normalize(pixels)).abs().max() > 0.02
+    with pytest.raises(SourceError, match="start='objects'; give noise or fitted"):
+        generator(teacher, spec, 0, start="objects")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 14), (3, 3), (64, 48), (224, 224)])
+def test_any_size(size: tuple[int, int]) -> None:
+    assert grids(size)[-1] == size
+    assert max(grids(size)[0]) <= 16
+    with seeded(0):
+        painter = Painter((3, *size), 5, latent=4, width=2).eval()
+    painted = painter(torch.zeros(2, 4), torch.tensor([0, 4]))
+    assert painted.shape == (2, 3, *size)
+    assert bool((painted >= 0).all() and (painted <= 1).all())
+
+
+def test_a_killed_training_goes_on_to_the_same_rows(
+    teacher: nn.Module, student: DynamicNet, spec: InputSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(folder: Path) -> Bank:
+        options = {"settings": replace(TINY, steps=6, ages=3), "against": student}
+        return synthesize(
+            teacher,
+            shape=spec.shape,
+            n=8,
+            seed=0,
+            method="generator",
+            spec=spec,
+            folder=folder,
+            progress=False,
+            **options,
+        )
+
+    whole = make(tmp_path / "whole")
+    keep_age, steps = Game.keep_age, []
+    monkeypatch.setattr(subject, "CHECKPOINT_SECONDS", 0.0)
+
+    def dying(game: Game, settings: Training, done: float) -> None:
+        steps.append(done)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        keep_age(game, settings, done)
+
+    monkeypatch.setattr(Game, "keep_age", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "killed")
+    assert (tmp_path / "killed" / ".generator.ckpt").exists()
+    resumed = make(tmp_path / "killed")
+    assert len(steps) == 5 + 2, "the steps before the kill were taken again"
+    for folder in ("whole", "killed"):
+        assert not list((tmp_path / folder).glob(".*")), "what a finished bank does not need is gone"
+    assert torch.equal(resumed.shards[0], whole.shards[0])
+    again = make(tmp_path / "killed")
+    assert len(steps) == 7, "a finished bank was trained for again"
+    assert again.provenance == resumed.provenance
+
+
+def test_precision_follows_the_teacher(teacher: nn.Module, spec: InputSpec) -> None:
+    found = made(teacher.double(), spec, TINY, 4)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+
+
+def test_the_checkpoint_of_another_student_is_not_gone_on_with(
+    teacher: nn.Module, student: DynamicNet, spec: InputSpec, tmp_path: Path
+) -> None:
+    def make(net: DynamicNet | None) -> Bank:
+        return synthesize(
+            teacher, shape=spec.shape, n=4, seed=0, method="generator", spec=spec, folder=tmp_path / "bank",
+            progress=False, settings=TINY, against=net,
+        )  # fmt: skip
+
+    told = make(student).provenance.options["against"]
+    assert told.startswith("DynamicNet ")
+    with torch.no_grad():
+        student.exits[0].classifier.bias += 1
+    with pytest.raises(SourceError, match=f"options was .*{told}"):
+        make(student)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"batch_size": 1}, {"lr": 0.0}, {"ages": 0}, {"steps": 2, "ages": 3}]
+)
+def test_nonsense_is_refused(changes: dict) -> None:
+    with pytest.raises(SourceError, match="give"):
+        Training(**changes)
