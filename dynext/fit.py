@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
@@ -97,6 +96,8 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
     Raises:
         FitError: nothing to train, a loss that is not finite, or a checkpoint of another run.
     """
+    from lightning_fabric import Fabric  # brings torchmetrics along: twice as long as torch itself
+
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise FitError("no parameter of the module requires a gradient; nothing would be trained")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +17,8 @@ def lower_bound(successes: ArrayLike, trials: ArrayLike, delta: float) -> Floats
     >>> lower_bound(100, 100, 0.05).round(3).item()
     0.97
     """
+    from scipy.special import betaincinv  # slow to import
+
     hit, n = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
     bound = betaincinv(np.maximum(hit, 1), np.maximum(n - hit + 1, 1), delta)
     return np.where(hit > 0, bound, 0.0)

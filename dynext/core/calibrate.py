@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dynext.core.table import ExitTable
 from dynext.errors import PolicyError
@@ -125,6 +124,8 @@ def ece(table: ExitTable, exit: int, temperature: float) -> float:
 
     Source: Naeini et al., AAAI 2015; computed by torchmetrics. NaN when no row is finite.
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error  # slow to import
+
     logits_nk, target_n = _finite_rows(table, exit)
     if not len(target_n):
         return math.nan

@@ -8,12 +8,9 @@ from __future__ import annotations
 import base64
 import io
 import math
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +20,11 @@ from dynext.core.report import Report
 from dynext.core.sweep import front
 from dynext.core.table import ExitTable
 from dynext.errors import SourceError
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn: `import dynext` should not wait for it
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GRAY = "#3b7ddd", "#e8710a", "#2a9d63", "#8a8f98"
 _INK = "#010203"  # stands for the text color of the page until the SVG is written
@@ -45,8 +47,8 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     ax.plot(1 - report.saved, _right(report), "*", color=ORANGE, markersize=16, label="this policy")
     ax.set_xlabel("MACs per row, share of the static net's")
     ax.set_ylabel(report.measure)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    _in_percent(ax.xaxis, decimals=0)
+    _in_percent(ax.yaxis)
     ax.set_xlim(left=0)
     ax.legend(loc="lower right", frameon=False, labelcolor=_INK, fontsize=9)
     return _svg(fig, f"{report.measure} against MACs")
@@ -77,7 +79,7 @@ def histogram_svg(report: Report) -> str:
         ax.tick_params(axis="x", labelrotation=35)
     ax.set_ylabel("share of rows")
     ax.set_ylim(0, max(line.leaving for line in report.exits) * 1.15)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _in_percent(ax.yaxis, decimals=0)
     return _svg(fig, "share of the rows that leave at each exit")
 
 
@@ -134,6 +136,9 @@ def sheet_png(pixels: Tensor, *, columns: int = 12, limit: int = 60) -> str:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     fig = Figure(figsize=(width, height), layout="constrained")
     ax = fig.subplots()
     ax.grid(color=GRAY, alpha=0.25, linewidth=0.7)
@@ -147,8 +152,16 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return fig, ax
 
 
+def _in_percent(axis: Axis, decimals: int | None = None) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=decimals))
+
+
 def _svg(fig: Figure, described: str) -> str:
     """SVG for inlining: text stays text, the ink is the page's own color, the same picture gives the same bytes."""
+    import matplotlib as mpl
+
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": described}):
         fig.savefig(
