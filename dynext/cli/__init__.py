@@ -14,6 +14,7 @@ from dynext.cli.export import export
 from dynext.cli.inspect import inspect
 from dynext.cli.predict import predict
 from dynext.cli.report import report
+from dynext.cli.synthesize import synthesize
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -37,5 +38,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, inspect, convert, evaluate, predict, bench, export, report):
+for command in (demo, inspect, convert, evaluate, predict, bench, export, report, synthesize):
     main.add_command(command)
