@@ -86,14 +86,15 @@ def test_the_line_is_quoted():
         split(model, x)
 
 
-def test_a_small_module_that_decides_is_kept_whole_and_goes_on_deciding():
+@pytest.mark.parametrize("decide", [lambda x: x.shape[0] == 1, lambda x: x.shape[2] == 9])
+def test_a_small_module_that_decides_is_kept_whole_and_goes_on_deciding(decide):
     class Small(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.act = nn.ReLU()
 
         def forward(self, x: Tensor) -> Tensor:
-            return x * 3 if x.shape[0] == 1 else self.act(x)
+            return x * 3 if decide(x) else self.act(x)
 
     model, x = build(lambda: Decides(lambda net, x: net.small(x).shape[1] == 8))
     model.small, model.second = Small(), nn.Sequential(model.second, Small())
