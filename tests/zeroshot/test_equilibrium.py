@@ -10,10 +10,13 @@ from dynext.core.net import DynamicNet, attach
 from dynext.graph import split
 from dynext.zeroshot.equilibrium import logits_in_equilibrium, rescale_gradient
 
+CUTS = {"unet_like": ["stem", "down1", "middle"]}
+"""Where skip connections cross."""
+
 
 def dynamic(name: str) -> tuple[DynamicNet, torch.Tensor]:
     model, example = NETS[name]()
-    net = attach(split(model, example), default_heads(10, hidden=8)).double()
+    net = attach(split(model, example, CUTS.get(name)), default_heads(10, hidden=8)).double()
     return net, torch.randn(6, *example.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
