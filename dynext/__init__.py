@@ -21,7 +21,7 @@ from dynext.core.calibrate import Calibration, calibrate
 from dynext.core.collect import collect
 from dynext.core.confidence import CONFIDENCES, confidence
 from dynext.core.cost import CostTable, measure
-from dynext.core.exits import Exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.exits import Exit, attention_heads, conv_heads, default_heads, pooled_heads, token_heads
 from dynext.core.export import export
 from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet, attach
@@ -48,8 +48,13 @@ from dynext.seeding import seeded
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
-from dynext.zeroshot.distill import Features, cache_features, distill
+from dynext.zeroshot.distill import distill
+from dynext.zeroshot.features import Features, cache_features
+from dynext.zeroshot.joint import JointReport, distill_jointly
+from dynext.zeroshot.quality import BankQuality, quality
+from dynext.zeroshot.rounds import in_rounds
 from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.trust import Shift, bn_distance_of, shift
 
 __version__ = "0.1.0"
 
@@ -58,6 +63,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "Bank",
+    "BankQuality",
     "Batch",
     "Calibration",
     "Conversion",
@@ -71,6 +77,7 @@ __all__ = [
     "FitError",
     "FitResult",
     "InputSpec",
+    "JointReport",
     "ModelError",
     "Opened",
     "Outcome",
@@ -78,6 +85,7 @@ __all__ = [
     "PolicyError",
     "Prediction",
     "Report",
+    "Shift",
     "Source",
     "SourceError",
     "SplitError",
@@ -85,7 +93,9 @@ __all__ = [
     "StagedNet",
     "Timing",
     "attach",
+    "attention_heads",
     "batch_statistics",
+    "bn_distance_of",
     "cache_features",
     "calibrate",
     "choose",
@@ -96,8 +106,10 @@ __all__ = [
     "data",
     "default_heads",
     "distill",
+    "distill_jointly",
     "export",
     "fit",
+    "in_rounds",
     "load",
     "losses",
     "measure",
@@ -105,10 +117,12 @@ __all__ = [
     "open_model",
     "oracle",
     "pooled_heads",
+    "quality",
     "recipe_cli",
     "report",
     "save",
     "seeded",
+    "shift",
     "side_by_side",
     "simulate",
     "split",

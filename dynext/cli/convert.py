@@ -48,6 +48,7 @@ TIMED_ROWS = 512
 )
 @click.option("--rows", type=click.IntRange(min=1), default=8192, show_default=True, help="Rows to synthesize.")
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Distillation steps.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Plan rows and steps to take so long.")
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
 @click.option("--distill-on-calibration", is_flag=True, help="Distil on those images as well: saves far more.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01, a point]")
@@ -62,6 +63,7 @@ def convert(
     method: str,
     rows: int,
     steps: int,
+    minutes: float | None,
     calibrate: str | None,
     distill_on_calibration: bool,
     max_drop: float | None,
@@ -84,7 +86,8 @@ def convert(
         click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)
     seen = None if calibrate is None else unlabelled_rows(calibrate, opened.spec)
     asked = {
-        "model": model, "after": after, "method": method, "rows": rows, "steps": steps, "calibrate": calibrate,
+        "model": model, "after": after, "method": method, "rows": rows, "steps": steps, "minutes": minutes,
+        "calibrate": calibrate,
         "distill_on_calibration": distill_on_calibration, "seed": seed,
     }  # fmt: skip
     teacher = opened.model.to(device)
@@ -95,6 +98,7 @@ def convert(
         method=method,
         n=rows,
         steps=steps,
+        minutes=minutes,
         calibrate=seen,
         distill_on_calibration=distill_on_calibration,
         max_drop=max_drop,

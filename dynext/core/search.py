@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from torch import Tensor
@@ -15,11 +15,10 @@ from torch import Tensor
 from dynext.core.calibrate import Calibration
 from dynext.core.confidence import check_measure
 from dynext.core.policy import Policy
-from dynext.core.sweep import Floats, Risk, Sweep, Sweeper, exit_sets, threshold_grid
+from dynext.core.sweep import Risk, Sweeper, exit_sets, threshold_grid
 from dynext.core.table import ExitTable
+from dynext.core.verdict import Judge, Rule, Verdict, cautious_path, static_net
 from dynext.errors import PolicyError
-
-Rule = Literal["safe", "plain"]
 
 DEFAULT_MAX_DROP = 0.01
 
@@ -50,7 +49,7 @@ def choose(
             With a budget: the same, and the note says if the budget is not met.
         temperature: of each exit, or a calibration; 1 without it.
         confidence: one of `CONFIDENCES`.
-        rule: ``"safe"`` judges by confidence bounds, and takes a threshold only if every stricter one passes too;
+        rule: ``"safe"`` judges by confidence bounds, and takes a policy only if every more cautious one passes too;
             ``"plain"`` judges by what was observed, which on few rows promises too much.
         delta: how often the safe rule may be wrong.
         min_support: with the safe rule, the least rows that must leave at every exit that is on.
@@ -58,10 +57,15 @@ def choose(
             probabilities say is lost (too much, if it is overconfident as most nets are; too little, if it is
             underconfident); ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
 
-    Source: going down the thresholds under an upper confidence bound, as in Bates et al., J. ACM 2021,
-    arXiv:2101.02703, and Jazbec et al., NeurIPS 2024, arXiv:2405.20915. Ours bounds by Clopper-Pearson, and picks
-    among sets of exits as well: each bound gets delta divided by the number of early exits. Sets share most of their
-    rows, so that this suffices where dividing by the number of sets would be rigorous but wasteful.
+    The safe rule within a loss: all thresholds of all sets of exits, ordered by how many wrong answers the exits' own
+    probabilities expect, those that cost more than an earlier one left out. Down this path each policy is tested at
+    ``delta``; the last before the first failure is taken. The path comes from confidences and costs alone, not from
+    who was right, so that testing in its order needs no correction for the many policies.
+
+    Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052, down a cost-risk front,
+    Laufer-Goldshtein et al., ICLR 2023, arXiv:2210.07913 (there drawn on other rows; ours by expected errors). For
+    exits: Jazbec et al., NeurIPS 2024, arXiv:2405.20915. Bounds are Clopper-Pearson's. Temperatures that were fitted
+    on the same rows bend the path a little towards them.
 
     Raises:
         PolicyError: tables that do not belong together, figures out of range, or a budget that no policy meets.
@@ -73,31 +77,16 @@ def choose(
         max_drop = DEFAULT_MAX_DROP
     grid_t = threshold_grid(tables, confidence, temperature_e)
     num_early = tables[0].num_exits - 1
-    judge = _Judge(rule=rule, delta=delta / max(num_early, 1), min_support=min_support)
+    judge = Judge(rule=rule, delta=delta, min_support=min_support)
     sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in tables]
     verdicts = [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in exit_sets(num_early)]
-    static = _static(sweepers, judge)
+    static = static_net(sweepers, judge)
     if max_drop is not None:
         picked = _cheapest(verdicts, static, max_drop, judge)
     elif budget is not None:
         picked = _best(verdicts, static, budget)
     note = _note(tables, judge, risk, picked, verdicts, budget, max_drop)
     return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Verdict:
-    """One set of exits over all tables, per threshold: worst case of what is lost, mean of what is paid."""
-
-    on: tuple[int, ...]
-    cost_t: Floats
-    drop_t: Floats
-    """Observed."""
-    risk_t: Floats
-    """What is held against ``max_drop``: the bound on the drop, or the observed one (plain rule)."""
-    score_t: Floats
-    """What a budget is spent on: right answers, by their lower bound or observed."""
-    supported_t: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,50 +100,7 @@ class _Pick:
     risk: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judge:
-    rule: Rule
-    delta: float
-    """Of a single bound."""
-    min_support: int
-
-    @property
-    def safe(self) -> bool:
-        return self.rule == "safe"
-
-    def verdict(self, on: tuple[int, ...], sweeps: Sequence[Sweep]) -> _Verdict:
-        least = self.min_support if self.safe else 0
-        return _Verdict(
-            on=on,
-            cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
-            drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
-            risk_t=np.max([s.drop_bound_t(self.delta) if self.safe else s.drop_t() for s in sweeps], axis=0),
-            score_t=np.min([s.right_bound_t(self.delta) if self.safe else s.right_t / s.rows for s in sweeps], axis=0),
-            supported_t=np.min([s.support_t for s in sweeps], axis=0) >= least,
-        )
-
-    def allowed_t(self, verdict: _Verdict, max_drop: float) -> np.ndarray:
-        """Which thresholds may be taken: under the safe rule only down to the first that fails."""
-        fails_t = verdict.risk_t > max_drop
-        if self.safe:
-            fails_t = np.logical_or.accumulate((fails_t & verdict.supported_t)[::-1])[::-1]
-        return np.asarray(verdict.supported_t & ~fails_t)
-
-
-def _static(sweepers: Sequence[Sweeper], judge: _Judge) -> _Verdict:
-    """The static net, judged like the others."""
-    verdict = judge.verdict((), [sweeper.sweep(()) for sweeper in sweepers])
-    return _Verdict(
-        on=(),
-        cost_t=verdict.cost_t,
-        drop_t=verdict.drop_t,
-        risk_t=np.zeros_like(verdict.risk_t),
-        score_t=verdict.score_t,
-        supported_t=np.ones_like(verdict.supported_t),
-    )
-
-
-def _pick(verdict: _Verdict, t: int) -> _Pick:
+def _pick(verdict: Verdict, t: int) -> _Pick:
     return _Pick(
         on=verdict.on,
         t=t,
@@ -164,18 +110,24 @@ def _pick(verdict: _Verdict, t: int) -> _Pick:
     )
 
 
-def _cheapest(verdicts: Sequence[_Verdict], static: _Verdict, max_drop: float, judge: _Judge) -> _Pick:
+def _cheapest(verdicts: Sequence[Verdict], static: Verdict, max_drop: float, judge: Judge) -> _Pick:
     """The cheapest of what may be taken, the static net always among it; equal costs go to the lower risk."""
     picks = [_pick(static, 0)]
-    for verdict in verdicts:
-        allowed = np.flatnonzero(judge.allowed_t(verdict, max_drop))
-        if len(allowed):
-            order = np.lexsort((verdict.risk_t[allowed], verdict.cost_t[allowed]))
-            picks.append(_pick(verdict, int(allowed[order[0]])))
+    if judge.safe:
+        for verdict, t in cautious_path(verdicts):
+            if verdict.risk_t[t] > max_drop:
+                break
+            picks.append(_pick(verdict, t))
+    else:
+        for verdict in verdicts:
+            allowed = np.flatnonzero(verdict.risk_t <= max_drop)
+            if len(allowed):
+                order = np.lexsort((verdict.risk_t[allowed], verdict.cost_t[allowed]))
+                picks.append(_pick(verdict, int(allowed[order[0]])))
     return min(picks, key=lambda pick: (pick.cost, pick.risk))
 
 
-def _best(verdicts: Sequence[_Verdict], static: _Verdict, budget: float) -> _Pick:
+def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float) -> _Pick:
     """The best score within the budget; equal scores go to the cheaper, so that cost is monotone in the budget."""
     best: tuple[float, float, _Pick] | None = None
     cheapest = 1.0
@@ -213,10 +165,10 @@ def _policy(
 
 def _note(
     tables: Sequence[ExitTable],
-    judge: _Judge,
+    judge: Judge,
     risk: Risk,
     picked: _Pick,
-    verdicts: Sequence[_Verdict],
+    verdicts: Sequence[Verdict],
     budget: float | None,
     max_drop: float | None,
 ) -> str:
@@ -225,7 +177,7 @@ def _note(
     rows = " and ".join(f"{table.rows} (n={len(table)})" for table in tables)
     how = f"chosen by {basis} on {rows}, basis {tables[0].basis}, rule {judge.rule}"
     if judge.safe:
-        how += f" (Clopper-Pearson, delta {judge.delta:g} a bound, {judge.min_support} rows or more leave at each exit)"
+        how += f" (Clopper-Pearson, delta {judge.delta:g}, {judge.min_support} rows or more leave at each exit)"
     asked = [f"budget {budget:.3g} of the static MACs"] if budget is not None else []
     asked += [f"at most {max_drop:.2%} lost"] if max_drop is not None else []
     how += f", asked for {' and '.join(asked)}"
@@ -241,7 +193,7 @@ def _note(
     return f"{result}. {how[0].upper()}{how[1:]}."
 
 
-def _why_static(verdicts: Sequence[_Verdict], judge: _Judge, max_drop: float | None) -> str:
+def _why_static(verdicts: Sequence[Verdict], judge: Judge, max_drop: float | None) -> str:
     if max_drop is None:
         return "the static net is the best within the budget"
     saving = [(verdict.supported_t & (verdict.cost_t < 1), verdict.risk_t) for verdict in verdicts]

@@ -52,6 +52,8 @@ class Sweep:
     """Mean weight of all rows that these exits would get wrong, whether they leave or not."""
     usual_square: float
     """Mean square of it."""
+    doubt_t: Floats
+    """Expected share of the rows that leave with a wrong answer, by their own probabilities."""
     rows: int
 
     def drop_t(self) -> Floats:
@@ -98,6 +100,8 @@ class Sweeper:
         self.gained_ne = (~full_n & right_ne).numpy()
         self.weight_ne = weight_ne.double().numpy() * self.lost_ne
         self.right_ne = table.right_ne.numpy()
+        sure_ne = confidences(table.logits_nek, "max_probability", temperature_e)
+        self.doubt_ne = 1 - sure_ne.nan_to_num(0.0).double().numpy()
         self._bin_ne = None if measure == "patience" else self._bins(None)
 
     def _bins(self, enabled_e: Sequence[bool] | None) -> NDArray[np.int64]:
@@ -114,7 +118,7 @@ class Sweeper:
         macs_e = table.macs_e(enabled_e)
         size = len(self.grid_t)
         cost_t, support_t = np.zeros(size), np.full(size, float(n))
-        lost_t, gained_t, weight_t, square_t, right_t = (np.zeros(size) for _ in range(5))
+        lost_t, gained_t, weight_t, square_t, right_t, doubt_t = (np.zeros(size) for _ in range(6))
         before_n = np.zeros(n, np.int64)
         for e in [*on, last]:
             # a row leaves here at the thresholds that this exit reaches and none before it did
@@ -130,6 +134,7 @@ class Sweeper:
                 gained_t += count(self.gained_ne[here, e])
                 weight_t += count(self.weight_ne[here, e])
                 square_t += count(self.weight_ne[here, e] ** 2)
+                doubt_t += count(self.doubt_ne[here, e])
             before_n = reached_n
         usual_r = self.weight_ne[:, list(on)][self.lost_ne[:, list(on)]]
         usual_r = usual_r if usual_r.any() else np.ones(1)
@@ -143,6 +148,7 @@ class Sweeper:
             square_t=np.maximum(square_t, 0.0),
             usual_weight=float(usual_r.mean()),
             usual_square=float((usual_r**2).mean()),
+            doubt_t=doubt_t / n,
             rows=n,
         )
 

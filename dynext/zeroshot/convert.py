@@ -24,7 +24,8 @@ from dynext.graph import split
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
-from dynext.zeroshot.folds import Views, held_out_table
+from dynext.zeroshot.effort import effort_for
+from dynext.zeroshot.folds import FOLDS, Views, held_out_table
 from dynext.zeroshot.synthesize import synthesize
 
 THRESHOLD_ROWS = 2048
@@ -65,6 +66,7 @@ def convert(
     method: str = "fitted",
     n: int = 8192,
     steps: int = 1000,
+    minutes: float | None = None,
     distill_on: Source | None = None,
     calibrate: Rows | None = None,
     distill_on_calibration: bool = False,
@@ -88,6 +90,8 @@ def convert(
         after: where exits stand: layer names, shares of the MACs, or the automatic choice.
         heads: what to put there, by the tap's shape (`dx.default_heads`).
         method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
+        minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed
+            (for the methods that only paint rows; others take longer).
         distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
         calibrate: a few hundred *unlabelled* real rows for temperatures and thresholds (agreement with the full net).
         distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
@@ -107,6 +111,11 @@ def convert(
     net = attach(staged, heads or default_heads(staged.num_classes), seed=seed)
     net.cost = measure(net)
     notify(f"split after {', '.join(net.exit_names[:-1])}")
+    if minutes is not None:
+        again = {"trainings": 0.5 * (2 + FOLDS), "further_rows": VIEWS * len(calibrate or ())}
+        effort = effort_for(minutes, net, teacher, spec, keep=keep, **(again if distill_on_calibration else {}))
+        n, steps = effort.rows, effort.steps
+        notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
     rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)
     notify(f"{len(rows):,} rows to distil on")
     features = cache_features(net, teacher, rows, progress=progress)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dynext.core.policy import Policy
 from dynext.core.search import choose
 from dynext.core.sweep import Sweep, Sweeper, exit_sets, front, threshold_grid
 from dynext.core.table import simulate
+from dynext.core.verdict import Judge, cautious_path
 from dynext.errors import PolicyError
 
 
@@ -71,6 +73,7 @@ def test_rows_of_one_weight_are_bounded_as_that_many_rows(weight):
         square_t=lost_t * weight**2,
         usual_weight=weight,
         usual_square=weight**2,
+        doubt_t=none_t,
         rows=100,
     )
     lost = [1 - slow.lower_bound(100 - hit, 100, 0.05) for hit in (0, 3, 40)]
@@ -122,6 +125,36 @@ def test_a_threshold_is_not_safe_below_one_that_failed():
     table = make_table(400, 2, 2, logits_nek=logits_nek, label_n=torch.zeros(400).long(), basis="labels")
     assert choose(table, rule="plain").enabled_e == (True, True)
     assert choose(table).enabled_e == (False, True)
+
+
+def test_the_order_of_the_safe_rule_knows_nothing_of_who_was_right():
+    table = make_table(300, noise=0.7, basis="labels")
+    other = replace(table, label_n=table.label_n.flip(0))
+    judge = Judge(rule="safe", delta=0.05, min_support=20)
+    paths = []
+    for one in (table, other):
+        grid = threshold_grid([one], "max_probability", (1.0,) * 4)
+        sweeper = Sweeper(one, "max_probability", (1.0,) * 4, grid, "drop")
+        path = cautious_path([judge.verdict(on, [sweeper.sweep(on)]) for on in exit_sets(3)])
+        paths.append([(verdict.on, t) for verdict, t in path])
+        cost = [verdict.cost_t[t] for verdict, t in path]
+        doubt = [verdict.doubt_t[t] for verdict, t in path]
+        assert cost == sorted(cost, reverse=True)
+        assert doubt == sorted(doubt)
+        assert len({on for on, _ in paths[-1]}) > 1
+    assert paths[0] == paths[1]
+
+
+def test_doubt_is_what_those_who_leave_expect_to_get_wrong():
+    table = make_table(50, noise=0.7)
+    grid = threshold_grid([table], "max_probability", (1.0,) * 4)
+    sweep = Sweeper(table, "max_probability", (1.0,) * 4, grid, "drop").sweep((0, 2))
+    for t in (0, len(grid) // 2, len(grid) - 1):
+        policy = Policy(threshold_e=(float(grid[t]), None, float(grid[t]), 0.0), temperature_e=(1.0,) * 4)
+        exit_n = simulate(table, policy).exit_n
+        sure_n = table.logits_nek.softmax(-1).amax(-1)[torch.arange(50), exit_n]
+        expected = float((1 - sure_n)[exit_n < 3].sum()) / 50
+        assert sweep.doubt_t[t] == pytest.approx(expected, abs=1e-6)
 
 
 def test_drop_weighs_what_disagreement_counts_whole():

@@ -1,0 +1,208 @@
+"""What exits learn without data: every synthesizer, frozen and joint, between two controls, on one net.
+
+Controls: Gaussian noise without batch statistics, and real unlabelled training images. Same heads, same steps. The
+**data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
+thresholds from the same 500 unlabelled rows for both. Thresholds from no image at all are reported beside them.
+Labels are those of test rows that nothing was chosen on. Everything is measured after the last step.
+
+    python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
+    python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
+
+Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test rows have to be on the machine. A run
+that was stopped goes on with ``--keep`` and the same ``--json FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import figure, parser, table, write
+
+import dynext as dx
+from dynext.core.collect import table_of
+from dynext.zeroshot.convert import choose_cautiously
+from dynext.zeroshot.features import Features, cache_features, head_logits
+
+SOURCES = (
+    "gaussian", "pink", "leaves", "objects", "fitted", "impressions", "generator", "inversion", "mixture",
+)  # fmt: skip
+CONTROLS = ("noise", "real")
+FULL = {"rows": 8192, "steps": 1000, "calibration": 500, "joint_steps": 300, "test": None}
+QUICK = {"rows": 512, "steps": 60, "calibration": 200, "joint_steps": 4, "test": 1000}
+QUICK_SOURCES = ("leaves", "fitted")
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """One net with the features that every source is judged on; the trunk is frozen, so they are cached once."""
+
+    opened: dx.Opened
+    net: dx.DynamicNet
+    train: dx.data.Rows
+    test: dx.data.Rows
+    calibration: dx.data.Rows
+    test_features: Features
+    calibration_features: Features
+    size: dict[str, Any]
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Bench:
+        size = QUICK if given.quick else FULL
+        opened = dx.open_model(given.model, checkpoint=given.checkpoint)
+        if given.train is None:
+            train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+        else:
+            train, test = dx.data.array(given.train, opened.spec), dx.data.array(given.test, opened.spec)
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+        test = test.subset(order[: size["test"]])
+        staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape))
+        net = dx.attach(staged, dx.default_heads(staged.num_classes))
+        # calibration rows are taken from the front of an order of their own, those distilled on by "real" from its end
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
+        calibration = train.subset(order[: size["calibration"]]).unlabelled()
+        return cls(
+            opened=opened,
+            net=net,
+            train=train.subset(order[size["calibration"] :]).unlabelled(),
+            test=test,
+            calibration=calibration,
+            test_features=cache_features(net, None, test),
+            calibration_features=cache_features(net, None, calibration),
+            size=size,
+        )
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--model", default="bundled:fashion_resnet20")
+    options.add_argument("--checkpoint", type=Path)
+    options.add_argument("--train", type=Path, metavar="FILE.npz", help="rows x and y; with --test")
+    options.add_argument("--test", type=Path, metavar="FILE.npz")
+    options.add_argument("--sources", nargs="+", choices=[*CONTROLS, *SOURCES], metavar="NAME")
+    options.add_argument("--joint", nargs="*", choices=[*CONTROLS, *SOURCES], metavar="NAME", help="train jointly too")
+    options.add_argument("--seeds", nargs="+", type=int, metavar="N")
+    options.add_argument("--keep", action="store_true", help="keep the lines of an earlier run in --json FILE")
+    given = options.parse_args()
+    if (given.train is None) != (given.test is None):
+        options.error("give --train and --test, or neither")
+    bench = Bench.of(given)
+    lines = _earlier(given) if given.keep else []
+    done = {(line["source"], line["train"], line["seed"]) for line in lines}
+    for line in _lines(bench, given, done):
+        lines.append(line)
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items() if k != "exits"}, flush=True)
+        _write(given, lines, quiet=True)
+    _write(given, lines)
+
+
+def _lines(bench: Bench, given: argparse.Namespace, done: set[tuple[str, str, int]]) -> Iterator[Line]:
+    sources = given.sources or (*CONTROLS, *(QUICK_SOURCES if given.quick else SOURCES))
+    joint = given.joint if given.joint is not None else ["fitted"]
+    for seed in given.seeds or ((0,) if given.quick else (0, 1, 2)):
+        for source in sources:
+            wanted = ["frozen", *(["joint"] if source in joint else [])]
+            if any((source, train, seed) not in done for train in wanted):
+                yield from _measured(bench, source, seed, wanted)
+
+
+def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterator[Line]:
+    """A line for frozen heads, and one for the whole net distilled from there on."""
+    size, model = bench.size, bench.opened.model
+    began = time.monotonic()
+    rows = _source(bench, source, seed)
+    features = cache_features(bench.net, None, rows, bn="running" if source == "noise" else None)
+    fresh = dx.attach(bench.net.staged, dx.default_heads(bench.net.num_classes), seed=seed)
+    net = dx.distill(fresh, None, features, steps=size["steps"], seed=seed)
+    seconds = time.monotonic() - began
+    test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test rows")
+    seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled rows")
+    yield _line(source, "frozen", seed, seconds, seen, test)
+    if "joint" in wanted:
+        net, told = dx.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
+        seconds = time.monotonic() - began
+        line = _line(source, "joint", seed, seconds, dx.collect(net, bench.calibration), dx.collect(net, bench.test))
+        # what the static net gives is known from the frozen trunk
+        static = float((bench.test_features.logits_nk.argmax(1) == bench.test.y).double().mean())
+        yield {**line, "static": static, "lost": 100 * (static - line["accuracy"]), "undone": told.undone}
+
+
+def _source(bench: Bench, source: str, seed: int) -> dx.Source:
+    count, spec = bench.size["rows"], bench.opened.spec
+    if source == "real":
+        draw = torch.Generator().manual_seed(seed)
+        return bench.train.subset(torch.randperm(len(bench.train), generator=draw)[:count])
+    method = "gaussian" if source == "noise" else source
+    return dx.synthesize(bench.opened.model, shape=spec.shape, n=count, seed=seed, method=method, spec=spec)
+
+
+def _line(source: str, train: str, seed: int, seconds: float, seen: dx.ExitTable, test: dx.ExitTable) -> Line:
+    outcome = dx.simulate(test, choose_cautiously([seen]))
+    right_e = test.right_ne.double().mean(0).tolist()
+    return {
+        "source": source,
+        "train": train,
+        "seed": seed,
+        "seconds": seconds,
+        "exits": right_e,
+        "static": right_e[-1],
+        "accuracy": outcome.accuracy,
+        "saved": outcome.saved,
+        "lost": 100 * (right_e[-1] - (outcome.accuracy or 0.0)),
+    }
+
+
+def _earlier(given: argparse.Namespace) -> list[Line]:
+    if given.json is None or not given.json.exists():
+        return []
+    found: list[Line] = json.loads(given.json.read_text())["lines"]
+    return found
+
+
+def _write(given: argparse.Namespace, lines: list[Line], *, quiet: bool = False) -> None:
+    rows = _summary(lines)
+    figures = []
+    for row in rows:
+        name = f"{row['source']}, {row['train']}"
+        for key, unit in (("saved", "share of the MACs"), ("lost", "points"), ("ratio", "ratio"), ("seconds", "s")):
+            figures.append(
+                figure(f"{key}, {name}", row[key], unit, ">= 0.65" if key == "ratio" and _free(row) else None)
+            )
+    write("zeroshot", given, figures, markdown="\n" + table(rows), quiet=quiet, lines=lines)
+
+
+def _free(row: Line) -> bool:
+    return row["source"] not in CONTROLS
+
+
+def _summary(lines: list[Line]) -> list[Line]:
+    """Means over the seeds, deviations where there are several; ratios to the real images, exit by exit as well."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line["source"], line["train"]), []).append(line)
+    real = groups.get(("real", "frozen"))
+    rows = []
+    for (source, train), group in groups.items():
+        row: Line = {"source": source, "train": train, "seeds": len(group)}
+        row |= {key: statistics.fmean(line[key] for line in group) for key in ("seconds", "saved", "lost")}
+        row["saved sd"] = statistics.stdev(line["saved"] for line in group) if len(group) > 1 else None
+        row["ratio"] = row["saved"] / statistics.fmean(line["saved"] for line in real) if real else None
+        exits = [statistics.fmean(column) for column in zip(*(line["exits"] for line in group), strict=True)]
+        row["exits"] = " ".join(f"{100 * share:.1f}" for share in exits)
+        if real:
+            best = [statistics.fmean(column) for column in zip(*(line["exits"] for line in real), strict=True)]
+            row["of real"] = " ".join(f"{share / limit:.2f}" for share, limit in zip(exits, best, strict=True))
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

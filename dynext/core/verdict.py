@@ -1,0 +1,85 @@
+"""Sets of exits judged at every threshold, and the order in which the safe rule tries them.
+
+Shape legend: e exits (the last is the full net), t thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dynext.core.sweep import Floats, Sweep, Sweeper
+
+Rule = Literal["safe", "plain"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """One set of exits over all tables, per threshold: worst case of what is lost, mean of what is paid."""
+
+    on: tuple[int, ...]
+    cost_t: Floats
+    drop_t: Floats
+    """Observed."""
+    risk_t: Floats
+    """What is held against ``max_drop``: the bound on the drop, or the observed one (plain rule)."""
+    doubt_t: Floats
+    """Wrong answers to expect, by the exits' own probabilities."""
+    score_t: Floats
+    """What a budget is spent on: right answers, by their lower bound or observed."""
+    supported_t: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """How policies are judged."""
+
+    rule: Rule
+    delta: float
+    """Of a bound."""
+    min_support: int
+
+    @property
+    def safe(self) -> bool:
+        return self.rule == "safe"
+
+    def verdict(self, on: tuple[int, ...], sweeps: Sequence[Sweep]) -> Verdict:
+        least = self.min_support if self.safe else 0
+        return Verdict(
+            on=on,
+            cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
+            drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
+            risk_t=np.max([s.drop_bound_t(self.delta) if self.safe else s.drop_t() for s in sweeps], axis=0),
+            doubt_t=np.mean([s.doubt_t for s in sweeps], axis=0),
+            score_t=np.min([s.right_bound_t(self.delta) if self.safe else s.right_t / s.rows for s in sweeps], axis=0),
+            supported_t=np.min([s.support_t for s in sweeps], axis=0) >= least,
+        )
+
+
+def static_net(sweepers: Sequence[Sweeper], judge: Judge) -> Verdict:
+    """The static net, judged like the others."""
+    verdict = judge.verdict((), [sweeper.sweep(()) for sweeper in sweepers])
+    return Verdict(
+        on=(),
+        cost_t=verdict.cost_t,
+        drop_t=verdict.drop_t,
+        risk_t=np.zeros_like(verdict.risk_t),
+        doubt_t=verdict.doubt_t,
+        score_t=verdict.score_t,
+        supported_t=np.ones_like(verdict.supported_t),
+    )
+
+
+def cautious_path(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, int]]:
+    """Policies from the most cautious on, each cheaper than all before; whether anybody was right plays no part."""
+    points = [(verdict, int(t)) for verdict in verdicts for t in np.flatnonzero(verdict.supported_t)]
+    points.sort(key=lambda point: (point[0].doubt_t[point[1]], point[0].cost_t[point[1]]))
+    path, cheapest = [], 1.0
+    for verdict, t in points:
+        if verdict.cost_t[t] < cheapest:
+            cheapest = float(verdict.cost_t[t])
+            path.append((verdict, t))
+    return path

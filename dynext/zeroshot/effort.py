@@ -1,0 +1,121 @@
+"""How many rows and steps a conversion can afford on this machine: a time budget, planned before the work starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from dynext.core.net import DynamicNet
+from dynext.errors import SourceError
+from dynext.types import InputSpec
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.distill import distill
+from dynext.zeroshot.features import cache_features
+from dynext.zeroshot.maker import rows_per_chunk
+from dynext.zeroshot.synthesize import synthesize
+
+ROWS, STEPS = 8192, 1000
+"""What a conversion does when nobody is in a hurry; a budget keeps their proportion."""
+
+LEAST, MOST = 1 / 32, 8.0
+"""Of that: less is not worth having, more gives nothing."""
+
+RESERVE = 0.85
+"""Share of the budget that is planned with; clocks of a busy machine vary."""
+
+LOOKS_ROWS = 2048
+"""Rows that pass the teacher before the first is synthesized (`fitted`'s choice of looks), roughly."""
+
+PROBE_STEPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """Seconds on this machine: to paint a row, to run it through the net, and for one distillation step."""
+
+    paint: float
+    forward: float
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Rows to synthesize, distillation steps, and the seconds they are expected to take."""
+
+    rows: int
+    steps: int
+    seconds: float
+
+
+def planned(minutes: float, speeds: Speeds, *, trainings: float = 1.0, further_rows: int = 0) -> Effort:
+    """The largest effort within ``minutes``, rows and steps in their usual proportion.
+
+    Args:
+        trainings: how often the steps are done over (folds, for instance).
+        further_rows: rows that pass the net once whatever is planned: calibration rows with all their views.
+
+    Raises:
+        SourceError: fewer minutes than even the least effort takes.
+    """
+    fixed = (LOOKS_ROWS + further_rows) * speeds.forward
+    usual = ROWS * (speeds.paint + speeds.forward) + trainings * STEPS * speeds.step
+    share = (RESERVE * 60 * minutes - fixed) / usual
+    if share < LEAST:
+        needed = (fixed + LEAST * usual) / RESERVE / 60
+        raise SourceError(f"{minutes:g} minutes are too few for this net on this machine; give {needed:.2g} or more")
+    share = min(share, MOST)
+    return Effort(rows=int(share * ROWS), steps=int(share * STEPS), seconds=fixed + share * usual)
+
+
+def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec) -> Speeds:
+    """What painting, the net and a distillation step take here and now; nothing is changed."""
+    count = rows_per_chunk(spec.shape)
+    bank: list[Bank] = []
+    paint = _seconds(lambda: bank.append(_painted(teacher, spec, count)))
+    forward = _seconds(lambda: cache_features(net, None, bank[0], progress=False))
+    features = cache_features(net, None, bank[0], progress=False)
+    step = _seconds(lambda: distill(net, None, features, steps=PROBE_STEPS, progress=False))
+    return Speeds(paint=paint / count, forward=forward / count, step=step / PROBE_STEPS)
+
+
+def effort_for(
+    minutes: float,
+    net: DynamicNet,
+    teacher: nn.Module,
+    spec: InputSpec,
+    *,
+    trainings: float = 1.0,
+    further_rows: int = 0,
+    keep: Path | None = None,
+) -> Effort:
+    """`planned` from `measured_speeds`; a run that is resumed in ``keep`` goes on with the plan it began with."""
+    path = None if keep is None else keep / "effort.json"
+    if path is not None and path.exists():
+        return Effort(**json.loads(path.read_text()))
+    found = planned(minutes, measured_speeds(net, teacher, spec), trainings=trainings, further_rows=further_rows)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(asdict(found)))
+        os.replace(partial, path)
+    return found
+
+
+def _painted(teacher: nn.Module, spec: InputSpec, count: int) -> Bank:
+    return synthesize(teacher, shape=spec.shape, n=count, seed=0, method="leaves", spec=spec, progress=False)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two runs: the first may pay for what is only done once."""
+    found = []
+    for _ in range(2):
+        began = time.monotonic()
+        work()
+        found.append(time.monotonic() - began)
+    return min(found)

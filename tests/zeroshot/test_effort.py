@@ -1,0 +1,55 @@
+"""A time budget becomes rows and steps: in proportion, within the budget, and the same again after a kill."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from zoo import NETS
+
+from dynext.core.exits import default_heads
+from dynext.core.net import attach
+from dynext.errors import SourceError
+from dynext.graph.split import split
+from dynext.types import InputSpec
+from dynext.zeroshot.effort import LOOKS_ROWS, MOST, RESERVE, ROWS, STEPS, Speeds, effort_for, measured_speeds, planned
+
+SPEEDS = Speeds(paint=0.001, forward=0.004, step=0.1)
+SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def test_the_plan_fills_the_budget_and_keeps_the_proportion() -> None:
+    found = planned(5, SPEEDS)
+    assert found.seconds == pytest.approx(RESERVE * 300)
+    assert found.rows / found.steps == pytest.approx(ROWS / STEPS, rel=0.01)
+    spent = (LOOKS_ROWS + found.rows) * SPEEDS.forward + found.rows * SPEEDS.paint + found.steps * SPEEDS.step
+    assert spent == pytest.approx(found.seconds, rel=0.01)
+
+
+def test_folds_and_calibration_rows_leave_less() -> None:
+    alone = planned(5, SPEEDS)
+    assert planned(5, SPEEDS, trainings=3).steps < alone.steps
+    assert planned(5, SPEEDS, further_rows=4000).rows < alone.rows
+
+
+def test_an_hour_for_a_small_net_is_not_used_up() -> None:
+    found = planned(600, SPEEDS)
+    assert (found.rows, found.steps) == (int(MOST * ROWS), int(MOST * STEPS))
+    assert found.seconds < 600 * 60
+
+
+def test_too_few_minutes_are_refused_with_how_many_it_takes() -> None:
+    with pytest.raises(SourceError, match=r"0\.1 minutes are too few .* give 0\.\d+ or more") as told:
+        planned(0.1, SPEEDS)
+    needed = float(str(told.value).split("give ")[1].split(" or")[0])
+    assert planned(needed * 1.05, SPEEDS).rows >= ROWS // 40
+
+
+def test_a_resumed_run_keeps_its_plan(tmp_path: Path) -> None:
+    model, example = NETS["residual"]()
+    net = attach(split(model, example), default_heads(10))
+    random_state = torch.get_rng_state()
+    speeds = measured_speeds(net, model, SPEC)
+    assert min(speeds.paint, speeds.forward, speeds.step) > 0
+    assert torch.equal(random_state, torch.get_rng_state())
+    first = effort_for(1, net, model, SPEC, keep=tmp_path)
+    assert effort_for(30, net, model, SPEC, keep=tmp_path) == first
