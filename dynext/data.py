@@ -5,10 +5,6 @@ Pixels stay uint8 in memory; rows are normalized when they are drawn.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,7 +18,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from dynext.bundled import bundled_file
-from dynext.errors import SourceError
+from dynext.errors import SourceError, line
+from dynext.idx import fashion_file, read_idx
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 
 Split = Literal["train", "test"]
@@ -34,13 +31,6 @@ FASHION_SPEC = InputSpec(shape=(1, 28, 28), mean=(0.2860,), std=(0.3530,))
 CIFAR10_SPEC = InputSpec(shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """The normalization of the public CIFAR-10 ResNets (ImageNet's figures)."""
 
-_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-_FASHION_MD5 = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
@@ -58,7 +48,7 @@ class Rows:
         if tuple(self.pixels.shape[1:]) != self.spec.shape:
             raise SourceError(
                 f"rows have shape {tuple(self.pixels.shape[1:])}, the net eats {self.spec.shape}; "
-                f"resize them or change the channels (dx.data.images does both)"
+                f"resize them or change the channels (a folder of image files is fitted on its own)"
             )
         if self.y is not None and len(self.y) != len(self.pixels):
             raise SourceError(f"{len(self.y)} labels for {len(self.pixels)} rows; give one each")
@@ -96,8 +86,8 @@ def fashion_mnist(split: Split, *, root: Path | str | None = None, download: boo
         SourceError: the files are nowhere, or damaged.
     """
     stem = "train" if split == "train" else "t10k"
-    x = _idx(_fashion_file(f"{stem}-images-idx3-ubyte.gz", root, download))
-    y = _idx(_fashion_file(f"{stem}-labels-idx1-ubyte.gz", root, download))
+    x = read_idx(fashion_file(f"{stem}-images-idx3-ubyte.gz", root, download))
+    y = read_idx(fashion_file(f"{stem}-labels-idx1-ubyte.gz", root, download))
     return Rows(pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y).long(), spec=FASHION_SPEC)
 
 
@@ -114,52 +104,6 @@ def bundled_sample() -> tuple[Rows, Rows]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} is damaged ({error}); install dynext again") from error
     return Rows(pixels=calibration[:, None], spec=FASHION_SPEC), Rows(pixels=x[:, None], y=y.long(), spec=FASHION_SPEC)
-
-
-def _fashion_file(name: str, root: Path | str | None, download: bool) -> Path:
-    cache = Path(os.environ.get("DYNEXT_CACHE", Path.home() / ".cache" / "dynext")) / "fashion-mnist"
-    folders = [Path("/usr/share/datasets/fashion-mnist"), Path("data/FashionMNIST/raw"), cache]
-    if root is not None:
-        folders = [Path(root), Path(root) / "FashionMNIST" / "raw"]
-    for folder in folders:
-        for candidate in (folder / name, folder / name.removesuffix(".gz")):
-            if candidate.exists():
-                return candidate
-    if download:
-        return _fetch(_FASHION_URL + name, Path(root) / name if root else cache / name, _FASHION_MD5[name])
-    raise SourceError(
-        f"Fashion-MNIST ({name}) is in none of {', '.join(map(str, folders))}; "
-        f"install Debian's dataset-fashion-mnist, name its folder, or allow the download (download=True)"
-    )
-
-
-def _fetch(url: str, path: Path, md5: str) -> Path:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            content = response.read()
-    except OSError as error:
-        raise SourceError(f"{url} cannot be downloaded ({error}); fetch it by hand into {path.parent}") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise SourceError(f"{url} has checksum {found}, expected {md5}; the file changed or the download broke off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
-
-
-def _idx(path: Path) -> np.ndarray:
-    """One file of the IDX format: two zero bytes, type (8 is uint8), rank, sizes as big-endian uint32, bytes."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if raw[:3] != b"\0\0\x08":
-            raise ValueError("no IDX file of bytes")
-        rank = raw[3]
-        sizes = np.frombuffer(raw, ">u4", rank, 4)
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise SourceError(f"{path} is damaged ({error}); fetch it again") from error
 
 
 def cifar10(split: Split, *, root: Path | str) -> Rows:
@@ -192,9 +136,25 @@ def array(path: Path | str, spec: InputSpec) -> Rows:
             loaded = np.load(file, allow_pickle=False)
             columns = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         x, y = columns["x"], columns.get("y")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path} is no array file with rows under 'x' ({error})") from error
-    return Rows(pixels=_pixels(x, spec), y=None if y is None else torch.from_numpy(y).long(), spec=spec)
+    except KeyError as error:
+        held = ", ".join(map(repr, columns)) or "nothing"
+        raise SourceError(f"{path} holds {held}; save the pixels as 'x', and labels, if any, as 'y'") from error
+    except FileNotFoundError as error:
+        raise SourceError(f"no file {path}; name a .npz with rows under 'x', or a .npy") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy's own words advise to unpickle whatever it is
+        raise SourceError(
+            f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
+            f"give a .npz with rows under 'x', a .npy, or a folder of images"
+        ) from error
+    return Rows(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
+
+
+def _labels(y: np.ndarray, path: Path | str) -> Tensor:
+    """Class numbers ``[n]``."""
+    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and int(y.min()) < 0):
+        raise SourceError(f"'y' in {path} is {y.dtype} {list(y.shape)}; give one class number a row, counted from 0")
+    return torch.from_numpy(y.astype(np.int64))
 
 
 def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
@@ -271,11 +231,13 @@ def image(file: Path | str, spec: InputSpec) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     channels, height, width = spec.shape
+    if channels not in (1, 3):
+        raise SourceError(f"the net eats {channels} channels, images have 1 or 3; give its rows as a .npz or .npy")
     try:
         with Image.open(file) as opened:
             picture = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise SourceError(f"{file} is no image that can be read ({error})") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise SourceError(f"{file} is no image that can be read ({line(error)})") from error
     scale = max(height / picture.height, width / picture.width)
     size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
     picture = picture.resize(size, Image.Resampling.BILINEAR) if size != picture.size else picture

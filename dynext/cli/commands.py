@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -12,6 +13,9 @@ import click
 from dynext.errors import DynextError
 
 INTERRUPTED = 130
+RESUMED = ("convert", "synthesize")
+"""Commands that keep what they have done so far."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -38,11 +42,13 @@ class Commands(click.Group):
         except DynextError as error:
             _refuse(str(error))
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in FULL:
                 raise
-            _refuse(f"{error.filename}: {error.strerror}")
+            _refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part))
         except click.Abort:
-            click.echo("\nStopped. The same command again goes on where long work was interrupted.", err=True)
+            asked = [*(sys.argv[1:] if args is None else args), ""][0]
+            again = " The same command again goes on where it was interrupted." if asked in RESUMED else ""
+            click.echo(f"\nStopped.{again}", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 

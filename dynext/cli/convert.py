@@ -81,6 +81,8 @@ def convert(
     \b
     Example: dynext convert bundled:fashion_resnet20 -o fashion --calibrate bundled --distill-on-calibration
     """
+    if distill_on_calibration and calibrate is None:
+        raise click.UsageError("--distill-on-calibration needs images: give --calibrate DATA too")
     opened = open_given(model, **given)
     if not opened.trained and opened.recipe["kind"] != "file":
         click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)

@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
-from dynext.cli.options import artefact_options, open_artefact
+from dynext.cli.options import artefact_options, open_artefact, writable_folder
 from dynext.core.export import CARD, FORMATS, RUNNER
 from dynext.core.export import export as export_net
 
 
 @click.command(short_help="Programs for places without dynext.")
 @artefact_options
-@click.option("-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path), callback=writable_folder,
+    help="Folder to write.",
+)  # fmt: skip
 @click.option(
     "--format",
     "formats",

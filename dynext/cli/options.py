@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,8 @@ class Places(click.ParamType):
         if isinstance(value, tuple):
             return value
         words = tuple(word.strip() for word in value.split(","))
+        if not all(words):
+            self.fail(f"{value!r} has an empty place; give some, such as layer1,layer2 or 0.3,0.6", param, ctx)
         try:
             shares = tuple(float(word) for word in words)
         except ValueError:
@@ -165,11 +168,21 @@ def output_option(*names: str, **attributes: Any) -> Callable[[Command], Command
 
 
 def _free_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    if value.is_file():
-        raise click.BadParameter(f"{value} is a file; name a folder")
+    value = writable_folder(ctx, param, value)
     if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
         raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
-    return value if value.name not in ("", "..") else value.resolve()
+    return value
+
+
+def writable_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Refuse a folder that cannot be put together beside its place and then moved there."""
+    folder = value if value.name not in ("", "..") else value.resolve()
+    there = folder if folder.is_file() else next(path for path in folder.absolute().parents if path.exists())
+    if not there.is_dir():
+        raise click.BadParameter(f"{there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"you may not write in {there}; name a folder elsewhere")
+    return folder
 
 
 seed_option = click.option("--seed", default=0, show_default=True, help="All that is random follows it.")

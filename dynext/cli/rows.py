@@ -62,13 +62,20 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
         if root is None:
             raise SourceError("where is CIFAR-10? Give --root, torchvision's folder or a .npz with x and y")
         return cifar10("test", root=root), "CIFAR-10 test images"
-    path = Path(data)
+    path = _given(data)
     if path.is_dir():
         labelled = any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
         return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")
     return array(path, spec), f"rows of {path}"
+
+
+def _given(data: str) -> Path:
+    """The path that ``data`` names; an empty variable of a script must not mean the current folder."""
+    if not data:
+        raise SourceError("the name of the data is empty; give a folder of images or a .npz file")
+    return Path(data)
 
 
 def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
@@ -79,7 +86,7 @@ def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
     """
     if data == "bundled":
         return replace(bundled_sample()[0], spec=spec)
-    path = Path(data)
+    path = _given(data)
     if not path.exists():
         raise SourceError(f"no {data}; give a folder of images, a .npz or .npy file, or bundled (the shipped sample)")
     return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()

@@ -153,7 +153,8 @@ def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[st
 def _like(key: str, value: Any, default: Any) -> Any:
     """``value``, if it is of the default's kind; a list becomes a tuple."""
     value = tuple(value) if isinstance(value, list) else value
-    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default)) or default is None
+    kinds = {float: (int, float), type(None): (tuple, dict)}.get(type(default), type(default))
+    fits = isinstance(value, kinds)
     if not fits or (isinstance(value, bool) and not isinstance(default, bool)):  # Python's True is an int
         raise SourceError(f"{key}={value!r}; give a value like {default!r}")
     return value

@@ -99,6 +99,8 @@ def open_model(
     if checkpoint is not None and (parsed.weights or parsed.kind == "bundled"):
         raise ModelError(f"{reference} brings its own weights; leave the checkpoint {checkpoint} out, or the weights")
     if parsed.kind == "bundled":
+        if shape or mean or std or arguments:
+            raise ModelError(f"{reference} comes as it is; leave shape, mean, std and arguments out")
         return _bundled(parsed.name)
     state = None if checkpoint is None else read_state(checkpoint)
     with seeded(0):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynext.data import CIFAR10_SPEC
-from dynext.errors import ModelError
+from dynext.errors import ModelError, line
 from dynext.models.checkpoint import without_prefix
 from dynext.models.resnet import ResNet
 from dynext.types import InputSpec
@@ -35,8 +35,8 @@ def build(kind: str, name: str, arguments: Arguments) -> nn.Module:
         raise ModelError(f"argument {refused[0]!r} would open a file or a connection; give a checkpoint instead")
     try:
         return _BUILDERS[kind](name, arguments)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{kind}:{name} cannot be built with {dict(arguments)} ({error})") from error
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError, ZeroDivisionError) as error:
+        raise ModelError(f"{kind}:{name} cannot be built with {dict(arguments)} ({line(error)})") from error
 
 
 def near(name: str, known: Collection[str]) -> str:
@@ -44,7 +44,9 @@ def near(name: str, known: Collection[str]) -> str:
     if not known:
         return "there is none at all"
     close = difflib.get_close_matches(name, known, 3)
-    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known)[:8])} and so on"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known are {', '.join(sorted(known)[:8])}{' and so on' if len(known) > 8 else ''}."
 
 
 def _cifar(name: str, arguments: Arguments) -> nn.Module:

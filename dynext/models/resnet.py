@@ -63,6 +63,8 @@ class ResNet(nn.Module):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ModelError(f"depth {depth} is not 6n+2; try 8, 14, 20, 32, 44, 56 or 110")
+        if min(width, channels, num_classes) < 1:
+            raise ModelError(f"width {width}, channels {channels}, num_classes {num_classes}; give 1 or more of each")
         if option not in ("A", "B"):
             raise ModelError(f"shortcut option {option!r}; give 'A' or 'B'")
         blocks = (depth - 2) // 6

@@ -112,8 +112,15 @@ def convert(
     net.cost = measure(net)
     notify(f"split after {', '.join(net.exit_names[:-1])}")
     if minutes is not None:
-        again = {"trainings": 0.5 * (2 + FOLDS), "further_rows": VIEWS * len(calibrate or ())}
-        effort = effort_for(minutes, net, teacher, spec, keep=keep, **(again if distill_on_calibration else {}))
+        effort = effort_for(
+            minutes,
+            net,
+            teacher,
+            spec,
+            trainings=0.5 * (2 + FOLDS) if distill_on_calibration else 1.0,
+            further_rows=VIEWS * len(calibrate or ()) if distill_on_calibration else 0,
+            keep=keep,
+        )
         n, steps = effort.rows, effort.steps
         notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
     rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)

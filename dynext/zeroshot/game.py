@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from dynext.losses import distillation
 from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.zeroshot.judge import Judge
-from dynext.zeroshot.maker import Work
+from dynext.zeroshot.maker import Work, rows_per_chunk
 from dynext.zeroshot.painter import Painter
 from dynext.zeroshot.statistics import as_input
 from dynext.zeroshot.terms import adversarial, mode_seeking
@@ -40,6 +40,7 @@ class Training:
 
     steps: int = 300
     batch_size: int = 128
+    """At most; of large rows as many as a chunk holds."""
     lr: float = 2e-3
     latent: int = 64
     width: int = 32
@@ -106,6 +107,7 @@ def trained(
     Args:
         pool: pixels to start from ``[n c h w]`` with a class each ``[n]``, for a generator that changes rows.
     """
+    settings = replace(settings, batch_size=min(settings.batch_size, rows_per_chunk(spec.shape)))
     # Copies: the parameters of the caller's nets must collect no gradient.
     frozen = copy.deepcopy(teacher).requires_grad_(False)
     rival = None if against is None else copy.deepcopy(against).requires_grad_(False)

@@ -5,6 +5,7 @@ Shapes: b rows, n rows of a chunk, k classes, d latent values.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -24,8 +25,8 @@ from dynext.zeroshot.statistics import as_input
 
 DEFAULT = Training()
 
-POOL = 2048
-"""Starting rows that a warm generator trains on; it paints over fresh ones afterwards."""
+POOL, POOL_VALUES = 2048, 2**25
+"""Starting rows that a warm generator trains on at most (fewer large ones); it paints over fresh ones afterwards."""
 
 
 def generator(
@@ -78,7 +79,8 @@ def generator(
 def _pool(teacher: nn.Module, spec: InputSpec, warm: Starts, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to start from as pixels ``[n c h w]``, and the class that suits each ``[n]``."""
     draw, size = Draw().manual_seed(seed), rows_per_chunk(spec.shape)
-    parts = [warm.rows(size, draw) for _ in range(max(POOL // size, 1))]
+    wanted = min(POOL, POOL_VALUES // math.prod(spec.shape))
+    parts = [warm.rows(size, draw) for _ in range(max(wanted // size, 1))]
     return torch.cat([spec.pixels(x) for x in parts]), torch.cat([_classes(teacher, x) for x in parts])
 
 

@@ -72,16 +72,15 @@ class Judge:
 
 
 class _Trunk(nn.Module):
-    """A dynamic net's stages alone, which remember what its exits would see."""
+    """A dynamic net's stages alone, which remember what its exits would see. The exits themselves are not run."""
 
     def __init__(self, net: DynamicNet) -> None:
         super().__init__()
-        self.staged = net.staged
-        self._net = (net,)  # in a tuple: the heads' BatchNorms are not the teacher's
+        self.net = net
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen, final = self._net[0].taps(x)
+        self.seen, final = self.net.taps(x)
         return final
 
 

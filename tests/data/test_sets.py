@@ -13,7 +13,7 @@ import torch
 from pixels import some_pixels
 from torch.testing import assert_close
 
-from dynext import data
+from dynext import idx as idx_files
 from dynext.data import cifar10, fashion_mnist
 from dynext.errors import SourceError
 from dynext.testing import check_source
@@ -95,7 +95,7 @@ def test_download_compares_checksums_and_keeps_what_fits(tmp_path: Path, monkeyp
         fashion_mnist("test", root=tmp_path / "cache", download=True)
     assert not (tmp_path / "cache").exists()
     known = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in (tmp_path / "server").iterdir()}
-    monkeypatch.setattr(data, "_FASHION_MD5", known)
+    monkeypatch.setattr(idx_files, "MD5", known)
     rows = fashion_mnist("test", root=tmp_path / "cache", download=True)
     assert len(rows) == 7
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(known)

@@ -57,6 +57,14 @@ def test_a_one_by_one_convolution_defined_first(spec: InputSpec) -> None:
     assert not weights(found).requires_grad
 
 
+def test_of_two_layers_that_decide_the_later_one(spec: InputSpec) -> None:
+    with seeded(0):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Linear(4, 4)).eval()
+    with torch.no_grad():
+        net[2].weight.copy_(torch.eye(4))
+    assert last_linear(net, spec) is net[2]
+
+
 def test_tokens(spec: InputSpec) -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:

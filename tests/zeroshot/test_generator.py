@@ -215,6 +215,19 @@ def test_the_checkpoint_of_another_student_is_not_gone_on_with(
         make(student)
 
 
+def test_large_rows_come_in_small_batches_and_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = InputSpec(shape=(3, 224, 224), mean=(0.5,) * 3, std=(0.25,) * 3)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
+    seen: list[torch.Size] = []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    settings = Training(steps=1, width=2, latent=4, ages=1)
+    monkeypatch.setattr("dynext.zeroshot.generator.POOL_VALUES", 32 * 3 * 224 * 224)
+    generator(net, big, 0, start="fitted", candidates=7, settings=settings).prepare(QUIET)
+    pooled = sum(shape[0] for shape in seen[-4:-2])
+    assert pooled == 32
+    assert seen[-1] == (16, 3, 224, 224)
+
+
 @pytest.mark.parametrize(
     "changes", [{"steps": 0}, {"batch_size": 1}, {"lr": 0.0}, {"ages": 0}, {"steps": 2, "ages": 3}]
 )
