@@ -34,6 +34,7 @@ def choose(
     delta: float = 0.05,
     min_support: int = 20,
     risk: Risk = "drop",
+    look: float = 0.0,
 ) -> Policy:
     """The policy that saves most within a loss, or loses least within a budget; with neither, a loss of 0.01.
 
@@ -56,6 +57,9 @@ def choose(
         risk: with ``basis="teacher"``, ``"drop"`` weighs each answer unlike the full net's by what the full net's own
             probabilities say is lost (too much, if it is overconfident as most nets are; too little, if it is
             underconfident); ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
+        look: price of every early exit that a row passes beyond its MACs (small layers and the decision take longer
+            than their MACs say), as a share of the static net. Within a loss the least price is taken instead of the
+            fewest MACs; budgets and the costs that are reported stay MACs.
 
     The safe rule within a loss: all thresholds of all sets of exits, ordered by how many wrong answers the exits' own
     probabilities expect, those that cost more than an earlier one left out. Down this path each policy is tested at
@@ -71,13 +75,13 @@ def choose(
         PolicyError: tables that do not belong together, figures out of range, or a budget that no policy meets.
     """
     tables = [table] if isinstance(table, ExitTable) else list(table)
-    _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk)
+    _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk, look)
     temperature_e = _temperatures(tables[0], temperature)
     if budget is None and max_drop is None:
         max_drop = DEFAULT_MAX_DROP
     grid_t = threshold_grid(tables, confidence, temperature_e)
     num_early = tables[0].num_exits - 1
-    judge = Judge(rule=rule, delta=delta, min_support=min_support)
+    judge = Judge(rule=rule, delta=delta, min_support=min_support, look=look)
     sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in tables]
     verdicts = [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in exit_sets(num_early)]
     static = static_net(sweepers, judge)
@@ -96,6 +100,7 @@ class _Pick:
     on: tuple[int, ...]
     t: int
     cost: float
+    price: float
     drop: float
     risk: float
 
@@ -105,6 +110,7 @@ def _pick(verdict: Verdict, t: int) -> _Pick:
         on=verdict.on,
         t=t,
         cost=float(verdict.cost_t[t]),
+        price=float(verdict.price_t[t]),
         drop=float(verdict.drop_t[t]),
         risk=float(verdict.risk_t[t]),
     )
@@ -122,9 +128,9 @@ def _cheapest(verdicts: Sequence[Verdict], static: Verdict, max_drop: float, jud
         for verdict in verdicts:
             allowed = np.flatnonzero(verdict.risk_t <= max_drop)
             if len(allowed):
-                order = np.lexsort((verdict.risk_t[allowed], verdict.cost_t[allowed]))
+                order = np.lexsort((verdict.risk_t[allowed], verdict.price_t[allowed]))
                 picks.append(_pick(verdict, int(allowed[order[0]])))
-    return min(picks, key=lambda pick: (pick.cost, pick.risk))
+    return min(picks, key=lambda pick: (pick.price, pick.risk))
 
 
 def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float) -> _Pick:
@@ -223,6 +229,7 @@ def _check(
     delta: float,
     min_support: int,
     risk: str,
+    look: float,
 ) -> None:
     check_measure(confidence)
     if not tables:
@@ -238,5 +245,7 @@ def _check(
         raise PolicyError(
             f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more"
         )
+    if not 0 <= look < 1:
+        raise PolicyError(f"look {look}; give a share of the static net's time, such as 0.03")
     if rule not in get_args(Rule) or risk not in get_args(Risk):
         raise PolicyError(f"rule {rule!r}, risk {risk!r}; give {get_args(Rule)} and {get_args(Risk)}")

@@ -36,6 +36,8 @@ class Sweep:
 
     cost_t: Floats
     """Mean MACs as a share of the static net's, heads included."""
+    looks_t: Floats
+    """Mean number of early exits that a row is looked at by."""
     support_t: Floats
     """Rows that leave at the exit, among those that are on, where fewest leave."""
     right_t: Floats
@@ -117,16 +119,17 @@ class Sweeper:
         bin_ne = self._bins(enabled_e) if self._bin_ne is None else self._bin_ne
         macs_e = table.macs_e(enabled_e)
         size = len(self.grid_t)
-        cost_t, support_t = np.zeros(size), np.full(size, float(n))
+        cost_t, looks_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(n))
         lost_t, gained_t, weight_t, square_t, right_t, doubt_t = (np.zeros(size) for _ in range(6))
         before_n = np.zeros(n, np.int64)
-        for e in [*on, last]:
+        for looked, e in enumerate([*on, last], 1):
             # a row leaves here at the thresholds that this exit reaches and none before it did
             reached_n = np.full(n, size) if e == last else np.maximum(before_n, bin_ne[:, e])
             here = np.flatnonzero(reached_n > before_n)
             count = _Counter(before_n[here], reached_n[here], size)
             leaving_t = count()
             cost_t += leaving_t * macs_e[e]
+            looks_t += leaving_t * min(looked, len(on))
             right_t += count(self.right_ne[here, e])
             if e != last:
                 support_t = np.minimum(support_t, leaving_t)
@@ -140,6 +143,7 @@ class Sweeper:
         usual_r = usual_r if usual_r.any() else np.ones(1)
         return Sweep(
             cost_t=cost_t / n / max(table.static_macs, 1),
+            looks_t=looks_t / n,
             support_t=support_t,
             right_t=right_t,
             lost_t=lost_t,

@@ -22,6 +22,8 @@ class Verdict:
 
     on: tuple[int, ...]
     cost_t: Floats
+    price_t: Floats
+    """The cost, and what the looks cost beyond their MACs: what is to be small."""
     drop_t: Floats
     """Observed."""
     risk_t: Floats
@@ -41,6 +43,8 @@ class Judge:
     delta: float
     """Of a bound."""
     min_support: int
+    look: float
+    """Price of passing an early exit beyond its MACs, as a share of the static net."""
 
     @property
     def safe(self) -> bool:
@@ -51,6 +55,7 @@ class Judge:
         return Verdict(
             on=on,
             cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
+            price_t=np.mean([s.cost_t + self.look * s.looks_t for s in sweeps], axis=0),
             drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
             risk_t=np.max([s.drop_bound_t(self.delta) if self.safe else s.drop_t() for s in sweeps], axis=0),
             doubt_t=np.mean([s.doubt_t for s in sweeps], axis=0),
@@ -65,6 +70,7 @@ def static_net(sweepers: Sequence[Sweeper], judge: Judge) -> Verdict:
     return Verdict(
         on=(),
         cost_t=verdict.cost_t,
+        price_t=verdict.price_t,
         drop_t=verdict.drop_t,
         risk_t=np.zeros_like(verdict.risk_t),
         doubt_t=verdict.doubt_t,
@@ -76,10 +82,10 @@ def static_net(sweepers: Sequence[Sweeper], judge: Judge) -> Verdict:
 def cautious_path(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, int]]:
     """Policies from the most cautious on, each cheaper than all before; whether anybody was right plays no part."""
     points = [(verdict, int(t)) for verdict in verdicts for t in np.flatnonzero(verdict.supported_t)]
-    points.sort(key=lambda point: (point[0].doubt_t[point[1]], point[0].cost_t[point[1]]))
+    points.sort(key=lambda point: (point[0].doubt_t[point[1]], point[0].price_t[point[1]]))
     path, cheapest = [], 1.0
     for verdict, t in points:
-        if verdict.cost_t[t] < cheapest:
-            cheapest = float(verdict.cost_t[t])
+        if verdict.price_t[t] < cheapest:
+            cheapest = float(verdict.price_t[t])
             path.append((verdict, t))
     return path

@@ -35,6 +35,8 @@ def test_a_sweep_counts_what_simulate_counts(measure, basis):
             threshold_e = (*(float(grid_t[t]) if e in on else None for e in range(3)), 0.0)
             outcome = simulate(table, Policy(confidence=measure, threshold_e=threshold_e, temperature_e=temperature_e))
             assert math.isclose(sweep.cost_t[t], outcome.macs / 4000)
+            looked_n = sum((outcome.exit_n >= e).double() for e in on)
+            assert math.isclose(sweep.looks_t[t], float(looked_n.mean()), rel_tol=1e-9)
             assert sweep.right_t[t] == int(outcome.right_n.sum())
             assert sweep.support_t[t] == min(int((outcome.exit_n == e).sum()) for e in on)
             right_full_n = table.right_ne[:, -1]
@@ -65,6 +67,7 @@ def test_rows_of_one_weight_are_bounded_as_that_many_rows(weight):
     none_t = np.zeros(3)
     sweep = Sweep(
         cost_t=none_t,
+        looks_t=none_t,
         support_t=none_t,
         right_t=none_t,
         lost_t=lost_t,
@@ -130,7 +133,7 @@ def test_a_threshold_is_not_safe_below_one_that_failed():
 def test_the_order_of_the_safe_rule_knows_nothing_of_who_was_right():
     table = make_table(300, noise=0.7, basis="labels")
     other = replace(table, label_n=table.label_n.flip(0))
-    judge = Judge(rule="safe", delta=0.05, min_support=20)
+    judge = Judge(rule="safe", delta=0.05, min_support=20, look=0.0)
     paths = []
     for one in (table, other):
         grid = threshold_grid([one], "max_probability", (1.0,) * 4)
@@ -155,6 +158,17 @@ def test_doubt_is_what_those_who_leave_expect_to_get_wrong():
         sure_n = table.logits_nek.softmax(-1).amax(-1)[torch.arange(50), exit_n]
         expected = float((1 - sure_n)[exit_n < 3].sum()) / 50
         assert sweep.doubt_t[t] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["safe", "plain"])
+def test_the_dearer_a_look_the_fewer_there_are(rule):
+    table = make_table(400, noise=1.0)
+    policies = [choose(table, max_drop=0.05, rule=rule, look=look) for look in (0.0, 0.1, 0.9)]
+    exits = [sum(policy.enabled_e) for policy in policies]
+    assert exits == sorted(exits, reverse=True)
+    assert exits[0] > exits[-1] == 1
+    macs = [simulate(table, policy).macs for policy in policies]
+    assert macs == sorted(macs)
 
 
 def test_drop_weighs_what_disagreement_counts_whole():
@@ -279,6 +293,7 @@ def test_the_front_rises_and_ends_at_the_best():
         ({"max_drop": math.nan}, "max_drop nan"),
         ({"delta": 0.0}, "delta 0.0"),
         ({"rule": "bold"}, "rule 'bold'"),
+        ({"look": 1.0}, "look 1.0; give a share"),
         ({"risk": "all"}, "risk 'all'"),
         ({"confidence": "margn"}, "did you mean margin"),
         ({"temperature": (1.0,)}, "1 temperatures for 4 exits"),
