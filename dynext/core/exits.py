@@ -36,7 +36,14 @@ class Reduce(nn.Module):
 
     def forward(self, tap: Tensor) -> Tensor:
         x = tap.permute(0, 3, 1, 2) if self.channels_last else tap
-        return F.avg_pool2d(x, self.factor) if self.factor > 1 else x
+        return F.avg_pool2d(x, self.factor) if self.factor > 2 else _halved(x) if self.factor == 2 else x
+
+
+def _halved(x: Tensor) -> Tensor:
+    """``F.avg_pool2d(x, 2)``, which on CPUs takes up to seven times as long as three sums."""
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+    return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
 
 
 class PoolMix(nn.Module):

@@ -101,8 +101,10 @@ class _Books:
 
     def answer(self, e: int, logits: Tensor) -> None:
         """Exit ``e`` answers every row that waits."""
-        if self.logits_bk is None:
-            self.logits_bk = logits.new_zeros(len(self.x), self.num_classes)
+        if self.logits_bk is None:  # the first answer goes to everybody
+            self.logits_bk = logits
+            self.exit_b, self.macs_b = torch.full_like(self.row_b, e), torch.full_like(self.row_b, self.spent)
+            return
         exit_b, macs_b = torch.full_like(self.row_b, e), torch.full_like(self.row_b, self.spent)
         if self.open_b is not None:
             logits = logits.where(self.open_b[:, None], self.logits_bk[self.row_b])

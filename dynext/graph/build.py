@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from dynext.graph.cuts import Flow
+from dynext.graph.inplace import reuse_buffers
 from dynext.graph.normal import is_kind_query
 
 
@@ -37,7 +38,9 @@ def build_body(
             copied(node)
     graph.output(tuple(copied(node) for node in live_out))
     graph.lint()
-    return fx.GraphModule(flow.traced, graph), computed
+    body = fx.GraphModule(flow.traced, graph)
+    reuse_buffers(body)
+    return body, computed
 
 
 def _kind_of_live(flow: Flow, node: fx.Node, copies: dict[fx.Node, fx.Node], live_in: Sequence[fx.Node]) -> Any:

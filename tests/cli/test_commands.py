@@ -45,12 +45,12 @@ def test_unknown_words_are_met_with_the_nearest() -> None:
     assert refused("inspect") == "Error: Missing argument 'MODEL'. See 'dynext inspect --help'."
 
 
-def _raising(error: BaseException) -> Commands:
+def _raising(error: BaseException, name: str = "go") -> Commands:
     @click.group(cls=Commands)
     def group() -> None:
         """A group."""
 
-    @group.command()
+    @group.command(name)
     def go() -> None:
         """Fail."""
         raise error
@@ -79,10 +79,12 @@ def test_a_fault_keeps_its_traceback(error: Exception) -> None:
     assert result.exception is error
 
 
-def test_an_interruption_says_how_to_go_on() -> None:
-    result = CliRunner().invoke(_raising(KeyboardInterrupt()), ["go"])
+@pytest.mark.parametrize(("name", "goes_on"), [("convert", True), ("synthesize", True), ("report", False)])
+def test_an_interruption_says_how_to_go_on_where_one_can(name: str, goes_on: bool) -> None:
+    result = CliRunner().invoke(_raising(KeyboardInterrupt(), name), [name])
     assert result.exit_code == 130
-    assert "The same command again goes on" in result.stderr
+    assert "Stopped." in result.stderr
+    assert ("The same command again goes on" in result.stderr) == goes_on
 
 
 def test_it_runs_from_a_real_shell() -> None:

@@ -109,7 +109,7 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     assert "2.0 is not in the range" in refused(*command, "--max-drop", "2")
     assert "leaves" in refused(*command, "--method", "leavs")
     assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
-    assert "give calibrate= as well" in refused(*command, "--distill-on-calibration")
+    assert "give --calibrate DATA too" in refused(*command, "--distill-on-calibration")
     np.savez(tmp_path / "gray.npz", x=np.zeros((4, 28, 28), np.uint8))
     assert "rows have shape (1, 28, 28), the net eats (3, 32, 32)" in refused(
         *command, "--calibrate", tmp_path / "gray.npz"

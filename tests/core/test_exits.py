@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
 
-from dynext.core.exits import build_exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.exits import Reduce, build_exit, conv_heads, default_heads, pooled_heads, token_heads
 from dynext.errors import PolicyError, SplitError
 from dynext.graph import count_macs
 
@@ -50,3 +52,12 @@ def test_what_does_not_fit_is_refused() -> None:
         token_heads(5)((8, 6, 6))
     with pytest.raises(PolicyError, match="head kind 'magic'"):
         build_exit({"kind": "magic"}, after=0, name="here")
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("size", [(6, 6), (7, 9)])
+def test_reduce_averages_squares_of_pixels(factor: int, size: tuple[int, int]) -> None:
+    tap = torch.randn(2, 5, *size)
+    wanted = F.avg_pool2d(tap, factor)
+    assert_close(Reduce(channels_last=False, factor=factor)(tap), wanted)
+    assert_close(Reduce(channels_last=True, factor=factor)(tap.permute(0, 2, 3, 1)), wanted)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.graph.inplace import remove_inplace, with_item
+from dynext.graph.inplace import remove_inplace, reuse_buffers, with_item
 from dynext.graph.probe import probe
 from dynext.graph.trace import private_copy, trace
 
@@ -81,3 +81,74 @@ def test_with_item_leaves_its_argument():
     x = torch.zeros(2, 2)
     assert with_item(x, (0, 1), 5.0).tolist() == [[0.0, 5.0], [0.0, 0.0]]
     assert not x.any()
+
+
+class Reuses(nn.Module):
+    """One activation after what ``before`` gives, and perhaps a second reader of it."""
+
+    def __init__(self, before, activation, *, read_again: bool = False) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu, self.drop = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout()
+        self.before, self.activation, self.read_again = before, activation, read_again
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.before(self, x)
+        out = self.activation(self, made)
+        return out + made if self.read_again else out * 2
+
+
+NEW = {
+    "convolution": lambda net, x: net.conv(x),
+    "normalization": lambda net, x: net.norm(x),
+    "sum": lambda net, x: net.conv(x) + x,
+}
+ACTIVATIONS = {
+    "module": lambda net, x: net.relu(x),
+    "function": lambda net, x: F.silu(x),
+    "torch's": lambda net, x: torch.relu(x),
+    "method": lambda net, x: x.relu(),
+}
+
+
+@pytest.mark.parametrize("before", NEW)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_overwrite_what_was_made_for_them(before, activation):
+    model, x = Reuses(NEW[before], ACTIVATIONS[activation]).eval(), torch.randn(2, 3, 4, 4, requires_grad=True)
+    wanted = model(x)
+    (gradient,) = torch.autograd.grad(wanted.square().sum(), x)
+    body = trace(private_copy(model))
+    reuse_buffers(body)
+    seen, _ = probe(body, x.detach())
+    assert [name.target for one in seen.values() for name in one.changed]
+    out = body(x)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), x)[0], gradient)
+    assert not model.relu.inplace
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Reuses(lambda net, x: x, ACTIVATIONS["function"]),
+        Reuses(lambda net, x: net.drop(x), ACTIVATIONS["module"]),
+        Reuses(lambda net, x: x.flatten(1), ACTIVATIONS["function"]),
+        Reuses(lambda net, x: torch.sigmoid(x), ACTIVATIONS["function"]),
+        Reuses(lambda net, x: x + 1, lambda net, x: F.relu(x, False)),
+        Reuses(NEW["convolution"], ACTIVATIONS["module"], read_again=True),
+    ],
+)
+def test_what_somebody_else_may_read_is_left_alone(model):
+    body = trace(private_copy(model.eval()))
+    reuse_buffers(body)
+    seen, _ = probe(body, torch.randn(2, 3, 4, 4))
+    assert not any(one.changed for one in seen.values())
+
+
+def test_a_module_called_twice_is_switched_where_it_may_be():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), relu := nn.ReLU(), nn.Flatten(), relu).eval()
+    body = trace(private_copy(model))
+    reuse_buffers(body)
+    targets = [node.target for node in body.graph.nodes if node.op == "call_module"]
+    assert targets == ["0", "1_in_place", "2", "1"]
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(body(x), model(x), rtol=0, atol=0)
