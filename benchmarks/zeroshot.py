@@ -28,8 +28,8 @@ from harness import figure, parser, table, write
 
 import dynext as dx
 from dynext.core.collect import table_of
-from dynext.zeroshot.convert import choose_cautiously
 from dynext.zeroshot.features import Features, cache_features, head_logits
+from dynext.zeroshot.thresholds import choose_cautiously
 
 SOURCES = (
     "gaussian", "pink", "leaves", "objects", "fitted", "impressions", "generator", "inversion", "mixture",
@@ -132,7 +132,12 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
         line = _line(source, "joint", seed, seconds, dx.collect(net, bench.calibration), dx.collect(net, bench.test))
         # what the static net gives is known from the frozen trunk
         static = float((bench.test_features.logits_nk.argmax(1) == bench.test.y).double().mean())
-        yield {**line, "static": static, "lost": 100 * (static - line["accuracy"]), "undone": told.undone}
+        yield {
+            **line,
+            "static": static,
+            "lost": 100 * (static - line["accuracy"]),
+            "undone": sum(check.restored for check in told.checks),
+        }
 
 
 def _source(bench: Bench, source: str, seed: int) -> dx.Source:

@@ -7,13 +7,14 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
 from torch import nn
 
-from dynext.artifact import PAGE, save
+from dynext.artifact import PAGE
+from dynext.cli.folder import write_folder
 from dynext.cli.options import (
     Places,
     device_option,
@@ -23,16 +24,14 @@ from dynext.cli.options import (
     output_option,
     seed_option,
 )
-from dynext.cli.pictures import first_and_last, save_pictures, synthesized
+from dynext.cli.pictures import first_and_last, synthesized
 from dynext.cli.rows import unlabelled_rows
-from dynext.cli.show import page_facts, print_json, timing_lines
-from dynext.core.page import write_page
-from dynext.core.report import Report, report
+from dynext.cli.show import print_json, timing_lines
+from dynext.core.report import report
 from dynext.core.timing import Timing, side_by_side
 from dynext.data import Rows
-from dynext.models.catalog import Opened
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.convert import Conversion
+from dynext.zeroshot.convert import Conversion, Train
 from dynext.zeroshot.convert import convert as make_dynamic
 from dynext.zeroshot.synthesize import METHODS, fingerprint
 
@@ -49,6 +48,13 @@ TIMED_ROWS = 512
 @click.option("--rows", type=click.IntRange(min=1), default=8192, show_default=True, help="Rows to synthesize.")
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Distillation steps.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Plan rows and steps to take so long.")
+@click.option(
+    "--train",
+    type=click.Choice(get_args(Train)),
+    default="frozen",
+    show_default=True,
+    help="frozen distils the exits alone; joint the trunk as well, which takes minutes more.",
+)
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
 @click.option("--distill-on-calibration", is_flag=True, help="Distil on those images as well: saves far more.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01, a point]")
@@ -64,6 +70,7 @@ def convert(
     rows: int,
     steps: int,
     minutes: float | None,
+    train: Train,
     calibrate: str | None,
     distill_on_calibration: bool,
     max_drop: float | None,
@@ -89,8 +96,7 @@ def convert(
     seen = None if calibrate is None else unlabelled_rows(calibrate, opened.spec)
     asked = {
         "model": model, "after": after, "method": method, "rows": rows, "steps": steps, "minutes": minutes,
-        "calibrate": calibrate,
-        "distill_on_calibration": distill_on_calibration, "seed": seed,
+        "train": train, "calibrate": calibrate, "distill_on_calibration": distill_on_calibration, "seed": seed,
     }  # fmt: skip
     teacher = opened.model.to(device)
     conversion = make_dynamic(
@@ -101,6 +107,7 @@ def convert(
         n=rows,
         steps=steps,
         minutes=minutes,
+        train=train,
         calibrate=seen,
         distill_on_calibration=distill_on_calibration,
         max_drop=max_drop,
@@ -114,7 +121,18 @@ def convert(
     found = report(conversion.table, conversion.policy)
     clocks = {"timed_on": timed_on, "timing": [asdict(t) for t in timings]}
     provenance = {**conversion.provenance, "model": model, **clocks}
-    _keep(output, opened, conversion, found, _pictures(conversion, seen), provenance)
+    write_folder(
+        output,
+        conversion.net,
+        policy=conversion.policy,
+        table=conversion.table,
+        spec=opened.spec,
+        model_recipe=opened.recipe,
+        class_names=opened.class_names,
+        provenance=provenance,
+        pictures=_pictures(conversion, seen),
+    )
+    _forget_work(output)
     if as_json:
         print_json({"folder": str(output), "report": found.to_dict(), "provenance": provenance})
         return
@@ -123,35 +141,8 @@ def convert(
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
 
 
-def _keep(
-    output: Path,
-    opened: Opened,
-    conversion: Conversion,
-    found: Report,
-    pictures: dict[str, torch.Tensor],
-    provenance: dict[str, Any],
-) -> None:
-    """The net, its report and its pictures in ``output``; what was kept for an interrupted run goes."""
-    told, timing = page_facts(provenance)
-    save(
-        conversion.net,
-        output,
-        policy=conversion.policy,
-        spec=opened.spec,
-        model_recipe=opened.recipe,
-        class_names=opened.class_names,
-        table=conversion.table,
-        provenance=provenance,
-        page=lambda path: write_page(
-            path,
-            title=f"{provenance['model']}, made dynamic",
-            reports=[("The rows that thresholds were chosen on", conversion.table, conversion.policy, found)],
-            pictures=pictures,
-            timing=timing,
-            provenance=told,
-        ),
-    )
-    save_pictures(output, pictures)
+def _forget_work(output: Path) -> None:
+    """What was kept for an interrupted run goes."""
     for leftover in output.absolute().parent.iterdir():
         if leftover.name.startswith(f".{output.name}.work-"):
             shutil.rmtree(leftover)

@@ -24,7 +24,8 @@ from dynext.data import Rows, bundled_sample
 from dynext.graph.split import split
 from dynext.models.catalog import Opened, open_model
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.convert import Conversion, choose_cautiously, convert
+from dynext.zeroshot.convert import Conversion, convert
+from dynext.zeroshot.thresholds import choose_cautiously
 
 MODEL = "bundled:fashion_resnet20"
 

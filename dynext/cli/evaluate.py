@@ -1,4 +1,4 @@
-"""``dynext evaluate``: what the dynamic net loses and saves on real rows."""
+"""``dynext evaluate``: what the dynamic net loses and saves on real rows, and thresholds chosen anew on such."""
 
 from __future__ import annotations
 
@@ -7,31 +7,49 @@ from typing import Any
 
 import click
 
+from dynext.artifact import Artifact
+from dynext.cli.folder import write_folder
 from dynext.cli.options import artefact_options, data_options, device_option, json_option, open_artefact
-from dynext.cli.rows import Watched, open_rows
+from dynext.cli.pictures import first_and_last, load_pictures
+from dynext.cli.rows import Watched, open_rows, unlabelled_rows
 from dynext.cli.show import columns, points, print_json
 from dynext.core.collect import collect
 from dynext.core.policy import Policy
 from dynext.core.report import Report, report
-from dynext.core.search import choose
+from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
 from dynext.errors import PolicyError
+from dynext.zeroshot.thresholds import choose_cautiously
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @click.command(short_help="What the dynamic net loses and saves on test rows.")
 @artefact_options
-@data_options(required=True)
+@data_options(required=False)
+@click.option(
+    "--unlabelled", metavar="DATA", help="Instead of --data: images without labels (a folder, a .npz file, bundled)."
+)
+@click.option("--choose", "choosing", is_flag=True, help="With --unlabelled: choose thresholds on them and save these.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 1), help="With --choose: accuracy that may be lost.  [default: 0.01]"
+)
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), help="With --choose: share of the MACs to spend."
+)
 @device_option
 @json_option
 def evaluate(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
-    data: str,
+    data: str | None,
     root: Path | None,
     download: bool,
+    unlabelled: str | None,
+    choosing: bool,
+    max_drop: float | None,
+    budget: float | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -40,10 +58,26 @@ def evaluate(
     With labels (a data set, a .npz with y, a folder with one sub-folder a class in the order of the net's classes) it
     tells accuracy; without, agreement with the full net. Thresholds are never chosen on the test rows.
 
+    With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
+    were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose).
+
     \b
-    Example: dynext evaluate fashion --data fashion-mnist
+    Examples: dynext evaluate fashion --data fashion-mnist
+              dynext evaluate fashion --unlabelled photos --choose
     """
+    if (data is None) == (unlabelled is None):
+        raise click.UsageError(
+            "give --data DATA to judge on, or --unlabelled DATA to check the thresholds on; not both"
+        )
+    if not choosing and (max_drop is not None or budget is not None):
+        raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
+    if choosing and unlabelled is None:
+        raise click.UsageError("--choose takes --unlabelled images, never the test rows of --data")
     kept = open_artefact(folder, model, arguments)
+    if unlabelled is not None:
+        _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
+        return
+    assert data is not None  # noqa: S101
     rows, words = open_rows(data, kept.spec, root=root, download=download)
     table = collect(kept.net.to(device), Watched(rows=rows), rows=words)
     saved = report(table, kept.policy)
@@ -58,6 +92,49 @@ def evaluate(
         return
     click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the rows above):")
     click.echo(columns([_titles(saved), *(_cells(budget, found, saved) for budget, found in along)], left=()))
+
+
+def _check(
+    folder: Path,
+    kept: Artifact,
+    unlabelled: str,
+    choosing: bool,
+    max_drop: float | None,
+    budget: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
+    rows = unlabelled_rows(unlabelled, kept.spec)
+    told = f"{len(rows):,} unlabelled rows of {unlabelled}"
+    net = kept.net.to(device)
+    table = collect(net, Watched(rows=rows), rows=told)
+    before = report(table, kept.policy)
+    policy = choose_cautiously([table], max_drop=max_drop, budget=budget) if choosing else kept.policy
+    now = report(table, policy)
+    if choosing:
+        pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
+        untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
+        write_folder(
+            folder,
+            net.cpu(),
+            policy=policy,
+            table=table,
+            spec=kept.spec,
+            model_recipe=kept.model_recipe,
+            class_names=kept.class_names,
+            provenance={**untimed, "thresholds": f"chosen anew on {told}"},
+            pictures=pictures,
+        )
+    if as_json:
+        chosen = now.to_dict() if choosing else None
+        print_json({"folder": str(folder), "saved_policy": before.to_dict(), "chosen_policy": chosen})
+        return
+    click.echo(before)
+    if choosing:
+        click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
+    elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
+        click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
 
 
 def _along_budgets(chosen_on: ExitTable, policy: Policy, table: ExitTable) -> list[tuple[float, Report | None]]:

@@ -9,10 +9,18 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
+from dynext.core.bounds import lower_bound
 from dynext.core.calibrate import ece
 from dynext.core.policy import Policy
-from dynext.core.table import ExitTable, oracle, simulate
+from dynext.core.sweep import Sweeper
+from dynext.core.table import ExitTable, Outcome, oracle, simulate
 from dynext.types import Basis
+
+DELTA = 0.05
+"""How often a bound of a report may be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,12 @@ class Report:
     """Share of the static net's MACs that is saved, per row on average, heads counted."""
     agreement: float
     """Share of the rows answered like the full net."""
+    agreement_at_least: float
+    """Of rows like these, with 95 % confidence (Clopper-Pearson)."""
+    drop: float | None
+    """Accuracy that the full net's own probabilities say is lost by leaving early; ``None`` where labels know."""
+    drop_at_most: float | None
+    """On rows like these, with 95 % confidence; as `choose` bounds it."""
     accuracy: float | None
     """Share of the rows answered like their label; ``None`` without labels and for synthesized rows."""
     static_accuracy: float | None
@@ -108,7 +122,15 @@ class Report:
             )
         else:
             where = " on synthesized rows" if self.synthetic else ""
-            lines.append(f"Agreement with the full net{where}: {self.agreement:.2%}.")
+            lines.append(
+                f"Agreement with the full net{where}: {self.agreement:.2%}, on more such rows at least "
+                f"{self.agreement_at_least:.2%} (95 % confidence)."
+            )
+            if self.drop is not None and self.drop_at_most is not None:
+                lines.append(
+                    f"Weighing each other answer by the full net's own probabilities, {100 * self.drop:.2f} points "
+                    f"are lost, at most {100 * self.drop_at_most:.2f}."
+                )
         lines.append(
             f"An oracle that sends each row to the cheapest exit that is right would save {self.oracle_saved:.1%} "
             f"at {self.oracle_right:.2%}."
@@ -155,6 +177,8 @@ def report(table: ExitTable, policy: Policy) -> Report:
             )
         )
     labelled = table.basis == "labels" and not table.synthetic
+    drop, drop_at_most = (None, None) if table.basis == "labels" else _drop(table, policy, outcome)
+    agree = round(outcome.agreement * len(table))
     return Report(
         exits=tuple(lines),
         rows=table.rows,
@@ -166,6 +190,9 @@ def report(table: ExitTable, policy: Policy) -> Report:
         macs=outcome.macs,
         saved=outcome.saved,
         agreement=outcome.agreement,
+        agreement_at_least=float(lower_bound(agree, len(table), DELTA)),
+        drop=drop,
+        drop_at_most=drop_at_most,
         accuracy=outcome.accuracy if labelled else None,
         static_accuracy=float(table.right_ne[:, -1].double().mean()) if labelled else None,
         oracle_saved=best.saved,
@@ -174,6 +201,15 @@ def report(table: ExitTable, policy: Policy) -> Report:
         ms=outcome.ms,
         note=policy.note,
     )
+
+
+def _drop(table: ExitTable, policy: Policy, outcome: Outcome) -> tuple[float, float]:
+    """What leaving early loses by the full net's own probabilities, and a bound."""
+    on = [e for e in range(table.num_exits - 1) if policy.enabled_e[e]]
+    if not on:
+        return 0.0, 0.0
+    sweeper = Sweeper(table, policy.confidence, policy.temperature_e, torch.zeros(1), "drop")
+    return sweeper.drop(np.asarray(outcome.exit_n), on, DELTA)
 
 
 def _number(value: float) -> float | None:

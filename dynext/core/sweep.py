@@ -63,21 +63,34 @@ class Sweep:
         return (self.weight_t - self.gained_t) / self.rows
 
     def drop_bound_t(self, delta: float) -> Floats:
-        """Upper bound on the drop: Clopper-Pearson on the rows lost, by weight, less the gains.
-
-        Weights w of one typical size s = sum w^2 / sum w are bounded as s times a count of sum w / s rows; that is
-        exact when they are equal. One row of the usual weight goes into s, so that few or no lost rows do not pass
-        for harmless ones. Gains count as observed and never make the bound negative.
-
-        Source: the scaled Poisson distribution, Bohm & Zech, NIM A 2014, arXiv:1309.1287, here with a binomial.
-        """
-        size_t = (self.square_t + self.usual_square) / (self.weight_t + self.usual_weight)
-        count_t = np.clip(self.weight_t / size_t, 0, self.rows)
-        return np.maximum(size_t * upper_bound(count_t, self.rows, delta) - self.gained_t / self.rows, 0.0)
+        """Upper bound on the drop: `weight_bound` on what is lost, less the gains, which count as observed and never
+        make the bound negative."""
+        usual = (self.usual_weight, self.usual_square)
+        lost_t = weight_bound(self.weight_t, self.square_t, usual, self.rows, delta)
+        return np.maximum(lost_t - self.gained_t / self.rows, 0.0)
 
     def right_bound_t(self, delta: float) -> Floats:
         """Lower bound on the share of rows answered right."""
         return lower_bound(self.right_t, self.rows, delta)
+
+
+def weight_bound(
+    weight_t: NDArray[np.float64] | float,
+    square_t: NDArray[np.float64] | float,
+    usual: tuple[float, float],
+    rows: int,
+    delta: float,
+) -> Floats:
+    """Upper bound on the mean weight of ``rows`` rows, of which the weights sum up to ``weight_t``: Clopper-Pearson.
+
+    Weights w of one typical size s = sum w^2 / sum w are bounded as s times a count of sum w / s rows; that is exact
+    when they are equal. One row of the ``usual`` weight (and its square) goes into s, so that few or no lost rows do
+    not pass for harmless ones.
+
+    Source: the scaled Poisson distribution, Bohm & Zech, NIM A 2014, arXiv:1309.1287, here with a binomial.
+    """
+    size_t = (square_t + usual[1]) / (weight_t + usual[0])
+    return np.asarray(size_t * upper_bound(np.clip(weight_t / size_t, 0, rows), rows, delta))
 
 
 class Sweeper:
@@ -139,8 +152,7 @@ class Sweeper:
                 square_t += count(self.weight_ne[here, e] ** 2)
                 doubt_t += count(self.doubt_ne[here, e])
             before_n = reached_n
-        usual_r = self.weight_ne[:, list(on)][self.lost_ne[:, list(on)]]
-        usual_r = usual_r if usual_r.any() else np.ones(1)
+        usual_weight, usual_square = self._usual(on)
         return Sweep(
             cost_t=cost_t / n / max(table.static_macs, 1),
             looks_t=looks_t / n,
@@ -150,11 +162,25 @@ class Sweeper:
             gained_t=gained_t,
             weight_t=np.maximum(weight_t, 0.0),  # sums of differences may end a rounding error below
             square_t=np.maximum(square_t, 0.0),
-            usual_weight=float(usual_r.mean()),
-            usual_square=float((usual_r**2).mean()),
+            usual_weight=usual_weight,
+            usual_square=usual_square,
             doubt_t=doubt_t / n,
             rows=n,
         )
+
+    def _usual(self, on: Sequence[int]) -> tuple[float, float]:
+        """Mean weight, and mean square of it, of the rows that the exits ``on`` would get wrong, leaving or not."""
+        usual_r = self.weight_ne[:, list(on)][self.lost_ne[:, list(on)]]
+        usual_r = usual_r if usual_r.any() else np.ones(1)
+        return float(usual_r.mean()), float((usual_r**2).mean())
+
+    def drop(self, exit_n: NDArray[np.int64], on: Sequence[int], delta: float) -> tuple[float, float]:
+        """What is lost if each row leaves at ``exit_n``, less what is gained, and an upper bound on it."""
+        here = np.arange(len(exit_n)), exit_n
+        weight_n, gained = self.weight_ne[here], float(self.gained_ne[here].mean())
+        total, square = float(weight_n.sum()), float((weight_n**2).sum())
+        bound = weight_bound(total, square, self._usual(on), len(exit_n), delta)
+        return total / len(exit_n) - gained, max(float(bound) - gained, 0.0)
 
 
 class _Counter:

@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dynext.core.calibrate import calibrate as temperatures
 from dynext.core.collect import collect
 from dynext.core.cost import measure
 from dynext.core.exits import Heads, default_heads
 from dynext.core.net import DynamicNet, attach
 from dynext.core.policy import Policy
-from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
 from dynext.data import Rows
-from dynext.errors import SourceError
+from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
-from dynext.zeroshot.effort import effort_for
-from dynext.zeroshot.folds import FOLDS, Views, held_out_table
+from dynext.zeroshot.drift import lost_by_drift
+from dynext.zeroshot.effort import JOINT_STEPS, effort_for
+from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
+from dynext.zeroshot.joint import distill_jointly
 from dynext.zeroshot.synthesize import synthesize
-
-THRESHOLD_ROWS = 2048
-"""Synthesized rows of each kind that thresholds are chosen on when there is no real row."""
+from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
 
 VIEWS = 8
 """How often each calibration row is seen when it is distilled on."""
 
-CAUTION = 0.75
-"""Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
-these: calibration images are often leftovers of the training set, on which exits and full net agree more. Cross-fitted
-tables may use up all of it: the exits that answer there saw fewer rows than those that will run, and do worse."""
-
-LOOK = 0.03
-"""Price of passing an early exit beyond its MACs, as a share of the static net: measured on the bundled net at batch 1
-and 64, a head and the decision take .02 to .06 of it, where their MACs are .007. A constant, for the same seed to give
-the same policy on every machine."""
-
-OTHER_METHOD = "leaves"
-"""The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
+Train = Literal["frozen", "joint"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +59,8 @@ def convert(
     n: int = 8192,
     steps: int = 1000,
     minutes: float | None = None,
+    train: Train = "frozen",
+    joint_steps: int = JOINT_STEPS,
     distill_on: Source | None = None,
     calibrate: Rows | None = None,
     distill_on_calibration: bool = False,
@@ -86,8 +75,9 @@ def convert(
     """Turn ``teacher`` into an early-exit net without its training data; the teacher itself is not changed.
 
     Split, attach exits, synthesize rows out of the teacher, distil the exits on them, choose temperatures and
-    thresholds. Without ``calibrate`` these are chosen on further synthesized rows, of two kinds, and hold on the worse
-    of the two; a policy that lets nobody leave is then a possible, honest outcome.
+    thresholds. Without ``calibrate`` these are chosen on further synthesized rows of two kinds, hold on the worse of
+    the two, and are the more cautious the more the kinds differ; a policy that lets nobody leave is then a possible,
+    honest outcome.
 
     Args:
         example: one batch of input, of any size; only its shape is used. ``spec`` says it too.
@@ -97,6 +87,9 @@ def convert(
         method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
         minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed
             (for the methods that only paint rows; others take longer).
+        train: ``"frozen"`` distils the exits alone, and the full net stays the teacher bit for bit. ``"joint"`` then
+            distils trunk and exits together (`dx.distill_jointly`, ``joint_steps``), for thin nets whose early
+            layers have little to tell; what the last exit loses by that is taken off what may be lost.
         distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
         calibrate: a few hundred *unlabelled* real rows for temperatures and thresholds (agreement with the full net).
         distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
@@ -110,6 +103,8 @@ def convert(
     spec = _spec(example, spec)
     if calibrate is None and distill_on_calibration:
         raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
+    if train not in get_args(Train):
+        raise FitError(f"train={train!r}; give 'frozen' (the exits alone) or 'joint' (the trunk as well)")
     keep = None if folder is None else Path(folder)
     like = next(teacher.parameters())
     staged = split(teacher, torch.zeros(1, *spec.shape).to(like), after)
@@ -122,20 +117,21 @@ def convert(
             net,
             teacher,
             spec,
-            trainings=0.5 * (2 + FOLDS) if distill_on_calibration else 1.0,
+            trainings=(0.5 * (2 + FOLDS) if distill_on_calibration else 1.0) + (train == "joint"),
+            joint=train == "joint",
             further_rows=VIEWS * len(calibrate or ()) if distill_on_calibration else 0,
             keep=keep,
         )
-        n, steps = effort.rows, effort.steps
+        n, steps, joint_steps = effort.rows, effort.steps, effort.joint_steps
         notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
-    rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)
-    notify(f"{len(rows):,} rows to distil on")
-    features = cache_features(net, teacher, rows, progress=progress)
 
-    def train(start: DynamicNet, rows: Features, name: str, share: float = 1.0) -> DynamicNet:
+    def synthesized(kind: str, count: int) -> Bank:
+        return _synthesized(teacher, spec, kind, count, seed + 1, None, progress)
+
+    def fit_heads(start: DynamicNet, rows: Features, name: str, share: float = 1.0) -> DynamicNet:
         return distill(
             start,
-            teacher,
+            None,
             rows,
             steps=round(share * steps),
             seed=seed,
@@ -144,53 +140,58 @@ def convert(
             progress=progress,
         )
 
-    caution = CAUTION
-    if calibrate is not None and distill_on_calibration:
-        caution = 1.0
-        seen = Views(rows=calibrate.unlabelled(), count=VIEWS, seed=seed)
-        real = cache_features(net, teacher, seen, progress=progress)
-        # The first half sees no real row, so that the folds can share it.
-        start = train(net, features, "heads-synthesized", 0.5)
-        trained = train(start, Features.join([features, real]), "heads", 0.5)
-        tables = [
-            held_out_table(
-                start,
-                real,
-                features,
-                lambda rows, name: train(start, rows, name, 0.5),
-                rows=len(calibrate),
-                seed=seed,
-            )
-        ]
+    rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)
+    notify(f"{len(rows):,} rows to distil on")
+    features = cache_features(net, teacher, rows, progress=progress)
+    joint = None
+    if train == "joint":
+        net, joint = distill_jointly(
+            fit_heads(net, features, "heads-before"),
+            teacher,
+            rows,
+            steps=joint_steps,
+            seed=seed,
+            checkpoint=None if keep is None else keep / "joint.ckpt",
+            accelerator=accelerator,
+            progress=progress,
+        )
+        notify(str(joint.after))
+        features = cache_features(net, None, rows, progress=progress)
+    if calibrate is None:
+        trained = fit_heads(net, features, "heads")
+        found = choose_unseen(trained, teacher, synthesized, method, max_drop=max_drop, budget=budget)
+        policy, table, shifted = found.policy, found.table, asdict(found.shift)
     else:
-        trained = train(net, features, "heads")
-        tables = _tables(trained, teacher, spec, calibrate, method, seed, progress)
+        calibrate, shifted = calibrate.unlabelled(), None
+        if distill_on_calibration:
+            seen = Views(rows=calibrate, count=VIEWS, seed=seed)
+            trained, table = cross_fitted(
+                net, cache_features(net, None, seen, progress=progress), features, fit_heads, len(calibrate), seed
+            )
+        else:
+            trained = fit_heads(net, features, "heads")
+            table = collect(trained, calibrate, rows=f"{len(calibrate):,} unlabelled rows")
+        policy = choose_cautiously(
+            [table],
+            max_drop=max_drop,
+            budget=budget,
+            caution=1.0 if distill_on_calibration else CAUTION,
+            spent=0.0 if joint is None else lost_by_drift(trained, teacher, calibrate),
+        )
     notify(f"distilled {len(net.exits)} exits")
-    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution)
     provenance = {
         "method": method if distill_on is None else "given rows",
         "rows": len(rows),
         "steps": steps,
         "seed": seed,
+        "train": train,
+        "joint": None if joint is None else joint.to_dict(),
         "calibration_rows": 0 if calibrate is None else len(calibrate),
         "distilled_on_calibration": distill_on_calibration,
+        "shift": shifted,
         "torch": torch.__version__,
     }
-    return Conversion(net=trained, policy=policy, table=tables[0], spec=spec, rows=rows, provenance=provenance)
-
-
-def choose_cautiously(
-    tables: Sequence[ExitTable],
-    *,
-    max_drop: float | None = None,
-    budget: float | None = None,
-    caution: float = CAUTION,
-) -> Policy:
-    """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss."""
-    if max_drop is None and budget is None:
-        max_drop = DEFAULT_MAX_DROP
-    allowed = None if max_drop is None else caution * max_drop
-    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), look=LOOK)
+    return Conversion(net=trained, policy=policy, table=table, spec=spec, rows=rows, provenance=provenance)
 
 
 def _synthesized(
@@ -200,25 +201,6 @@ def _synthesized(
     return synthesize(
         teacher, shape=spec.shape, n=n, seed=seed, method=method, spec=spec, folder=folder, progress=progress
     )
-
-
-def _tables(
-    net: DynamicNet,
-    teacher: nn.Module,
-    spec: InputSpec,
-    calibration: Rows | None,
-    method: str,
-    seed: int,
-    progress: bool,
-) -> list[ExitTable]:
-    """What to choose on: the calibration rows, or else further synthesized rows of two kinds."""
-    if calibration is not None:
-        return [collect(net, calibration.unlabelled(), rows=f"{len(calibration):,} unlabelled rows")]
-    tables = []
-    for kind in dict.fromkeys((method, OTHER_METHOD)):
-        fresh = _synthesized(teacher, spec, kind, THRESHOLD_ROWS, seed + 1, None, progress)
-        tables.append(collect(net, fresh, rows=f"{len(fresh):,} synthesized rows ({kind}, seed {seed + 1})"))
-    return tables
 
 
 def _spec(example: Tensor | None, spec: InputSpec | None) -> InputSpec:

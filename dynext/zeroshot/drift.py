@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.core.modes import evaluating
+from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.types import Source
+from dynext.zeroshot.features import same_function
 from dynext.zeroshot.guide import BesideMode, Guide
 
 BATCH = 256
@@ -68,6 +69,25 @@ def drift_of(net: DynamicNet, guide: Guide, batches: Iterable[Tensor]) -> Drift:
         divergence += float(F.kl_div(last, truth, reduction="sum", log_target=True))
         rows += len(x)
     return Drift(agreement_e=tuple((same_e / rows).tolist()), kl=divergence / rows, rows=rows)
+
+
+@torch.no_grad()
+def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
+    """What ``teacher``'s own probabilities say that the last exit in its place loses on ``source``; 0 if it is it.
+
+    Mean over the rows of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an early exit's.
+    """
+    if same_function(net, teacher):
+        return 0.0
+    like = next(net.parameters())
+    lost = 0.0
+    with evaluating(net), evaluating(teacher), statistics(net.staged, source.bn), statistics(teacher, source.bn):
+        for batch in source:
+            x = batch.x.to(like)
+            probability_bk = teacher(x).double().softmax(-1)
+            answer_b = net(x).argmax(-1, keepdim=True)
+            lost += float((probability_bk.amax(-1, keepdim=True) - probability_bk.gather(1, answer_b)).sum())
+    return lost / len(source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from dynext.zeroshot.features import cache_features
 from dynext.zeroshot.maker import rows_per_chunk
 from dynext.zeroshot.synthesize import synthesize
 
-ROWS, STEPS = 8192, 1000
+ROWS, STEPS, JOINT_STEPS = 8192, 1000, 500
 """What a conversion does when nobody is in a hurry; a budget keeps their proportion."""
 
 LEAST, MOST = 1 / 32, 8.0
@@ -33,6 +33,9 @@ LOOKS_ROWS = 2048
 """Rows that pass the teacher before the first is synthesized (`fitted`'s choice of looks), roughly."""
 
 PROBE_STEPS = 8
+
+JOINT_FORWARDS = 4 * 64
+"""Rows that a step of joint distillation runs forward, backward passes counted as two: student and teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,18 @@ class Effort:
 
     rows: int
     steps: int
+    joint_steps: int
     seconds: float
 
 
-def planned(minutes: float, speeds: Speeds, *, trainings: float = 1.0, further_rows: int = 0) -> Effort:
+def planned(
+    minutes: float, speeds: Speeds, *, trainings: float = 1.0, joint: bool = False, further_rows: int = 0
+) -> Effort:
     """The largest effort within ``minutes``, rows and steps in their usual proportion.
 
     Args:
         trainings: how often the steps are done over (folds, for instance).
+        joint: whether the trunk is distilled, too.
         further_rows: rows that pass the net once whatever is planned: calibration rows with all their views.
 
     Raises:
@@ -65,12 +72,18 @@ def planned(minutes: float, speeds: Speeds, *, trainings: float = 1.0, further_r
     """
     fixed = (LOOKS_ROWS + further_rows) * speeds.forward
     usual = ROWS * (speeds.paint + speeds.forward) + trainings * STEPS * speeds.step
+    usual += JOINT_STEPS * JOINT_FORWARDS * speeds.forward if joint else 0.0
     share = (RESERVE * 60 * minutes - fixed) / usual
     if share < LEAST:
         needed = (fixed + LEAST * usual) / RESERVE / 60
         raise SourceError(f"{minutes:g} minutes are too few for this net on this machine; give {needed:.2g} or more")
     share = min(share, MOST)
-    return Effort(rows=int(share * ROWS), steps=int(share * STEPS), seconds=fixed + share * usual)
+    return Effort(
+        rows=int(share * ROWS),
+        steps=int(share * STEPS),
+        joint_steps=int(share * JOINT_STEPS),
+        seconds=fixed + share * usual,
+    )
 
 
 def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec) -> Speeds:
@@ -91,6 +104,7 @@ def effort_for(
     spec: InputSpec,
     *,
     trainings: float = 1.0,
+    joint: bool = False,
     further_rows: int = 0,
     keep: Path | None = None,
 ) -> Effort:
@@ -98,7 +112,8 @@ def effort_for(
     path = None if keep is None else keep / "effort.json"
     if path is not None and path.exists():
         return Effort(**json.loads(path.read_text()))
-    found = planned(minutes, measured_speeds(net, teacher, spec), trainings=trainings, further_rows=further_rows)
+    speeds = measured_speeds(net, teacher, spec)
+    found = planned(minutes, speeds, trainings=trainings, joint=joint, further_rows=further_rows)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -56,6 +56,26 @@ def _view(x: Tensor, view: int, draw: Generator) -> Tensor:
     return (1 - share) * moved + share * moved[torch.randperm(len(x), generator=draw)]
 
 
+def cross_fitted(
+    net: DynamicNet,
+    real: Features,
+    synthetic: Features,
+    fit_heads: Callable[[DynamicNet, Features, str, float], DynamicNet],
+    rows: int,
+    seed: int,
+) -> tuple[DynamicNet, ExitTable]:
+    """Exits distilled on both, and a table of the first ``rows`` of ``real`` as exits answer that did not see them.
+
+    Half of the steps go to the synthesized rows alone, so that all folds can start from there.
+    """
+    start = fit_heads(net, synthetic, "heads-synthesized", 0.5)
+    trained = fit_heads(start, Features.join([synthetic, real]), "heads", 0.5)
+    table = held_out_table(
+        start, real, synthetic, lambda found, name: fit_heads(start, found, name, 0.5), rows=rows, seed=seed
+    )
+    return trained, table
+
+
 def held_out_table(
     net: DynamicNet,
     real: Features,

@@ -23,7 +23,7 @@ def _quick_clocks() -> Iterator[None]:
         for name in ("cli.bench", "zeroshot.convert"):
             module = importlib.import_module(f"dynext.{name}")
             patch.setattr(module, "measure", partial(module.measure, rows=(1, 64), budget_ms=0.0))
-        patch.setattr(importlib.import_module("dynext.zeroshot.convert"), "THRESHOLD_ROWS", 128)
+        patch.setattr(importlib.import_module("dynext.zeroshot.thresholds"), "ROWS", 128)
         yield
 
 

@@ -39,6 +39,35 @@ def test_without_labels_nothing_is_called_accuracy(net: Path, tmp_path: Path) ->
     assert "unlabelled" in text
 
 
+def test_thresholds_are_checked_without_labels(net: Path, images: Path) -> None:
+    card = (net / "net.json").read_text()
+    text = done("evaluate", net, "--unlabelled", images)
+    assert f"60 unlabelled rows of {images}" in text
+    assert "at least" in text
+    assert "points are lost, at most" in text
+    told = json.loads(done("evaluate", net, "--unlabelled", images, "--json"))
+    assert told["saved_policy"]["basis"] == "teacher"
+    assert 0 <= told["saved_policy"]["agreement_at_least"] <= told["saved_policy"]["agreement"]
+    assert told["chosen_policy"] is None
+    assert (net / "net.json").read_text() == card
+
+
+def test_thresholds_are_chosen_anew(net: Path, images: Path) -> None:
+    before = dx.load(net)
+    told = json.loads(done("evaluate", net, "--unlabelled", images, "--choose", "--max-drop", "1", "--json"))
+    after = dx.load(net)
+    assert after.policy.threshold_e == tuple(line["threshold"] for line in told["chosen_policy"]["exits"])
+    assert after.policy != before.policy
+    assert told["chosen_policy"]["saved"] > 0
+    assert "chosen anew on 60 unlabelled rows" in after.provenance["thresholds"]
+    assert "timing" not in after.provenance
+    assert len(after.table) == 60
+    for (name, old), new in zip(before.net.state_dict().items(), after.net.state_dict().values(), strict=True):
+        assert old.equal(new), name
+    assert "Inputs that leave first" in (net / "report.html").read_text()
+    assert "chosen anew, and saved in" in done("evaluate", net, "--unlabelled", images, "--choose")
+
+
 def test_a_folder_with_a_sub_folder_a_class(net: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -58,7 +87,11 @@ def test_a_net_without_a_table_has_no_budgets(net: Path, images: Path) -> None:
 
 
 def test_mistakes(net: Path, tmp_path: Path) -> None:
-    assert "Missing option '--data'" in refused("evaluate", net)
+    assert "give --data DATA to judge on, or --unlabelled" in refused("evaluate", net)
+    assert "not both" in refused("evaluate", net, "--data", "bundled", "--unlabelled", "bundled")
+    assert "never the test rows" in refused("evaluate", net, "--data", "bundled", "--choose")
+    assert "give --choose too" in refused("evaluate", net, "--unlabelled", "bundled", "--budget", "0.5")
+    assert "no nowhere; give a folder" in refused("evaluate", net, "--unlabelled", "nowhere")
     assert "rows have shape (1, 28, 28), the net eats (3, 32, 32)" in refused("evaluate", net, "--data", "bundled")
     assert "no nowhere.npz; give fashion-mnist" in refused("evaluate", net, "--data", "nowhere.npz")
     assert "Give --root" in refused("evaluate", net, "--data", "cifar10")

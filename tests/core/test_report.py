@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from reference import bounds as slow
 from tables import make_table
 
 from dynext.core.calibrate import calibrate
@@ -23,6 +24,23 @@ def test_figures_are_those_of_simulate():
         expected = float(outcome.right_n[here_n].double().mean()) if here_n.any() else None
         assert line.right_of_leaving == expected
         assert line.macs == table.macs_e(policy.enabled_e)[line.exit]
+
+
+def test_bounds_are_those_that_choose_judges_by():
+    table = make_table(400, noise=1.5)
+    policy = choose(table, max_drop=0.05, temperature=calibrate(table))
+    found = report(table, policy)
+    agree = int(simulate(table, policy).right_n.sum())
+    assert found.agreement_at_least == pytest.approx(slow.lower_bound(agree, 400, 0.05), abs=1e-6)
+    assert f"drop {found.drop:.2%}, bound {found.drop_at_most:.2%}" in policy.note
+    assert 0 < found.drop < found.drop_at_most <= 0.05
+
+
+def test_the_static_net_loses_nothing_and_labels_need_no_estimate():
+    static = report(make_table(), Policy.never(4))
+    assert (static.drop, static.drop_at_most, static.agreement) == (0.0, 0.0, 1.0)
+    labelled = report(make_table(basis="labels"), Policy.never(4))
+    assert labelled.drop is labelled.drop_at_most is None
 
 
 def test_text_says_what_is_what():

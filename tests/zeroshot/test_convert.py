@@ -9,7 +9,7 @@ from zoo import NETS
 from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.data import Rows
-from dynext.errors import SourceError
+from dynext.errors import FitError, SourceError
 from dynext.types import InputSpec
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.folds import Views
@@ -77,6 +77,23 @@ def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
     assert found.provenance["method"] == "given rows"
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_jointly_the_trunk_moves_and_what_it_loses_is_counted(calibrated: bool) -> None:
+    model = teacher()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given = {"calibrate": real(), "distill_on_calibration": True} if calibrated else {}
+    found = convert(model, train="joint", joint_steps=4, **given, **SMALL)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    x = SPEC.normalize(real(8).pixels)
+    assert not torch.equal(found.net(x), model(x))
+    assert found.provenance["train"] == "joint"
+    assert found.provenance["joint"]["steps"] == 4
+    last = found.table.logits_nek[:, -1]
+    if calibrated:
+        torch.testing.assert_close(last, found.net(SPEC.normalize(real().pixels)).detach(), rtol=1e-2, atol=1e-2)
+    assert (found.provenance["shift"] is None) == calibrated
+
+
 def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
     whole = convert(teacher(), **SMALL)
     said: list[str] = []
@@ -104,6 +121,8 @@ def test_what_is_missing_is_said() -> None:
         convert(teacher())
     with pytest.raises(SourceError, match="distill_on_calibration needs rows"):
         convert(teacher(), distill_on_calibration=True, **SMALL)
+    with pytest.raises(FitError, match="train='whole'; give 'frozen'"):
+        convert(teacher(), train="whole", **SMALL)
     with pytest.raises(SourceError, match="they must agree"):
         convert(teacher(), torch.zeros(1, 3, 9, 9), **SMALL)
 

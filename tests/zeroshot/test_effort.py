@@ -11,7 +11,18 @@ from dynext.core.net import attach
 from dynext.errors import SourceError
 from dynext.graph.split import split
 from dynext.types import InputSpec
-from dynext.zeroshot.effort import LOOKS_ROWS, MOST, RESERVE, ROWS, STEPS, Speeds, effort_for, measured_speeds, planned
+from dynext.zeroshot.effort import (
+    JOINT_STEPS,
+    LOOKS_ROWS,
+    MOST,
+    RESERVE,
+    ROWS,
+    STEPS,
+    Speeds,
+    effort_for,
+    measured_speeds,
+    planned,
+)
 
 SPEEDS = Speeds(paint=0.001, forward=0.004, step=0.1)
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -29,6 +40,12 @@ def test_folds_and_calibration_rows_leave_less() -> None:
     alone = planned(5, SPEEDS)
     assert planned(5, SPEEDS, trainings=3).steps < alone.steps
     assert planned(5, SPEEDS, further_rows=4000).rows < alone.rows
+
+
+def test_the_trunk_takes_its_time() -> None:
+    found = planned(5, SPEEDS, joint=True)
+    assert found.steps < planned(5, SPEEDS).steps
+    assert found.joint_steps / found.steps == pytest.approx(JOINT_STEPS / STEPS, rel=0.05)
 
 
 def test_an_hour_for_a_small_net_is_not_used_up() -> None:

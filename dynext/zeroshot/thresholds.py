@@ -1,0 +1,101 @@
+"""Thresholds chosen with care: from a few real rows, or from synthesized ones as far as these can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from dynext.core.calibrate import calibrate as temperatures
+from dynext.core.collect import collect
+from dynext.core.net import DynamicNet
+from dynext.core.policy import Policy
+from dynext.core.search import DEFAULT_MAX_DROP, choose
+from dynext.core.table import ExitTable
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.drift import lost_by_drift
+from dynext.zeroshot.trust import Shift, bn_distance_of, shift
+
+CAUTION = 0.75
+"""Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
+these: calibration images are often leftovers of the training set, on which exits and full net agree more. Cross-fitted
+tables may use up all of it: the exits that answer there saw fewer rows than those that will run, and do worse."""
+
+LOOK = 0.03
+"""Price of passing an early exit beyond its MACs, as a share of the static net: measured on the bundled net at batch 1
+and 64, a head and the decision take .02 to .06 of it, where their MACs are .007. A constant, for the same seed to give
+the same policy on every machine."""
+
+ROWS = 2048
+"""Synthesized rows of each kind that thresholds are chosen on when there is no real row."""
+
+OTHER_METHOD = "leaves"
+"""The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
+
+
+def choose_cautiously(
+    tables: Sequence[ExitTable],
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+    caution: float = CAUTION,
+    spent: float = 0.0,
+) -> Policy:
+    """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss.
+
+    Args:
+        spent: what the net has lost already against the static one, as a share of the rows; taken off.
+    """
+    if max_drop is None and budget is None:
+        max_drop = DEFAULT_MAX_DROP
+    allowed = None if max_drop is None else max(caution * max_drop - spent, 0.0)
+    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), look=LOOK)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unseen:
+    """A policy chosen without a real row, the first table that it was chosen on, and the estimated shift."""
+
+    policy: Policy
+    table: ExitTable
+    shift: Shift
+
+
+def choose_unseen(
+    net: DynamicNet,
+    teacher: nn.Module,
+    synthesized: Callable[[str, int], Bank],
+    method: str,
+    *,
+    max_drop: float | None = None,
+    budget: float | None = None,
+) -> Unseen:
+    """Thresholds from rows of two kinds, which hold on the worse of the two, as cautious as their shift demands.
+
+    Where the shift is too large nobody leaves early, and the policy's note says why; unless a budget was asked for,
+    which is a wish about cost. What a trunk that was trained has lost on these rows is taken off what may be lost.
+
+    Args:
+        synthesized: rows of a method, so many.
+        method: the one that made the rows which the exits were distilled on.
+    """
+    kinds = dict.fromkeys((method, OTHER_METHOD))
+    if len(kinds) == 1:
+        kinds["fitted"] = None
+    tables, distances, spent = [], [], 0.0
+    for kind in kinds:
+        bank = synthesized(kind, ROWS)
+        tables.append(collect(net, bank, rows=f"{len(bank):,} synthesized rows ({kind})"))
+        distances.append(bn_distance_of(teacher, bank))
+        spent = max(spent, lost_by_drift(net, teacher, bank))
+    known = [distance for distance in distances if distance is not None]
+    allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    found = shift(tables, known or None, max_drop=allowed, temperature=temperatures(tables[0]))
+    if found.refused and budget is None:
+        policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
+    else:
+        caution = min(CAUTION, found.caution) if budget is None else CAUTION
+        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent)
+        policy = replace(policy, note=f"{policy.note} Shift of synthesized rows: {found}.")
+    return Unseen(policy=policy, table=tables[0], shift=found)
