@@ -64,7 +64,9 @@ def choose(
     The safe rule within a loss: all thresholds of all sets of exits, ordered by how many wrong answers the exits' own
     probabilities expect, those that cost more than an earlier one left out. Down this path each policy is tested at
     ``delta``; the last before the first failure is taken. The path comes from confidences and costs alone, not from
-    who was right, so that testing in its order needs no correction for the many policies.
+    who was right, so that testing in its order needs no correction for the many policies. Several tables are of rows
+    that differ in kind, where one exit may be wrong and sure of it, and would end the path at its beginning: then there
+    is a path for each exit to begin with, the earlier ones off, and the paths share ``delta``.
 
     Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052, down a cost-risk front,
     Laufer-Goldshtein et al., ICLR 2023, arXiv:2210.07913 (there drawn on other rows; ours by expected errors). For
@@ -81,15 +83,17 @@ def choose(
         max_drop = DEFAULT_MAX_DROP
     grid_t = threshold_grid(tables, confidence, temperature_e)
     num_early = tables[0].num_exits - 1
-    judge = Judge(rule=rule, delta=delta, min_support=min_support, look=look)
+    firsts = range(num_early) if rule == "safe" and len(tables) > 1 else range(1)
+    judge = Judge(rule=rule, delta=delta / max(len(firsts), 1), min_support=min_support, look=look)
     sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in tables]
     verdicts = [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in exit_sets(num_early)]
     static = static_net(sweepers, judge)
     if max_drop is not None:
-        picked = _cheapest(verdicts, static, max_drop, judge)
+        paths = [[verdict for verdict in verdicts if verdict.on[0] >= first] for first in firsts]
+        picked = _cheapest(paths, static, max_drop, judge)
     elif budget is not None:
         picked = _best(verdicts, static, budget)
-    note = _note(tables, judge, risk, picked, verdicts, budget, max_drop)
+    note = _note(tables, judge, delta, risk, picked, verdicts, budget, max_drop)
     return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
 
 
@@ -116,15 +120,16 @@ def _pick(verdict: Verdict, t: int) -> _Pick:
     )
 
 
-def _cheapest(verdicts: Sequence[Verdict], static: Verdict, max_drop: float, judge: Judge) -> _Pick:
+def _cheapest(paths: Sequence[Sequence[Verdict]], static: Verdict, max_drop: float, judge: Judge) -> _Pick:
     """The cheapest of what may be taken, the static net always among it; equal costs go to the lower risk."""
     picks = [_pick(static, 0)]
-    if judge.safe:
-        for verdict, t in cautious_path(verdicts):
-            if verdict.risk_t[t] > max_drop:
-                break
-            picks.append(_pick(verdict, t))
-    else:
+    for verdicts in paths:
+        if judge.safe:
+            for verdict, t in cautious_path(verdicts):
+                if verdict.risk_t[t] > max_drop:
+                    break
+                picks.append(_pick(verdict, t))
+            continue
         for verdict in verdicts:
             allowed = np.flatnonzero(verdict.risk_t <= max_drop)
             if len(allowed):
@@ -172,6 +177,7 @@ def _policy(
 def _note(
     tables: Sequence[ExitTable],
     judge: Judge,
+    delta: float,
     risk: Risk,
     picked: _Pick,
     verdicts: Sequence[Verdict],
@@ -183,7 +189,7 @@ def _note(
     rows = " and ".join(f"{table.rows} (n={len(table)})" for table in tables)
     how = f"chosen by {basis} on {rows}, basis {tables[0].basis}, rule {judge.rule}"
     if judge.safe:
-        how += f" (Clopper-Pearson, delta {judge.delta:g}, {judge.min_support} rows or more leave at each exit)"
+        how += f" (Clopper-Pearson, delta {delta:g}, {judge.min_support} rows or more leave at each exit)"
     asked = [f"budget {budget:.3g} of the static MACs"] if budget is not None else []
     asked += [f"at most {max_drop:.2%} lost"] if max_drop is not None else []
     how += f", asked for {' and '.join(asked)}"

@@ -41,6 +41,7 @@ def choose_cautiously(
     budget: float | None = None,
     caution: float = CAUTION,
     spent: float = 0.0,
+    look: float = LOOK,
 ) -> Policy:
     """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss.
 
@@ -50,7 +51,7 @@ def choose_cautiously(
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
     allowed = None if max_drop is None else max(caution * max_drop - spent, 0.0)
-    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), look=LOOK)
+    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), look=look)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,8 +74,9 @@ def choose_unseen(
 ) -> Unseen:
     """Thresholds from rows of two kinds, which hold on the worse of the two, as cautious as their shift demands.
 
-    Where the shift is too large nobody leaves early, and the policy's note says why; unless a budget was asked for,
-    which is a wish about cost. What a trunk that was trained has lost on these rows is taken off what may be lost.
+    An exit on which the kinds contradict each other stays off. Where the shift is too large nobody leaves early, and
+    the policy's note says why; unless a budget was asked for, which is a wish about cost. What a trunk that was trained
+    has lost on these rows is taken off what may be lost.
 
     Args:
         synthesized: rows of a method, so many.
@@ -96,6 +98,7 @@ def choose_unseen(
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
     else:
         caution = min(CAUTION, found.caution) if budget is None else CAUTION
-        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent)
+        # Far fewer synthesized rows leave than real ones would: what a look costs cannot be weighed against them.
+        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, look=0.0)
         policy = replace(policy, note=f"{policy.note} Shift of synthesized rows: {found}.")
     return Unseen(policy=policy, table=tables[0], shift=found)

@@ -1,9 +1,9 @@
 """How far thresholds that were chosen on synthesized rows can be trusted on real ones. No image is needed to say.
 
 Two witnesses. *Leave one kind out*: rows synthesized in two ways stand for each other as they are to stand for real
-ones; if a threshold that is safe on one kind loses much more on the other, it will on real rows too. *BatchNorm
-distance*: how far the rows' statistics are from those that the teacher stored of its training set. Neither proves
-that thresholds hold; each can show that they will not.
+ones; what a threshold that is safe on one kind loses on the other, it may lose on real rows, which is why thresholds
+must hold on both (`dynext.zeroshot.thresholds`). *BatchNorm distance*: how far the rows' statistics are from those
+that the teacher stored of its training set. Neither proves that thresholds hold; each can show that they will not.
 
 Shapes: n rows, e exits (the last is the full net), t thresholds.
 """
@@ -27,9 +27,6 @@ from dynext.errors import SourceError
 from dynext.types import Source
 from dynext.zeroshot.statistics import as_input, bn_distance, has_batch_norm
 
-MAX_OVERSHOOT = 4.0
-"""Times the allowed loss that another kind of rows may lose; beyond it the kinds say nothing about a third."""
-
 MAX_BN_DISTANCE = 1.0
 """Squared deviations between the rows' statistics and the teacher's; beyond it features are not the training set's."""
 
@@ -51,25 +48,24 @@ class Shift:
     @property
     def refused(self) -> bool:
         """Whether no threshold should be taken from such rows."""
-        return self.overshoot > MAX_OVERSHOOT or (self.bn_distance or 0.0) >= MAX_BN_DISTANCE
+        return (self.bn_distance or 0.0) >= MAX_BN_DISTANCE
 
     @property
     def caution(self) -> float:
-        """Share of the allowed loss that thresholds may use up on synthesized rows; 0 where they are refused.
+        """Share of the allowed loss that thresholds which hold on every kind may use up; it falls to nothing as the
+        BatchNorm distance grows to its limit.
 
-        Real rows are taken to lose as many times more than the worst kind as that kind loses more than the other, so
-        the share is 1 / overshoot; and it falls to nothing as the BatchNorm distance grows to its limit.
+        The overshoot does not count here: where kinds differ, holding on all of them is what makes thresholds strict.
         """
-        if self.refused:
-            return 0.0
-        return (1 - (self.bn_distance or 0.0) / MAX_BN_DISTANCE) / self.overshoot
+        return max(1 - (self.bn_distance or 0.0) / MAX_BN_DISTANCE, 0.0)
 
     def __str__(self) -> str:
         far = "no BatchNorm to compare" if self.bn_distance is None else f"BatchNorm distance {self.bn_distance:.2f}"
-        seen = f"{far}, overshoot {self.overshoot:.1f}" + (f" ({self.where})" if self.where else "")
         if self.refused:
-            return f"too large a shift ({seen}): no threshold from synthetic rows"
-        return f"{seen}: thresholds may use up {self.caution:.0%} of the allowed loss"
+            return f"too large a shift ({far}): no threshold from synthetic rows"
+        return f"{far}; thresholds for one kind alone lose up to {self.overshoot:.1f} times as much on another" + (
+            f" ({self.where})" if self.where else ""
+        )
 
 
 def shift(

@@ -148,6 +148,20 @@ def test_the_order_of_the_safe_rule_knows_nothing_of_who_was_right():
     assert paths[0] == paths[1]
 
 
+def test_an_exit_that_is_wrong_and_sure_of_it_does_not_stop_those_behind_it():
+    good, other = make_table(600, seed=1), make_table(600, seed=2)
+    logits_nek = other.logits_nek.clone()
+    logits_nek[:, 0] = logits_nek[:, 0].roll(1, dims=1) * 9  # another class, and no doubt at all
+    bad = replace(other, logits_nek=logits_nek)
+    assert not any(choose(bad, max_drop=0.05, risk="disagreement").enabled_e[:-1])
+    both = choose([good, bad], max_drop=0.05, risk="disagreement")
+    assert both.enabled_e[0] is False
+    assert any(both.enabled_e[1:-1])
+    assert "delta 0.05" in both.note
+    for table in (good, bad):
+        assert simulate(table, both).agreement >= 0.95
+
+
 def test_doubt_is_what_those_who_leave_expect_to_get_wrong():
     table = make_table(50, noise=0.7)
     grid = threshold_grid([table], "max_probability", (1.0,) * 4)

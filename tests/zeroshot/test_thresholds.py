@@ -28,8 +28,8 @@ def banks(teacher: nn.Module, spec: InputSpec):
     return synthesized
 
 
-def fixed(monkeypatch: pytest.MonkeyPatch, overshoot: float) -> None:
-    found = Shift(overshoot=overshoot, where="", bn_distance=None, max_drop=0.01)
+def fixed(monkeypatch: pytest.MonkeyPatch, distance: float) -> None:
+    found = Shift(overshoot=1.0, where="", bn_distance=distance, max_drop=0.01)
     monkeypatch.setattr(thresholds, "shift", lambda *_, **__: found)
 
 
@@ -49,14 +49,14 @@ def test_two_kinds_are_compared_whatever_the_method(student, teacher, banks, mon
         asked.append(kind)
         return banks(kind, count)
 
-    fixed(monkeypatch, 1.0)
+    fixed(monkeypatch, 0.0)
     for method in ("gaussian", "leaves"):
         choose_unseen(student, teacher, counted, method)
     assert asked == ["gaussian", "leaves", "leaves", "fitted"]
 
 
 def test_a_large_shift_keeps_everybody(student: DynamicNet, teacher, banks, monkeypatch) -> None:
-    fixed(monkeypatch, 100.0)
+    fixed(monkeypatch, 2.0)
     found = choose_unseen(student, teacher, banks, "gaussian", max_drop=1.0)
     assert found.policy.threshold_e == Policy.never(3).threshold_e
     assert found.policy.basis == "teacher"
@@ -66,21 +66,22 @@ def test_a_large_shift_keeps_everybody(student: DynamicNet, teacher, banks, monk
     assert "too large a shift" in asked_for.policy.note
 
 
-@pytest.mark.parametrize(("overshoot", "caution"), [(1.0, CAUTION), (4.0, 0.25)])
-def test_the_more_the_kinds_differ_the_less_may_be_lost(
-    student, teacher, banks, monkeypatch, overshoot: float, caution: float
+@pytest.mark.parametrize(("distance", "caution"), [(0.0, CAUTION), (0.9, 0.1)])
+def test_the_farther_from_the_training_set_the_less_may_be_lost(
+    student, teacher, banks, monkeypatch, distance: float, caution: float
 ) -> None:
-    fixed(monkeypatch, overshoot)
+    fixed(monkeypatch, distance)
     asked: list[float] = []
 
-    def choose(*_, max_drop: float, **__) -> Policy:
+    def choose(*_, max_drop: float, look: float, **__) -> Policy:
         asked.append(max_drop)
+        assert look == 0
         return Policy.never(3)
 
     monkeypatch.setattr(thresholds, "choose", choose)
     found = choose_unseen(student, teacher, banks, "gaussian", max_drop=0.02)
     assert asked == [pytest.approx(0.02 * caution)]
-    assert f"may use up {found.shift.caution:.0%}" in found.policy.note
+    assert f"BatchNorm distance {distance:.2f}" in found.policy.note
 
 
 def test_what_a_trained_trunk_has_lost_is_weighed_by_the_teacher(

@@ -14,7 +14,7 @@ from dynext.data import Rows
 from dynext.errors import SourceError
 from dynext.types import InputSpec
 from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.trust import MAX_BN_DISTANCE, MAX_OVERSHOOT, Shift, bn_distance_of, shift
+from dynext.zeroshot.trust import MAX_BN_DISTANCE, Shift, bn_distance_of, shift
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -48,22 +48,15 @@ def test_the_overshoot_is_the_worst_of_exits_and_pairs(max_drop: float) -> None:
 def test_rows_of_one_kind_do_not_contradict_themselves() -> None:
     halves = [make_table(2000, seed=seed, noise=0.5) for seed in range(6)]
     found = [shift([a, b], [0.0, 0.0]) for a, b in zip(halves[::2], halves[1::2], strict=True)]
-    assert all(not each.refused for each in found)
-    assert all(each.caution > 0.6 for each in found)
+    assert all(each.overshoot < 1.5 for each in found)
 
 
-def test_the_more_kinds_differ_the_less_may_be_lost() -> None:
+def test_the_more_kinds_differ_the_larger_the_overshoot() -> None:
     table = make_table(2000, noise=0.5)
-    found = [shift([table, sure_but_wrong(table, share)], [0.1, 0.3]) for share in (0.0, 0.02, 0.03, 0.3)]
-    cautions = [each.caution for each in found]
-    assert cautions == sorted(cautions, reverse=True)
-    assert cautions[0] == pytest.approx(0.9)
-    assert 0 < cautions[2] < cautions[1] < cautions[0]
-    assert found[3].refused
-    assert cautions[3] == 0
-    assert "too large a shift" in str(found[3])
-    assert "no threshold from synthetic rows" in str(found[3])
-    assert "may use up 90% of the allowed loss" in str(found[0])
+    found = [shift([table, sure_but_wrong(table, share)], [0.1, 0.3]).overshoot for share in (0.0, 0.02, 0.03, 0.3)]
+    assert found == sorted(found)
+    assert found[0] == 1
+    assert found[-1] > 10
 
 
 def test_temperatures_move_both_sides_alike() -> None:
@@ -84,14 +77,14 @@ def test_rows_that_make_no_sense_never_leave() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overshoot", "distance", "caution"),
-    [(1.0, 0.0, 1.0), (2.0, None, 0.5), (2.0, 0.5, 0.25), (MAX_OVERSHOOT + 0.1, 0.0, 0.0), (1.0, MAX_BN_DISTANCE, 0.0)],
+    ("distance", "caution"), [(0.0, 1.0), (None, 1.0), (0.3, 0.7), (MAX_BN_DISTANCE, 0.0), (9 * MAX_BN_DISTANCE, 0.0)]
 )
-def test_the_rule(overshoot: float, distance: float | None, caution: float) -> None:
-    found = Shift(overshoot=overshoot, where="", bn_distance=distance, max_drop=0.01)
+def test_the_rule(distance: float | None, caution: float) -> None:
+    found = Shift(overshoot=2.0, where="", bn_distance=distance, max_drop=0.01)
     assert found.caution == pytest.approx(caution)
     assert found.refused == (caution == 0)
     assert ("no BatchNorm" in str(found)) == (distance is None)
+    assert ("too large a shift" in str(found)) == found.refused
 
 
 def test_the_nearest_kind_counts(teacher: nn.Module, layer_norm_teacher: nn.Module) -> None:
