@@ -25,6 +25,7 @@ class Config:
 
     model: str = "bundled:fashion_resnet20"
     seeds: tuple[int, ...] = (0, 1, 2)
+    ways: tuple[str, ...] = ("a", "b", "c", "d")
     rows: int = 8192
     steps: int = 1000
     calibration: int = 500
@@ -57,7 +58,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     train = dx.data.fashion_mnist("train").unlabelled()
     test = dx.data.fashion_mnist("test").subset(torch.arange(config.test))
     rows = test.take(torch.arange(min(len(test), 512))).x
-    asked = {k: str(v) for k, v in asdict(config).items() if k not in ("seeds", "out")}
+    asked = {k: str(v) for k, v in asdict(config).items() if k not in ("seeds", "ways", "out")}
     lines = _earlier(config.out, asked)
     for seed in config.seeds:
         done = {line["way"] for line in lines if line["seed"] == seed}
@@ -115,7 +116,7 @@ def _conversions(
         "c": {"calibrate": calibration, "distill_on_calibration": True},
         "d": {"calibrate": calibration, "distill_on": many},
     }
-    for key in [key for key in ways if key not in done]:
+    for key in [key for key in ways if key in config.ways and key not in done]:
         began = time.monotonic()
         conversion = dx.convert(
             opened.model,
