@@ -100,10 +100,11 @@ def write(
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Dictionaries with equal keys as a Markdown table."""
+    """Dictionaries as a Markdown table; a cell is empty where a row lacks the key."""
     if not rows:
         return ""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys, ["---"] * len(keys), *([_cell(row.get(key)) for key in keys] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

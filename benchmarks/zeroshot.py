@@ -2,8 +2,9 @@
 
 Controls: Gaussian noise without batch statistics, and real unlabelled training images. Same heads, same steps. The
 **data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
-thresholds from the same 500 unlabelled rows for both. Thresholds from no image at all are reported beside them.
-Labels are those of test rows that nothing was chosen on. Everything is measured after the last step.
+thresholds from the same 500 unlabelled rows for both. Thresholds from no image at all are reported beside them: those
+that hold on two kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that one kind alone
+suggests. Labels are those of test rows that nothing was chosen on. Everything is measured after the last step.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
@@ -29,7 +30,7 @@ from harness import figure, parser, table, write
 import dynext as dx
 from dynext.core.collect import table_of
 from dynext.zeroshot.features import Features, cache_features, head_logits
-from dynext.zeroshot.thresholds import choose_cautiously
+from dynext.zeroshot.thresholds import CAUTION, OTHER_METHOD, ROWS, choose_cautiously
 
 SOURCES = (
     "gaussian", "pink", "leaves", "objects", "fitted", "impressions", "generator", "inversion", "mixture",
@@ -52,6 +53,10 @@ class Bench:
     calibration: dx.data.Rows
     test_features: Features
     calibration_features: Features
+    unseen_features: tuple[Features, Features]
+    """Rows that nobody distils on: fitted ones, and the other kind."""
+    unseen_distance: float
+    """BatchNorm distance of the nearer kind."""
     size: dict[str, Any]
 
     @classmethod
@@ -69,6 +74,11 @@ class Bench:
         # calibration rows are taken from the front of an order of their own, those distilled on by "real" from its end
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
         calibration = train.subset(order[: size["calibration"]]).unlabelled()
+        unseen = [
+            dx.synthesize(opened.model, shape=opened.spec.shape, n=ROWS, seed=99, method=method, spec=opened.spec)
+            for method in ("fitted", OTHER_METHOD)
+        ]
+        first, second = (cache_features(net, None, rows) for rows in unseen)
         return cls(
             opened=opened,
             net=net,
@@ -77,6 +87,8 @@ class Bench:
             calibration=calibration,
             test_features=cache_features(net, None, test),
             calibration_features=cache_features(net, None, calibration),
+            unseen_features=(first, second),
+            unseen_distance=min(dx.bn_distance_of(opened.model, rows) or 0.0 for rows in unseen),
             size=size,
         )
 
@@ -125,7 +137,7 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
     seconds = time.monotonic() - began
     test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test rows")
     seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled rows")
-    yield _line(source, "frozen", seed, seconds, seen, test)
+    yield {**_line(source, "frozen", seed, seconds, seen, test), **_unseen(bench, net, test)}
     if "joint" in wanted:
         net, told = dx.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
         seconds = time.monotonic() - began
@@ -147,6 +159,23 @@ def _source(bench: Bench, source: str, seed: int) -> dx.Source:
         return bench.train.subset(torch.randperm(len(bench.train), generator=draw)[:count])
     method = "gaussian" if source == "noise" else source
     return dx.synthesize(bench.opened.model, shape=spec.shape, n=count, seed=seed, method=method, spec=spec)
+
+
+def _unseen(bench: Bench, net: dx.DynamicNet, test: dx.ExitTable) -> Line:
+    """What thresholds do that were chosen without an image: for one kind of rows, and for two."""
+    tables = [
+        table_of(net, head_logits(net, features), label_n=None, rows="synthesized rows", synthetic=True)
+        for features in bench.unseen_features
+    ]
+    caution = min(CAUTION, max(1 - bench.unseen_distance, 0.0))
+    policies = {
+        "one kind": choose_cautiously(tables[:1], caution=caution),
+        "two kinds": choose_cautiously(tables, caution=caution, look=0.0),
+    }
+    found = {kinds: dx.simulate(test, policy) for kinds, policy in policies.items()}
+    static = float(test.right_ne[:, -1].double().mean())
+    saved = {f"saved, {kinds}": outcome.saved for kinds, outcome in found.items()}
+    return saved | {f"lost, {kinds}": 100 * (static - (out.accuracy or 0.0)) for kinds, out in found.items()}
 
 
 def _line(source: str, train: str, seed: int, seconds: float, seen: dx.ExitTable, test: dx.ExitTable) -> Line:
@@ -198,6 +227,8 @@ def _summary(lines: list[Line]) -> list[Line]:
     for (source, train), group in groups.items():
         row: Line = {"source": source, "train": train, "seeds": len(group)}
         row |= {key: statistics.fmean(line[key] for line in group) for key in ("seconds", "saved", "lost")}
+        unseen = [key for key in group[0] if key.endswith((" kind", " kinds"))]
+        row |= {key: statistics.fmean(line[key] for line in group) for key in unseen}
         row["saved sd"] = statistics.stdev(line["saved"] for line in group) if len(group) > 1 else None
         row["ratio"] = row["saved"] / statistics.fmean(line["saved"] for line in real) if real else None
         exits = [statistics.fmean(column) for column in zip(*(line["exits"] for line in group), strict=True)]
