@@ -51,9 +51,9 @@ from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.features import Features, cache_features
 from dynext.zeroshot.joint import JointReport, distill_jointly
-from dynext.zeroshot.quality import BankQuality, quality
 from dynext.zeroshot.rounds import in_rounds
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.quality import BankQuality, quality
+from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.trust import Shift, bn_distance_of, shift
 
 __version__ = "0.1.0"

@@ -33,7 +33,7 @@ from dynext.data import Rows
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, Train
 from dynext.zeroshot.convert import convert as make_dynamic
-from dynext.zeroshot.synthesize import METHODS, fingerprint
+from dynext.zeroshot.synth.synthesize import METHODS, fingerprint
 
 TIMED_ROWS = 512
 

@@ -26,10 +26,10 @@ from dynext.cli.show import print_json
 from dynext.errors import SourceError
 from dynext.models.catalog import Reference
 from dynext.zeroshot.bank import HEAD, Bank
-from dynext.zeroshot.maker import option_names
-from dynext.zeroshot.quality import quality
-from dynext.zeroshot.synthesize import METHODS
-from dynext.zeroshot.synthesize import synthesize as make_rows
+from dynext.zeroshot.synth.maker import option_names
+from dynext.zeroshot.synth.quality import quality
+from dynext.zeroshot.synth.synthesize import METHODS
+from dynext.zeroshot.synth.synthesize import synthesize as make_rows
 
 SHOWN, COLUMNS = 64, 8
 """Pictures on a contact sheet, and how many side by side."""

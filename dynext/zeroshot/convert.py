@@ -26,7 +26,7 @@ from dynext.zeroshot.drift import lost_by_drift
 from dynext.zeroshot.effort import JOINT_STEPS, effort_for
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
 
 VIEWS = 8

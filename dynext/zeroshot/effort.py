@@ -17,8 +17,8 @@ from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.features import cache_features
-from dynext.zeroshot.maker import rows_per_chunk
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.maker import rows_per_chunk
+from dynext.zeroshot.synth.synthesize import synthesize
 
 ROWS, STEPS, JOINT_STEPS = 8192, 1000, 500
 """What a conversion does when nobody is in a hurry; a budget keeps their proportion."""

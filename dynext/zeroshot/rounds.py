@@ -13,7 +13,7 @@ from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 from dynext.zeroshot.distill import distill
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.synthesize import synthesize
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,7 +25,7 @@ from dynext.core.search import DEFAULT_MAX_DROP
 from dynext.core.table import ExitTable
 from dynext.errors import SourceError
 from dynext.types import Source
-from dynext.zeroshot.statistics import as_input, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.statistics import as_input, bn_distance, has_batch_norm
 
 MAX_BN_DISTANCE = 1.0
 """Squared deviations between the rows' statistics and the teacher's; beyond it features are not the training set's."""

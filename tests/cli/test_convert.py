@@ -53,7 +53,7 @@ def test_an_interrupted_conversion_goes_on_and_ends_the_same(
     tmp_path: Path, net: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("dynext.zeroshot.convert")
-    made = importlib.import_module("dynext.zeroshot.synthesize")
+    made = importlib.import_module("dynext.zeroshot.synth.synthesize")
     command = ("convert", *TINY, "-o", tmp_path / "again", *SMALL, "--calibrate", images)
 
     def stop(*_: Any, **__: Any) -> None:

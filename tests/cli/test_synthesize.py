@@ -14,8 +14,8 @@ from shell import done, refused, run
 import dynext as dx
 from dynext.cli.synthesize import COLUMNS, SHOWN, method_options, write_sheet
 from dynext.errors import SourceError
-from dynext.zeroshot.inversion import Inversion
-from dynext.zeroshot.synthesize import METHODS
+from dynext.zeroshot.synth.inversion import Inversion
+from dynext.zeroshot.synth.synthesize import METHODS
 
 NET = ("synthesize", "cifar:resnet8", "--argument", "width=2")
 
@@ -59,7 +59,7 @@ def test_json_and_options_of_the_method(tmp_path: Path) -> None:
 
 
 def test_killed_it_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = importlib.import_module("dynext.zeroshot.synthesize")
+    made = importlib.import_module("dynext.zeroshot.synth.synthesize")
     write = made.write_shard
     command = (*NET, "--method", "pink", "-n", "300", "--out")
 

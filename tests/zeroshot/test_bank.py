@@ -11,7 +11,7 @@ from dynext.errors import SourceError
 from dynext.testing import check_source
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.synthesize import synthesize
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 

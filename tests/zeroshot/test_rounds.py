@@ -12,8 +12,8 @@ from dynext.data import Rows
 from dynext.errors import SourceError
 from dynext.testing import check_source
 from dynext.types import InputSpec, Source
-from dynext.zeroshot.inversion import Inversion
 from dynext.zeroshot.rounds import Joined, in_rounds
+from dynext.zeroshot.synth.inversion import Inversion
 
 QUICK = {"steps": 3, "settings": Inversion(iterations=1), "start": "leaves", "progress": False}
 

@@ -15,7 +15,7 @@ from dynext.types import InputSpec
 from dynext.zeroshot import thresholds
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.drift import lost_by_drift
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
 from dynext.zeroshot.trust import Shift
 

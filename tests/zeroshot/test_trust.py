@@ -13,7 +13,7 @@ from dynext.core.table import ExitTable
 from dynext.data import Rows
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.statistics import bn_distance
+from dynext.zeroshot.synth.statistics import bn_distance
 from dynext.zeroshot.trust import MAX_BN_DISTANCE, Shift, bn_distance_of, shift
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)

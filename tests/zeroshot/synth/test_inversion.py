@@ -13,10 +13,10 @@ from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.inversion import Inversion, balanced_targets, inversion, invert, total_variation
-from dynext.zeroshot.procedural import leaves
-from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.terms import competition
+from dynext.zeroshot.synth.inversion import Inversion, balanced_targets, inversion, invert, total_variation
+from dynext.zeroshot.synth.procedural import leaves
+from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.terms import competition
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 STILL = Inversion(jitter=0, flip=False)

@@ -15,11 +15,11 @@ from torch import Generator, Tensor, nn
 from dynext.core.modes import evaluating
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.classifier import last_linear, weights
-from dynext.zeroshot.inversion import balanced_targets, moved
-from dynext.zeroshot.maker import Maker, rows_per_chunk
-from dynext.zeroshot.starts import Start, starts
-from dynext.zeroshot.statistics import as_input
+from dynext.zeroshot.synth.classifier import last_linear, weights
+from dynext.zeroshot.synth.inversion import balanced_targets, moved
+from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.starts import Start, starts
+from dynext.zeroshot.synth.statistics import as_input
 
 FLOOR = 1e-4
 """Least concentration of a class, so that each can appear."""

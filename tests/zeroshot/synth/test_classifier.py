@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator, seeded
 from dynext.types import InputSpec
-from dynext.zeroshot.classifier import answer_and_feature, feature_layer, last_linear, weights
+from dynext.zeroshot.synth.classifier import answer_and_feature, feature_layer, last_linear, weights
 
 
 class Squeezed(nn.Module):

@@ -16,12 +16,12 @@ from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.game import Game, Training, trained
-from dynext.zeroshot.inversion import balanced_targets
-from dynext.zeroshot.judge import check_student
-from dynext.zeroshot.maker import Maker, Plan, Work, rows_per_chunk
-from dynext.zeroshot.starts import Starts, starts
-from dynext.zeroshot.statistics import as_input
+from dynext.zeroshot.synth.game import Game, Training, trained
+from dynext.zeroshot.synth.inversion import balanced_targets
+from dynext.zeroshot.synth.judge import check_student
+from dynext.zeroshot.synth.maker import Maker, Plan, Work, rows_per_chunk
+from dynext.zeroshot.synth.starts import Starts, starts
+from dynext.zeroshot.synth.statistics import as_input
 
 DEFAULT = Training()
 

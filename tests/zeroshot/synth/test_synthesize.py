@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-import dynext.zeroshot.synthesize as subject
+import dynext.zeroshot.synth.synthesize as subject
 from dynext.errors import SourceError
 from dynext.models import ResNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.game import Training
-from dynext.zeroshot.impressions import Impressions
-from dynext.zeroshot.inversion import Inversion
-from dynext.zeroshot.looks import OBJECTS
-from dynext.zeroshot.synthesize import METHODS, fingerprint, synthesize
+from dynext.zeroshot.synth.game import Training
+from dynext.zeroshot.synth.impressions import Impressions
+from dynext.zeroshot.synth.inversion import Inversion
+from dynext.zeroshot.synth.looks import OBJECTS
+from dynext.zeroshot.synth.synthesize import METHODS, fingerprint, synthesize
 
 QUICK = {
     "fitted": {"candidates": 8},

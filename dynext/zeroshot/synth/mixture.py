@@ -13,11 +13,11 @@ from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.classifier import feature_layer
-from dynext.zeroshot.judge import check_student
-from dynext.zeroshot.maker import Maker, Plan, Work, option_names, rows_per_chunk
-from dynext.zeroshot.shares import best_shares, mixed_loss, moments
-from dynext.zeroshot.usefulness import Filter, keep
+from dynext.zeroshot.synth.classifier import feature_layer
+from dynext.zeroshot.synth.judge import check_student
+from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.shares import best_shares, mixed_loss, moments
+from dynext.zeroshot.synth.usefulness import Filter, keep
 
 DEFAULT = Filter()
 PARTS = ("fitted", "inversion")

@@ -23,11 +23,11 @@ from dynext.fit import FitConfig, fit
 from dynext.losses import distillation
 from dynext.seeding import seeded
 from dynext.types import InputSpec
-from dynext.zeroshot.judge import Judge
-from dynext.zeroshot.maker import Work, rows_per_chunk
-from dynext.zeroshot.painter import Painter
-from dynext.zeroshot.statistics import as_input
-from dynext.zeroshot.terms import adversarial, mode_seeking
+from dynext.zeroshot.synth.judge import Judge
+from dynext.zeroshot.synth.maker import Work, rows_per_chunk
+from dynext.zeroshot.synth.painter import Painter
+from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.terms import adversarial, mode_seeking
 
 CHECKPOINT_SECONDS = 60.0
 CHASE_TEMPERATURE = 4.0

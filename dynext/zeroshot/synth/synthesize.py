@@ -18,16 +18,16 @@ from tqdm import tqdm
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot import procedural
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
-from dynext.zeroshot.fitted import fitted
-from dynext.zeroshot.generator import generator as trained_generator
-from dynext.zeroshot.impressions import impressions
-from dynext.zeroshot.inversion import inversion
-from dynext.zeroshot.looks import LEAVES, OBJECTS, Look
-from dynext.zeroshot.maker import Maker, Plan, Work, option_names, rows_per_chunk
-from dynext.zeroshot.mixture import mixture_of
-from dynext.zeroshot.patches import patches
+from dynext.zeroshot.synth import procedural
+from dynext.zeroshot.synth.fitted import fitted
+from dynext.zeroshot.synth.generator import generator as trained_generator
+from dynext.zeroshot.synth.impressions import impressions
+from dynext.zeroshot.synth.inversion import inversion
+from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, Look
+from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.mixture import mixture_of
+from dynext.zeroshot.synth.patches import patches
 
 
 def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.core.modes import batch_norms, evaluating
-from dynext.zeroshot.statistics import as_input
+from dynext.zeroshot.synth.statistics import as_input
 
 STEPS, RATE = 300, 0.1
 

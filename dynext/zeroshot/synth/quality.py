@@ -16,11 +16,11 @@ from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.classifier import answer_and_feature, feature_layer
-from dynext.zeroshot.judge import check_student
-from dynext.zeroshot.shares import entropy
-from dynext.zeroshot.statistics import as_input, bn_distance, has_batch_norm
-from dynext.zeroshot.terms import competition
+from dynext.zeroshot.synth.classifier import answer_and_feature, feature_layer
+from dynext.zeroshot.synth.judge import check_student
+from dynext.zeroshot.synth.shares import entropy
+from dynext.zeroshot.synth.statistics import as_input, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.terms import competition
 
 LOOKED_AT = 2048
 """Rows of a bank that are looked at, spread evenly over it."""

@@ -16,11 +16,11 @@ from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.judge import Judge, check_student
-from dynext.zeroshot.maker import Maker, rows_per_chunk
-from dynext.zeroshot.starts import Start, starts
-from dynext.zeroshot.statistics import as_input
-from dynext.zeroshot.terms import competition
+from dynext.zeroshot.synth.judge import Judge, check_student
+from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.starts import Start, starts
+from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.terms import competition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from dynext.graph import split
 from dynext.models import ResNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.judge import Judge, check_student
-from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.terms import adversarial, competition
+from dynext.zeroshot.synth.judge import Judge, check_student
+from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.terms import adversarial, competition
 
 
 def rows(spec: InputSpec, n: int = 6) -> torch.Tensor:

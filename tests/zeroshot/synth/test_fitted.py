@@ -8,10 +8,10 @@ from torch import nn
 
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.fitted import fit_look, mixture
-from dynext.zeroshot.looks import LEAVES, OBJECTS, PRESETS, Look
-from dynext.zeroshot.procedural import paint
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.fitted import fit_look, mixture
+from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, PRESETS, Look
+from dynext.zeroshot.synth.procedural import paint
+from dynext.zeroshot.synth.synthesize import synthesize
 
 SPEC = InputSpec(shape=(1, 16, 16), mean=(0.5,), std=(0.25,))
 

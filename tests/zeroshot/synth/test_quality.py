@@ -8,17 +8,17 @@ import torch
 from reference import synthesis as slow
 from torch import nn
 
-import dynext.zeroshot.quality as subject
+import dynext.zeroshot.synth.quality as subject
 from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.quality import diversity, quality
-from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.synthesize import synthesize
-from dynext.zeroshot.terms import competition
+from dynext.zeroshot.synth.quality import diversity, quality
+from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.synthesize import synthesize
+from dynext.zeroshot.synth.terms import competition
 
 
 def bank(teacher: nn.Module, spec: InputSpec, n: int = 40, method: str = "leaves") -> Bank:

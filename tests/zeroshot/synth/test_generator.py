@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-import dynext.zeroshot.game as subject
+import dynext.zeroshot.synth.game as subject
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator as draw_of
 from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.game import Game, Training, trained
-from dynext.zeroshot.generator import generator
-from dynext.zeroshot.maker import Work
-from dynext.zeroshot.painter import EDGE, Painter, grids
-from dynext.zeroshot.starts import starts
-from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.game import Game, Training, trained
+from dynext.zeroshot.synth.generator import generator
+from dynext.zeroshot.synth.maker import Work
+from dynext.zeroshot.synth.painter import EDGE, Painter, grids
+from dynext.zeroshot.synth.starts import starts
+from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.synthesize import synthesize
 
 TINY = Training(steps=4, batch_size=8, width=4, latent=8, ages=2)
 QUIET = Work(progress=False)
@@ -221,7 +221,7 @@ def test_large_rows_come_in_small_batches_and_pools(monkeypatch: pytest.MonkeyPa
     seen: list[torch.Size] = []
     net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     settings = Training(steps=1, width=2, latent=4, ages=1)
-    monkeypatch.setattr("dynext.zeroshot.generator.POOL_VALUES", 32 * 3 * 224 * 224)
+    monkeypatch.setattr("dynext.zeroshot.synth.generator.POOL_VALUES", 32 * 3 * 224 * 224)
     generator(net, big, 0, start="fitted", candidates=7, settings=settings).prepare(QUIET)
     pooled = sum(shape[0] for shape in seen[-4:-2])
     assert pooled == 32

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.maker import Maker
-from dynext.zeroshot.patches import Patching, patches
-from dynext.zeroshot.synthesize import synthesize
+from dynext.zeroshot.synth.maker import Maker
+from dynext.zeroshot.synth.patches import Patching, patches
+from dynext.zeroshot.synth.synthesize import synthesize
 
 PLAIN = Patching(turn=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
 NET = nn.Identity()

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.impressions import Impressions, impressions, similarity, targets
-from dynext.zeroshot.inversion import balanced_targets
-from dynext.zeroshot.procedural import leaves
+from dynext.zeroshot.synth.impressions import Impressions, impressions, similarity, targets
+from dynext.zeroshot.synth.inversion import balanced_targets
+from dynext.zeroshot.synth.procedural import leaves
 
 
 def weight(k: int = 10) -> torch.Tensor:

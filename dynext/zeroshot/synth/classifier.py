@@ -17,7 +17,7 @@ from dynext.core.modes import evaluating
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.statistics import as_input
+from dynext.zeroshot.synth.statistics import as_input
 
 Linear = nn.Linear | nn.Conv2d
 

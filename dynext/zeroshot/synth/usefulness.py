@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dynext.core.modes import batch_statistics, evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
-from dynext.zeroshot.classifier import Linear, answer_and_feature
-from dynext.zeroshot.statistics import as_input
-from dynext.zeroshot.terms import competition
+from dynext.zeroshot.synth.classifier import Linear, answer_and_feature
+from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.terms import competition
 
 
 @dataclass(frozen=True, kw_only=True)

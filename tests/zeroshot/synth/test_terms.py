@@ -7,7 +7,7 @@ from reference import synthesis as slow
 from torch.testing import assert_close
 
 from dynext.seeding import generator
-from dynext.zeroshot.terms import adversarial, competition, jensen_shannon, mode_seeking
+from dynext.zeroshot.synth.terms import adversarial, competition, jensen_shannon, mode_seeking
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:

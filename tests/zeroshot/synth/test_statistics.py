@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from dynext.core.modes import batch_statistics
 from dynext.errors import SourceError
 from dynext.seeding import generator
-from dynext.zeroshot.statistics import answer_and_bn_distance, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.statistics import answer_and_bn_distance, bn_distance, has_batch_norm
 
 
 def rows(n: int = 16) -> torch.Tensor:

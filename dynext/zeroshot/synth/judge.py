@@ -16,7 +16,7 @@ from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.features import same_function
-from dynext.zeroshot.statistics import answer_and_bn_distance, as_input, has_batch_norm
+from dynext.zeroshot.synth.statistics import answer_and_bn_distance, as_input, has_batch_norm
 
 SAME = 1e-4
 """Answers that differ by less than this are one net's."""

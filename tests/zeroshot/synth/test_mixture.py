@@ -9,22 +9,22 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import dynext.zeroshot.synthesize as subject
+import dynext.zeroshot.synth.synthesize as subject
 from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.inversion import Inversion
-from dynext.zeroshot.looks import LEAVES, OBJECTS
-from dynext.zeroshot.mixture import dealt
-from dynext.zeroshot.procedural import leaves, objects
-from dynext.zeroshot.shares import best_shares, entropy, mixed_loss, moments
-from dynext.zeroshot.statistics import bn_distance
-from dynext.zeroshot.synthesize import synthesize
-from dynext.zeroshot.terms import competition
-from dynext.zeroshot.usefulness import Filter, chosen, keep, ranks
+from dynext.zeroshot.synth.inversion import Inversion
+from dynext.zeroshot.synth.looks import LEAVES, OBJECTS
+from dynext.zeroshot.synth.mixture import dealt
+from dynext.zeroshot.synth.procedural import leaves, objects
+from dynext.zeroshot.synth.shares import best_shares, entropy, mixed_loss, moments
+from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.synthesize import synthesize
+from dynext.zeroshot.synth.terms import competition
+from dynext.zeroshot.synth.usefulness import Filter, chosen, keep, ranks
 
 FIRST = {"confidence": 0.0, "disagreement": 0.0, "diversity": 0.0, "balance": 0.0}
 
@@ -163,7 +163,7 @@ def test_nothing_is_filtered_without_oversampling(teacher: nn.Module, spec: Inpu
 def test_a_killed_mixture_goes_on_to_the_same_rows(teacher, student, spec, tmp_path: Path, monkeypatch) -> None:
     options = {"methods": ("leaves", "inversion"), "against": student, "shares": (1, 1)}
     options["parts"] = {"inversion": {"settings": Inversion(iterations=1), "start": "objects"}}
-    monkeypatch.setattr("dynext.zeroshot.mixture.rows_per_chunk", lambda shape: 16)
+    monkeypatch.setattr("dynext.zeroshot.synth.mixture.rows_per_chunk", lambda shape: 16)
     whole = make(teacher, spec, n=40, folder=tmp_path / "whole", **options)
     write = subject.write_shard
 
