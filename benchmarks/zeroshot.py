@@ -29,7 +29,7 @@ from harness import figure, parser, table, write
 
 import dynext as dx
 from dynext.core.collect import table_of
-from dynext.zeroshot.features import Features, cache_features, head_logits
+from dynext.core.features import Features, cache_features, head_logits
 from dynext.zeroshot.thresholds import CAUTION, OTHER_METHOD, ROWS, choose_cautiously
 
 SOURCES = (

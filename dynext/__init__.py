@@ -18,17 +18,34 @@ compat.declare_torchvision_operators()
 from dynext import data, losses, models, testing
 from dynext.artifact import Artifact, load, save
 from dynext.core.calibrate import Calibration, calibrate
+from dynext.core.cascade import cascade
 from dynext.core.collect import collect
-from dynext.core.confidence import CONFIDENCES, confidence
+from dynext.core.confidence import CONFIDENCES, Learned, confidence
+from dynext.core.control import control_risk
 from dynext.core.cost import CostTable, measure
-from dynext.core.exits import Exit, attention_heads, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.exact import exact_front
+from dynext.core.exits import (
+    Exit,
+    attention_heads,
+    conv_heads,
+    default_heads,
+    pooled_heads,
+    strided_heads,
+    token_heads,
+)
 from dynext.core.export import export
+from dynext.core.features import Features, cache_features
+from dynext.core.front import Front
+from dynext.core.genetic import genetic_front
 from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet, attach
 from dynext.core.page import write_page
 from dynext.core.policy import Policy
+from dynext.core.quota import quota_front
 from dynext.core.report import Report, report
+from dynext.core.run_batch import run_batch
 from dynext.core.search import choose
+from dynext.core.spend import BatchPlan, plan_batch, simulate_batch
 from dynext.core.table import ExitTable, Outcome, oracle, simulate
 from dynext.core.timing import Timing, side_by_side
 from dynext.errors import (
@@ -45,11 +62,20 @@ from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
+from dynext.train.boosting import boostnet
+from dynext.train.imta import imta
+from dynext.train.jei_dnn import jei_dnn
+from dynext.train.joint import train_jointly
+from dynext.train.mixed import train_mixed
+from dynext.train.multi_exit import multi_exit_distillation
+from dynext.train.own_teacher import be_your_own_teacher
+from dynext.train.scan import scan
+from dynext.train.shallow_deep import shallow_deep
+from dynext.train.zero_time_waste import zero_time_waste
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.distill import distill
-from dynext.zeroshot.features import Features, cache_features
 from dynext.zeroshot.joint import JointReport, distill_jointly
 from dynext.zeroshot.rounds import in_rounds
 from dynext.zeroshot.synth.quality import BankQuality, quality
@@ -65,6 +91,7 @@ __all__ = [
     "Bank",
     "BankQuality",
     "Batch",
+    "BatchPlan",
     "Calibration",
     "Conversion",
     "CostTable",
@@ -76,8 +103,10 @@ __all__ = [
     "FitConfig",
     "FitError",
     "FitResult",
+    "Front",
     "InputSpec",
     "JointReport",
+    "Learned",
     "ModelError",
     "Opened",
     "Outcome",
@@ -95,40 +124,59 @@ __all__ = [
     "attach",
     "attention_heads",
     "batch_statistics",
+    "be_your_own_teacher",
     "bn_distance_of",
+    "boostnet",
     "cache_features",
     "calibrate",
+    "cascade",
     "choose",
     "collect",
     "confidence",
+    "control_risk",
     "conv_heads",
     "convert",
     "data",
     "default_heads",
     "distill",
     "distill_jointly",
+    "exact_front",
     "export",
     "fit",
+    "genetic_front",
+    "imta",
     "in_rounds",
+    "jei_dnn",
     "load",
     "losses",
     "measure",
     "models",
+    "multi_exit_distillation",
     "open_model",
     "oracle",
+    "plan_batch",
     "pooled_heads",
     "quality",
+    "quota_front",
     "recipe_cli",
     "report",
+    "run_batch",
     "save",
+    "scan",
     "seeded",
+    "shallow_deep",
     "shift",
     "side_by_side",
     "simulate",
+    "simulate_batch",
     "split",
     "stages_by_hand",
+    "strided_heads",
     "synthesize",
     "testing",
     "token_heads",
+    "train_jointly",
+    "train_mixed",
     "write_page",
+    "zero_time_waste",
 ]

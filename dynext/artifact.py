@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dynext.atomic import replaced_folder
+from dynext.core.cascade import cascade
 from dynext.core.cost import CostTable
 from dynext.core.net import DynamicNet, from_specs
 from dynext.core.policy import Policy
@@ -96,6 +97,7 @@ def save(
             "dtype": str(_dtype(net)).removeprefix("torch."),
             "stages": _stages(net.staged),
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
+            "cascade": net.cascade,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
@@ -125,11 +127,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     card = _card(folder)
     try:
         state = _weights(folder / WEIGHTS, card["weights"])
-        staged = _staged(card, model)
-        _check_stages(folder, card["stages"], staged)
-        exits = card["exits"]
-        with seeded(0):
-            net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits])
+        net = _untrained(folder, card, model)
         _fill(net, state, folder)
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
@@ -232,7 +230,24 @@ def _weights(path: Path, kept: Mapping[str, Any]) -> dict[str, Tensor]:
     return {**state, **{twin: state[name] for twin, name in kept["shared"].items()}}
 
 
-def _staged(card: Mapping[str, Any], model: nn.Module | None) -> StagedNet:
+def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -> DynamicNet:
+    """The net as it was put together, its weights to be filled in."""
+    made = card.get("cascade")
+    exits = card["exits"] if made is None else made["heads"]
+    cuts = card["stages"]["after"] if made is None else made["after"]
+    staged = _staged(card, cuts, model)
+    if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
+        _check_stages(folder, card["stages"], staged)
+    with seeded(0):
+        net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits])
+    if made is None:
+        return net
+    net = cascade(net, made["rule"])
+    _check_stages(folder, card["stages"], net.staged)
+    return net
+
+
+def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | None) -> StagedNet:
     if isinstance(model, StagedNet):
         return copy.deepcopy(model)
     stages = card["stages"]
@@ -247,7 +262,7 @@ def _staged(card: Mapping[str, Any], model: nn.Module | None) -> StagedNet:
     dtype = getattr(torch, card["dtype"])
     model = model.cpu().to(dtype)
     example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
-    return split(model, example, stages["after"], granularity=stages["granularity"])
+    return split(model, example, cuts, granularity=stages["granularity"])
 
 
 def _check_stages(folder: Path, kept: Mapping[str, Any], staged: StagedNet) -> None:

@@ -1,4 +1,4 @@
-"""Where the small files that ship with dynext lie: the bundled net, its card, the sample images."""
+"""Where the small files that ship with dynext lie: the bundled net, its card, the sample images, the recipes."""
 
 from pathlib import Path
 
@@ -8,6 +8,21 @@ FOLDERS = (
     Path(__file__).parent / "bundled_files",  # an installed wheel
     Path(__file__).parents[1] / "data",  # a checkout, also when installed with --editable
 )
+
+RECIPES = (Path(__file__).parent / "bundled_recipes", Path(__file__).parents[1] / "recipes")
+"""The recipes of this very version, in the same two kinds of installation."""
+
+
+def recipe_folder() -> Path:
+    """The folder of the recipes that ship with dynext.
+
+    Raises:
+        DynextError: the installation lost them.
+    """
+    for folder in RECIPES:
+        if folder.is_dir():
+            return folder
+    raise DynextError(f"the recipes that ship with dynext are not in {RECIPES[0]}; install dynext again")
 
 
 def bundled_folder() -> Path:

@@ -53,6 +53,8 @@ class FitConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     progress: bool = True
     label: str = "training"
+    about: str = ""
+    """What else tells this run from others; a checkpoint is resumed by a run of the same figures, label and this."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -176,6 +178,7 @@ def _identity(config: FitConfig) -> dict[str, Any]:
         "optimizer": config.optimizer,
         "schedule": config.schedule,
         "label": config.label,
+        "about": config.about,
     }
 
 

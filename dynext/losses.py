@@ -6,6 +6,7 @@ Shapes: b rows, e exits, k classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,3 +59,109 @@ def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tens
         weight_eb.append(there_b / there_b.mean().clamp_min(torch.finfo(there_b.dtype).tiny))
         sureness_b = torch.maximum(sureness_b, logits_bk.softmax(-1).amax(-1))
     return weight_eb
+
+
+def weighted_cross_entropy(logits_e: Sequence[Tensor], y_b: Tensor, weight_e: Sequence[float]) -> Tensor:
+    """Sum over exits of ``weight`` times the cross-entropy, each the mean over rows.
+
+    Source: BranchyNet, Teerapittayanon et al., ICPR 2016, arXiv:1709.01686, eq. 1; MSDNet, Huang et al., ICLR 2018,
+    arXiv:1703.09844, with all weights 1.
+    """
+    losses = [w * F.cross_entropy(logits, y_b) for logits, w in zip(logits_e, weight_e, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def shallow_deep_weights(done: float, depth_e: Sequence[float]) -> list[float]:
+    """What each exit's loss weighs when a share ``done`` of training is over: ``min(d, 0.01 + done d)``, the last 1.
+
+    ``depth_e`` are the early exits' shares of the net's MACs, which is what they weigh in the end.
+
+    >>> shallow_deep_weights(0.5, [0.2, 0.6])
+    [0.11, 0.31, 1.0]
+
+    Source: Kaya et al., ICML 2019, arXiv:1810.07052, section 4.2, with shares of .15 to .9.
+    """
+    return [*(round(min(d, 0.01 + done * d), 12) for d in depth_e), 1.0]
+
+
+def soft_cross_entropy(student_bk: Tensor, teacher_bk: Tensor, temperature: float) -> Tensor:
+    """tau^2 H(softmax(teacher / tau), softmax(student / tau)), mean over rows; no gradient flows into the teacher."""
+    target_bk = F.softmax(teacher_bk.detach() / temperature, dim=-1)
+    return temperature**2 * F.cross_entropy(student_bk / temperature, target_bk)
+
+
+def multi_exit_distillation(
+    logits_e: Sequence[Tensor], temperature: float, teachers: Literal["last", "later"] = "last"
+) -> Tensor:
+    """Sum over early exits of the mean over their teachers of `soft_cross_entropy`: the last exit, or all later ones.
+
+    It needs no label.
+
+    Source: Phuong & Lampert, ICCV 2019, eq. 3; tau^2 as in its code.
+    """
+    losses = []
+    for e, logits in enumerate(logits_e[:-1]):
+        taught_by = logits_e[e + 1 :] if teachers == "later" else logits_e[-1:]
+        losses.append(torch.stack([soft_cross_entropy(logits, t, temperature) for t in taught_by]).mean())
+    return torch.stack(losses).sum()
+
+
+def heated(temperature: float, teacher_bk: Tensor) -> float:
+    """The next temperature: a twentieth more while the teacher's largest probability at this one exceeds a half, mean.
+
+    Source: Phuong & Lampert, ICCV 2019, section 4.1; from 1 on. Ours looks at each batch.
+    """
+    sure = F.softmax(teacher_bk.detach() / temperature, dim=-1).amax(-1).mean()
+    return temperature * 1.05 if float(sure) > 0.5 else temperature
+
+
+def taught_by_last(
+    logits_e: Sequence[Tensor], y_b: Tensor, *, alpha: float, temperature: float, teacher_bk: Tensor | None = None
+) -> Tensor:
+    """``CE(q_C, y)`` of the last exit, plus ``(1 - alpha) CE(q_i, y) + alpha tau^2 KL(q_C || q_i)`` of each early one.
+
+    Args:
+        teacher_bk: who teaches; the last exit's own logits without it.
+
+    Source: Be Your Own Teacher, Zhang et al., ICCV 2019, arXiv:1905.08094, eq. 1-4; SCAN, Zhang et al., NeurIPS 2019,
+    arXiv:1906.03951; IMTA's one-for-all distillation, Li et al., ICCV 2019, arXiv:1908.06294, whose code divides the
+    divergence by the number of classes too.
+    """
+    teacher = logits_e[-1] if teacher_bk is None else teacher_bk
+    loss = F.cross_entropy(logits_e[-1], y_b)
+    for logits in logits_e[:-1]:
+        hard, soft = F.cross_entropy(logits, y_b), distillation(logits, teacher, temperature)
+        loss = loss + (1 - alpha) * hard + alpha * soft
+    return loss
+
+
+def hints(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
+    """Sum over early exits of ``||F_i - F_C||^2``, mean over rows; no gradient flows into the last exit's ``F_C``.
+
+    Source: Be Your Own Teacher, eq. 4, and SCAN, eq. 2.
+    """
+    return torch.stack([(f - final_bd.detach()).square().sum(-1).mean() for f in embedding_e]).sum()
+
+
+def exit_probabilities(gate_be: Tensor) -> Tensor:
+    """Where a row leaves ``[b e]``, from what the early exits' gates say ``[b e - 1]``; what is left is the last's.
+
+    >>> exit_probabilities(torch.tensor([[0.5, 0.5]])).tolist()
+    [[0.5, 0.25, 0.25]]
+
+    Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163, section 4.
+    """
+    stays_be = F.pad((1 - gate_be).cumprod(-1), (1, 0), value=1.0)
+    return torch.cat([gate_be, torch.ones_like(gate_be[:, :1])], dim=1) * stays_be
+
+
+def gate_targets(loss_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
+    """What each gate should have said ``[b e - 1]``, 0 or 1: whether leaving is no worse than each later exit.
+
+    How bad an exit is: its loss, and ``price`` times its cost (as a share of the whole net's).
+
+    Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163, section 4 (the surrogate tasks of the gates).
+    """
+    badness_be = loss_be.detach() + price * cost_e
+    best_later_be = badness_be.flip(1).cummin(1).values.flip(1)[:, 1:]
+    return (badness_be[:, :-1] <= best_later_be).to(loss_be.dtype)

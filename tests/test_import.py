@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 LATER = {
-    "higher", "lightly", "lightning_fabric", "matplotlib", "onnx", "onnxruntime", "onnxscript", "pandas", "scipy",
-    "sklearn", "timm", "torchmetrics", "torchvision",
+    "higher", "lightly", "lightning_fabric", "matplotlib", "onnx", "onnxruntime", "onnxscript", "pandas", "pymoo",
+    "scipy", "sklearn", "timm", "torchmetrics", "torchvision",
 }  # fmt: skip
 """What single functions need, and import when they are called."""
 

@@ -21,8 +21,8 @@ def wrong_sign(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
     step = run.Confidence.step
 
     class Turned(run.Confidence):
-        def step(self, logits_bk, rows=None):
-            return 1 - step(self, logits_bk, rows)
+        def step(self, logits_bk, rows=None, exit=-1):
+            return 1 - step(self, logits_bk, rows, exit)
 
     monkeypatch.setattr(run, "Confidence", Turned)
 
@@ -57,8 +57,8 @@ def forgotten_temperature(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -
     step = run.Confidence.step
 
     class Warm(run.Confidence):
-        def step(self, logits_bk, rows=None):
-            return step(self, logits_bk / 2, rows)
+        def step(self, logits_bk, rows=None, exit=-1):
+            return step(self, logits_bk / 2, rows, exit)
 
     monkeypatch.setattr(run, "Confidence", Warm)
 

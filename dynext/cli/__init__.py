@@ -13,6 +13,7 @@ from dynext.cli.evaluate import evaluate
 from dynext.cli.export import export
 from dynext.cli.inspect import inspect
 from dynext.cli.predict import predict
+from dynext.cli.recipe import recipe
 from dynext.cli.report import report
 from dynext.cli.synthesize import synthesize
 
@@ -38,5 +39,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, inspect, convert, evaluate, predict, bench, export, report, synthesize):
+for command in (demo, inspect, convert, evaluate, predict, bench, export, report, synthesize, recipe):
     main.add_command(command)

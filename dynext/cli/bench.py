@@ -14,8 +14,12 @@ from dynext.artifact import PAGE, Artifact, save
 from dynext.cli.options import artefact_options, data_options, device_option, json_option, open_artefact
 from dynext.cli.rows import rows_to_time
 from dynext.cli.show import print_json, timing_lines
+from dynext.core.collect import timed
 from dynext.core.cost import measure
+from dynext.core.policy import Policy
+from dynext.core.search import choose
 from dynext.core.timing import side_by_side
+from dynext.errors import PolicyError
 
 TIMED_ROWS = 1024
 
@@ -26,6 +30,11 @@ TIMED_ROWS = 1024
     "--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Rows a batch; repeat.  [default: 1, 64]"
 )
 @click.option("--write", is_flag=True, help="Measure each stage on this machine too, and keep that in DIR.")
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Choose thresholds that take at most so long a row, one at a time, by those times; keep them in DIR.",
+)
 @data_options(required=False)
 @device_option
 @json_option
@@ -35,6 +44,7 @@ def bench(
     arguments: tuple[tuple[str, Any], ...],
     batches: tuple[int, ...],
     write: bool,
+    budget_ms: float | None,
     data: str | None,
     root: Path | None,
     download: bool,
@@ -48,13 +58,18 @@ def bench(
 
     \b
     Example: dynext bench fashion --batch 1 --batch 256
+             dynext bench fashion --write --budget-ms 2.5
     """
     kept = open_artefact(folder, model, arguments)
     rows, words, real = rows_to_time(data, kept.spec, root=root, download=download)
     net = kept.net.to(device)
     if write:
         net.cost = measure(net)
-        _write(folder, replace(kept, cost=net.cost))
+        kept = replace(kept, cost=net.cost, table=None if kept.table is None else timed(kept.table, net))
+    if budget_ms is not None:
+        kept = replace(kept, policy=_within(kept, budget_ms))
+    if write or budget_ms is not None:
+        _write(folder, kept)
     x = rows.take(torch.arange(min(len(rows), TIMED_ROWS))).x.to(next(net.parameters()))
     leaving = net.run(x, kept.policy).exit.bincount(minlength=net.num_exits).double() / len(x)
     timings = side_by_side(net.staged, net, kept.policy, x, batches=batches or (1, 64))
@@ -71,10 +86,20 @@ def bench(
         click.echo("These rows are noise: where they leave says nothing about real ones. Give --data to time those.")
     if write:
         click.echo(f"Measured stage times are kept in {folder}; runs gather rows by them.")
+    if budget_ms is not None:
+        click.echo(f"Thresholds chosen for {budget_ms:g} ms a row are kept in {folder}: {kept.policy.note}")
+
+
+def _within(kept: Artifact, budget_ms: float) -> Policy:
+    """Thresholds for a time, chosen on the folder's own table at the temperatures of its policy."""
+    if kept.table is None or kept.table.trunk_ms_e is None:
+        raise PolicyError("no stage times are kept with this net's table; measure them: dynext bench DIR --write")
+    old = kept.policy
+    return choose(kept.table, budget_ms=budget_ms, temperature=old.temperature_e, confidence=old.confidence)
 
 
 def _write(folder: Path, kept: Artifact) -> None:
-    """The same folder with the new cost table; the report that was there stays."""
+    """The same folder with the new times and thresholds; the report that was there stays."""
     page = folder / PAGE
     save(
         kept.net,

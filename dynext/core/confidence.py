@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,53 @@ from dynext.errors import PolicyError
 
 CONFIDENCES = ("max_probability", "margin", "entropy", "patience")
 """Largest probability; gap between the two largest; 1 - normalized entropy; equal answers in a row."""
+
+
+FEATURES = ("max_probability", "margin", "entropy")
+"""What a learned gate looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A measure that gates have learned: ``sigmoid(w . (max probability, margin, 1 - entropy) + c)``, an exit's own.
+
+    At the last exit, where everybody leaves, it is the max probability.
+
+    Raises:
+        PolicyError: weights that are not finite, or not four an exit.
+
+    Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163.
+    """
+
+    weight_e: tuple[tuple[float, ...], ...]
+    """Of each early exit: three weights and the constant c."""
+
+    def __post_init__(self) -> None:
+        for e, weights in enumerate(self.weight_e):
+            if len(weights) != len(FEATURES) + 1 or not all(math.isfinite(w) for w in weights):
+                raise PolicyError(f"weights {weights} of exit {e}'s gate; give {len(FEATURES) + 1} finite numbers")
+
+    def __str__(self) -> str:
+        return "learned"
+
+    def of_exit(self, logits_nk: Tensor, exit: int) -> Tensor:
+        """How sure the gate of ``exit`` is of each row ``[n]``."""
+        if exit == len(self.weight_e):
+            return confidence(logits_nk, "max_probability")
+        *weights, constant = self.weight_e[exit]
+        seen_nf = gate_features(logits_nk)
+        return (seen_nf @ seen_nf.new_tensor(weights) + constant).sigmoid()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"learned": [list(weights) for weights in self.weight_e]}
+
+
+Measure = str | Learned
+
+
+def gate_features(logits_nk: Tensor) -> Tensor:
+    """What a learned gate looks at ``[n 3]``: `FEATURES`, from one exit's logits."""
+    return torch.stack([confidence(logits_nk, name) for name in FEATURES], dim=-1)
 
 
 def confidence(logits_nk: Tensor, measure: str) -> Tensor:
@@ -51,7 +100,7 @@ def confidence(logits_nk: Tensor, measure: str) -> Tensor:
 
 def confidences(
     logits_nek: Tensor,
-    measure: str,
+    measure: Measure,
     temperature_e: Sequence[float] | None = None,
     enabled_e: Sequence[bool] | None = None,
 ) -> Tensor:
@@ -67,7 +116,7 @@ def confidences(
     for e in range(num_exits):
         if enabled_e is None or enabled_e[e]:
             scaled_nk = logits_nek[:, e] / (1.0 if temperature_e is None else temperature_e[e])
-            column_e.append(step.step(scaled_nk))
+            column_e.append(step.step(scaled_nk, exit=e))
         else:
             column_e.append(torch.full((len(logits_nek),), torch.nan, device=logits_nek.device))
     return torch.stack(column_e, dim=1)
@@ -83,20 +132,27 @@ class Confidence:
     as 1 and divides by e so that it lies in [0, 1] like the others.
     """
 
-    def __init__(self, measure: str, num_exits: int) -> None:
+    def __init__(self, measure: Measure, num_exits: int) -> None:
         check_measure(measure)
+        if isinstance(measure, Learned) and len(measure.weight_e) != num_exits - 1:
+            raise PolicyError(
+                f"gates of {len(measure.weight_e)} early exits for {num_exits} exits; take those of this net"
+            )
         self.measure = measure
         self.num_exits = num_exits
         self._last_n: Tensor | None = None
         self._streak_n: Tensor | None = None
 
-    def step(self, logits_bk: Tensor, rows: Tensor | None = None) -> Tensor:
+    def step(self, logits_bk: Tensor, rows: Tensor | None = None, exit: int = -1) -> Tensor:
         """How sure the next exit that runs is of each surviving row ``[b]``.
 
         Args:
             logits_bk: already divided by the exit's temperature.
             rows: ids of the surviving rows (int64 ``[b]``), among those of the first step; ``None`` means all.
+            exit: which one it is, from 0; only gates ask.
         """
+        if isinstance(self.measure, Learned):
+            return self.measure.of_exit(logits_bk, exit)
         if self.measure != "patience":
             return confidence(logits_bk, self.measure)
         if rows is None:
@@ -113,9 +169,9 @@ class Confidence:
         return (streak_b / self.num_exits).where(makes_sense_b, torch.nan)
 
 
-def check_measure(measure: str) -> None:
+def check_measure(measure: Measure) -> None:
     """Refuse a confidence measure that does not exist, naming the nearest one."""
-    if measure not in CONFIDENCES:
+    if not isinstance(measure, Learned) and measure not in CONFIDENCES:
         near = get_close_matches(measure, CONFIDENCES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise PolicyError(f"unknown confidence {measure!r}; give one of {', '.join(CONFIDENCES)}{hint}")

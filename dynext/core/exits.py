@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.core.layers import Attention, PoolMix, Reduce, TokenPool
 from dynext.errors import PolicyError, SplitError
 
 HeadSpec = dict[str, Any]
@@ -22,74 +21,9 @@ HeadSpec = dict[str, Any]
 Heads = Callable[[tuple[int, ...]], HeadSpec]
 """Given the tap's shape (one row), the head to put there."""
 
-KINDS = ("conv", "attention", "pooled", "token", "flat")
+KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given")
 MAX_SIDE = 16
 """Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
-
-
-class Reduce(nn.Module):
-    """Channels first, averaged down by ``factor`` pixels a side; no parameters."""
-
-    def __init__(self, *, channels_last: bool, factor: int) -> None:
-        super().__init__()
-        self.channels_last, self.factor = channels_last, factor
-
-    def forward(self, tap: Tensor) -> Tensor:
-        x = tap.permute(0, 3, 1, 2) if self.channels_last else tap
-        return F.avg_pool2d(x, self.factor) if self.factor > 2 else _halved(x) if self.factor == 2 else x
-
-
-def _halved(x: Tensor) -> Tensor:
-    """``F.avg_pool2d(x, 2)``, which on CPUs takes up to seven times as long as three sums."""
-    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
-    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
-    return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
-
-
-class PoolMix(nn.Module):
-    """A learned mix of global average and maximum, per channel.
-
-    Source: Kaya et al., ICML 2019, arXiv:1810.07052 (there one mix for all channels, over a 4x4 grid).
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mix = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        share = self.mix.sigmoid()
-        return share * x.mean((2, 3)) + (1 - share) * x.amax((2, 3))
-
-
-class Attention(nn.Module):
-    """A map times a mask in (0, 1) of its own making: down by a strided convolution, up by a transposed one, sigmoid.
-
-    Source: SCAN, Zhang et al., NeurIPS 2019, arXiv:1906.03951. Ours is narrow in its middle (``hidden`` channels),
-    and its transposed convolution meets odd sizes too.
-    """
-
-    def __init__(self, channels: int, hidden: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        height, width = size
-        added = (1 - height % 2, 1 - width % 2)  # what stride 2 rounded off on the way down
-        self.mask = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(),
-            nn.ConvTranspose2d(hidden, channels, 3, 2, 1, added, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask(x)
-
-
-class TokenPool(nn.Module):
-    """First token beside the mean of all: ``[b t d]`` to ``[b 2d]``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x[:, 0], x.mean(1)], dim=1)
 
 
 class Exit(nn.Module):
@@ -131,6 +65,17 @@ def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
 
 
+def _strided(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    reduce, (channels, _, _) = _reduce(spec)
+    hidden = int(spec["hidden"])
+    layers: list[nn.Module] = []
+    for _ in range(int(spec["convs"])):
+        layers += [nn.Conv2d(channels, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
+        channels = hidden
+    embedder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return reduce, embedder, nn.Linear(hidden, int(spec["num_classes"]))
+
+
 def _attention(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     reduce, embedder, classifier = _conv(spec)
     _, (channels, height, width) = _reduce(spec)
@@ -162,12 +107,19 @@ def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
 
 
+def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The tap holds the logits already: see `dynext.core.cascade`."""
+    return nn.Identity(), nn.Identity(), nn.Identity()
+
+
 _BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {
     "conv": _conv,
+    "strided": _strided,
     "attention": _attention,
     "pooled": _pooled,
     "token": _token,
     "flat": _flat,
+    "given": _given,
 }
 
 
@@ -190,6 +142,20 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -
         spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
         return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
+
+    return heads
+
+
+def strided_heads(num_classes: int, *, hidden: int = 128, convs: int = 2) -> Heads:
+    """3x3 convolutions of stride 2 with BatchNorm and ReLU, averaged, linear; for maps ``[c h w]``.
+
+    Source: MSDNet's classifier, Huang et al., ICLR 2018, arXiv:1703.09844, for CIFAR.
+    """
+
+    def heads(tap: tuple[int, ...]) -> HeadSpec:
+        _expect(tap, 3, "strided")
+        spec = {"kind": "strided", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        return {**spec, "hidden": hidden, "convs": convs}
 
     return heads
 

@@ -59,6 +59,8 @@ def export(
         DynextError: an unknown format, packages that are not installed, or a part that cannot be exported.
     """
     policy.check_exits(net.num_exits)
+    if not isinstance(policy.confidence, str):
+        raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
     _check_formats(formats)
     private = copy.deepcopy(net).cpu().eval()
     owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class DynamicNet(nn.Module):
         self.exits = cast("list[Exit]", nn.ModuleList(exits))
         self.cost: CostTable | None = None
         """Measured stage times by rows; `run` compacts by them where they are known."""
+        self.cascade: dict[str, Any] | None = None
+        """How `dynext.core.cascade` made this net out of one with plain exits, as JSON; ``None`` where it did not."""
 
     @property
     def num_exits(self) -> int:

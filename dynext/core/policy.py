@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dynext.core.confidence import check_measure
+from dynext.core.confidence import Confidence, Learned, Measure
 from dynext.errors import PolicyError
 from dynext.types import Basis
 
@@ -24,7 +24,7 @@ class Policy:
         PolicyError: lengths differ, a figure is NaN, infinite or out of range, or the last threshold is not 0.
     """
 
-    confidence: str = "max_probability"
+    confidence: Measure = "max_probability"
     threshold_e: tuple[float | None, ...]
     """``None`` switches an exit off, its head is not even run. Above 1 the head runs and nobody leaves."""
     temperature_e: tuple[float, ...]
@@ -35,7 +35,6 @@ class Policy:
     """How they were chosen, in a sentence."""
 
     def __post_init__(self) -> None:
-        check_measure(self.confidence)
         if self.basis not in (None, "labels", "teacher"):
             raise PolicyError(f"basis {self.basis!r}; give 'labels', 'teacher' or None")
         if not self.threshold_e or len(self.threshold_e) != len(self.temperature_e):
@@ -43,6 +42,7 @@ class Policy:
                 f"{len(self.threshold_e)} thresholds and {len(self.temperature_e)} temperatures; "
                 f"give one of each per exit, the last exit included"
             )
+        Confidence(self.confidence, len(self.threshold_e))  # refuses measures that do not exist or fit
         for e, threshold in enumerate(self.threshold_e):
             if threshold is not None and not (_is_number(threshold) and threshold >= 0):
                 raise PolicyError(f"threshold {threshold!r} of exit {e}; give a number of 0 or more, or None for off")
@@ -89,6 +89,8 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; ``from_dict`` brings exactly this policy back."""
         plain = asdict(self)
+        if isinstance(self.confidence, Learned):
+            plain["confidence"] = self.confidence.to_dict()
         return {**plain, "threshold_e": list(self.threshold_e), "temperature_e": list(self.temperature_e)}
 
     @classmethod
@@ -104,7 +106,7 @@ class Policy:
         lists = {name: plain[name] for name in ("threshold_e", "temperature_e")}
         if not all(isinstance(values, list | tuple) for values in lists.values()):
             raise PolicyError(f"no policy: threshold_e and temperature_e must be lists, given {lists}")
-        return cls(**{**plain, **{name: tuple(values) for name, values in lists.items()}})
+        return cls(**{**plain, **_measure(plain), **{name: tuple(values) for name, values in lists.items()}})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
@@ -119,6 +121,17 @@ class Policy:
         if not isinstance(plain, dict):
             raise PolicyError(f"no policy: a JSON {type(plain).__name__}, expected an object; give what to_json wrote")
         return cls.from_dict(plain)
+
+
+def _measure(plain: Mapping[str, Any]) -> dict[str, Learned]:
+    """The learned measure, where that is the policy's."""
+    found = plain.get("confidence")
+    if not isinstance(found, Mapping):
+        return {}
+    try:
+        return {"confidence": Learned(weight_e=tuple(tuple(map(float, weights)) for weights in found["learned"]))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise PolicyError(f"no policy: confidence {found} is no learned measure; give what to_json wrote") from error
 
 
 def _is_number(value: object) -> bool:

@@ -185,7 +185,7 @@ def report(table: ExitTable, policy: Policy) -> Report:
         num_rows=len(table),
         basis=table.basis,
         synthetic=table.synthetic,
-        confidence=policy.confidence,
+        confidence=str(policy.confidence),
         static_macs=table.static_macs,
         macs=outcome.macs,
         saved=outcome.saved,

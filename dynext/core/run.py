@@ -87,7 +87,7 @@ class _Books:
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
         """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
-        confidence = self.confidence.step(logits / self.policy.temperature_e[e], self.row_b)
+        confidence = self.confidence.step(logits / self.policy.temperature_e[e], self.row_b, e)
         threshold = self.policy.threshold_e[e]
         unsure = ~(confidence >= (math.inf if threshold is None else threshold))  # so written that NaN is unsure
         if self.open_b is not None:

@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from dynext.core.calibrate import Calibration
-from dynext.core.confidence import check_measure
+from dynext.core.clocked import NANOSECONDS, clocked
+from dynext.core.confidence import Measure, check_measure
 from dynext.core.policy import Policy
 from dynext.core.sweep import Risk, Sweeper, exit_sets, threshold_grid
 from dynext.core.table import ExitTable
@@ -27,9 +28,10 @@ def choose(
     table: ExitTable | Sequence[ExitTable],
     *,
     budget: float | None = None,
+    budget_ms: float | None = None,
     max_drop: float | None = None,
     temperature: Calibration | Sequence[float] | None = None,
-    confidence: str = "max_probability",
+    confidence: Measure = "max_probability",
     rule: Rule = "safe",
     delta: float = 0.05,
     min_support: int = 20,
@@ -46,10 +48,12 @@ def choose(
         table: the rows to judge by. Never the rows that the result is then reported on.
         budget: most MACs allowed, as a share of the static net's. Alone: the largest share of right answers within
             it; a larger budget never gives fewer right answers nor costs less.
+        budget_ms: the same in milliseconds a row, by the stage times of this machine that the table holds
+            (`dx.measure`); costs are then times everywhere.
         max_drop: most that may be lost, as a share of the rows (0.01 is a point). Alone: the cheapest within it.
             With a budget: the same, and the note says if the budget is not met.
         temperature: of each exit, or a calibration; 1 without it.
-        confidence: one of `CONFIDENCES`.
+        confidence: one of `CONFIDENCES`, or what gates have learned.
         rule: ``"safe"`` judges by confidence bounds, and takes a policy only if every more cautious one passes too;
             ``"plain"`` judges by what was observed, which on few rows promises too much.
         delta: how often the safe rule may be wrong.
@@ -77,8 +81,14 @@ def choose(
         PolicyError: tables that do not belong together, figures out of range, or a budget that no policy meets.
     """
     tables = [table] if isinstance(table, ExitTable) else list(table)
+    unit = "MACs" if budget_ms is None else "milliseconds"
+    if budget_ms is not None:
+        if budget is not None:
+            raise PolicyError(f"budget {budget} and budget_ms {budget_ms}; give one of them")
+        tables = [clocked(t) for t in tables]
+        budget = budget_ms * NANOSECONDS / tables[0].static_macs if tables else None
     _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk, look)
-    temperature_e = _temperatures(tables[0], temperature)
+    temperature_e = temperatures(tables[0], temperature)
     if budget is None and max_drop is None:
         max_drop = DEFAULT_MAX_DROP
     grid_t = threshold_grid(tables, confidence, temperature_e)
@@ -93,7 +103,7 @@ def choose(
         picked = _cheapest(paths, static, max_drop, judge)
     elif budget is not None:
         picked = _best(verdicts, static, budget)
-    note = _note(tables, judge, delta, risk, picked, verdicts, budget, max_drop)
+    note = _note(tables, judge, delta, risk, picked, verdicts, budget, max_drop, unit)
     return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
 
 
@@ -162,7 +172,7 @@ def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float) -> _Pick:
 
 
 def _policy(
-    table: ExitTable, confidence: str, temperature_e: tuple[float, ...], grid_t: Tensor, picked: _Pick, note: str
+    table: ExitTable, confidence: Measure, temperature_e: tuple[float, ...], grid_t: Tensor, picked: _Pick, note: str
 ) -> Policy:
     threshold_e = [float(grid_t[picked.t]) if e in picked.on else None for e in range(table.num_exits - 1)]
     return Policy(
@@ -183,6 +193,7 @@ def _note(
     verdicts: Sequence[Verdict],
     budget: float | None,
     max_drop: float | None,
+    unit: str,
 ) -> str:
     """How the policy was chosen, in words. Without labels it speaks of agreement only."""
     basis = "the labels" if tables[0].basis == "labels" else "agreement with the full net"
@@ -190,13 +201,13 @@ def _note(
     how = f"chosen by {basis} on {rows}, basis {tables[0].basis}, rule {judge.rule}"
     if judge.safe:
         how += f" (Clopper-Pearson, delta {delta:g}, {judge.min_support} rows or more leave at each exit)"
-    asked = [f"budget {budget:.3g} of the static MACs"] if budget is not None else []
+    asked = [f"budget {budget:.3g} of the static {unit}"] if budget is not None else []
     asked += [f"at most {max_drop:.2%} lost"] if max_drop is not None else []
     how += f", asked for {' and '.join(asked)}"
     weighed = "disagreement" if risk == "disagreement" else "estimated drop" if tables[0].basis == "teacher" else "drop"
     found = f"{weighed} {picked.drop:.2%}" + (f", bound {picked.risk:.2%}" if judge.safe else "")
     result = (
-        f"{found}, at {picked.cost:.1%} of the static MACs" if picked.on else _why_static(verdicts, judge, max_drop)
+        f"{found}, at {picked.cost:.1%} of the static {unit}" if picked.on else _why_static(verdicts, judge, max_drop)
     )
     if max_drop is not None and budget is not None and picked.cost > budget:
         result += "; the budget is not met"
@@ -216,7 +227,12 @@ def _why_static(verdicts: Sequence[Verdict], judge: Judge, max_drop: float | Non
     return f"no exit is safe: the best {reached} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
 
 
-def _temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:
+def temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:
+    """One an exit, 1 without any.
+
+    Raises:
+        PolicyError: another number of them than of exits, or one that is not positive.
+    """
     if temperature is None:
         return (1.0,) * table.num_exits
     given = temperature.temperature_e if isinstance(temperature, Calibration) else tuple(map(float, temperature))
@@ -230,7 +246,7 @@ def _check(
     tables: Sequence[ExitTable],
     budget: float | None,
     max_drop: float | None,
-    confidence: str,
+    confidence: Measure,
     rule: str,
     delta: float,
     min_support: int,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynext.core.bounds import lower_bound, upper_bound
-from dynext.core.confidence import confidences
+from dynext.core.confidence import Measure, confidences
 from dynext.core.table import ExitTable
 
 Floats = NDArray[np.float64]
@@ -104,7 +104,7 @@ class Sweeper:
     """
 
     def __init__(
-        self, table: ExitTable, measure: str, temperature_e: Sequence[float], grid_t: Tensor, risk: Risk
+        self, table: ExitTable, measure: Measure, temperature_e: Sequence[float], grid_t: Tensor, risk: Risk
     ) -> None:
         self.table, self.measure, self.temperature_e, self.grid_t = table, measure, temperature_e, grid_t
         full_n = table.right_ne[:, -1:] if risk == "drop" else torch.ones(len(table), 1, dtype=torch.bool)
@@ -207,7 +207,7 @@ def _weights(table: ExitTable, temperature: float) -> Tensor:
     return weight_ne.nan_to_num(1.0)
 
 
-def threshold_grid(tables: Sequence[ExitTable], measure: str, temperature_e: Sequence[float]) -> Tensor:
+def threshold_grid(tables: Sequence[ExitTable], measure: Measure, temperature_e: Sequence[float]) -> Tensor:
     """At most about 200 thresholds ``[t]`` (float32, ascending), between the confidences that occur, 0 the first.
 
     Between, and not at, a confidence: a kernel's last bit then decides nothing.
@@ -225,7 +225,7 @@ def threshold_grid(tables: Sequence[ExitTable], measure: str, temperature_e: Seq
     return torch.cat([torch.zeros(1), (value_t[:-1] + value_t[1:]) / 2]).unique()
 
 
-def front(table: ExitTable, measure: str, temperature_e: Sequence[float]) -> tuple[Floats, Floats]:
+def front(table: ExitTable, measure: Measure, temperature_e: Sequence[float]) -> tuple[Floats, Floats]:
     """What thresholds can reach on this table, all sets of exits together: cost ascending, share right ascending.
 
     Costs are shares of the static net's MACs. Picked on the very rows it is drawn from: a picture, not a promise.

@@ -199,7 +199,12 @@ def simulate(table: ExitTable, policy: Policy) -> Outcome:
     threshold_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
     leaves_ne = conf_ne >= threshold_e.to(conf_ne)
     leaves_ne[:, -1] = True
-    return _outcome(table, leaves_ne.int().argmax(1), table.macs_e(policy.enabled_e), _ms_e(table, policy))
+    return outcome_of(table, leaves_ne.int().argmax(1), policy)
+
+
+def outcome_of(table: ExitTable, exit_n: Tensor, policy: Policy) -> Outcome:
+    """What leaving at ``exit_n`` comes to, with the heads run that ``policy`` has on."""
+    return _outcome(table, exit_n, table.macs_e(policy.enabled_e), _ms_e(table, policy))
 
 
 def oracle(table: ExitTable) -> Outcome:

@@ -5,6 +5,7 @@
 ``torchvision:resnet18``       random weights; ``torchvision:resnet18@DEFAULT`` fetches torchvision's
 ``timm:resnet18``              random weights; ``timm:resnet18@pretrained`` fetches timm's
 ``cifar:resnet20``             our CIFAR ResNet; give the public checkpoints' file
+``cifar:msdnet_anytime``       other nets in CIFAR form: msdnet_budgeted, squeezenet, mobilenetv2
 ``path/to/file.py:factory``    your own file is run, as code, and ``factory(**arguments)`` called
 =============================  =====================================================================================
 """
@@ -146,7 +147,7 @@ def _built(
 ) -> tuple[nn.Module, Recipe]:
     kind, name = parsed.kind, parsed.name
     if kind == "cifar" and state is not None:
-        arguments = {**families.cifar_arguments(state), **arguments}
+        arguments = {**families.cifar_arguments(name, state), **arguments}
     if kind == "timm" and shape is not None:
         arguments = {"in_chans": shape[0], **arguments}
     if kind == "torchvision" and parsed.weights is not None:

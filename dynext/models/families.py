@@ -6,7 +6,8 @@ import difflib
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from dynext.data import CIFAR10_SPEC
 from dynext.errors import ModelError, line
 from dynext.models.checkpoint import without_prefix
+from dynext.models.compact import MobileNetV2, SqueezeNet
+from dynext.models.msdnet import CONFIGURATIONS, MSDNet
 from dynext.models.resnet import ResNet
 from dynext.types import InputSpec
 
@@ -49,15 +52,28 @@ def near(name: str, known: Collection[str]) -> str:
     return f"known are {', '.join(sorted(known)[:8])}{' and so on' if len(known) > 8 else ''}."
 
 
+CIFAR_NETS: Mapping[str, Callable[..., nn.Module]] = {
+    "msdnet_anytime": partial(MSDNet, **CONFIGURATIONS["anytime"]),  # type: ignore[arg-type]
+    "msdnet_budgeted": partial(MSDNet, **CONFIGURATIONS["budgeted"]),  # type: ignore[arg-type]
+    "squeezenet": SqueezeNet,
+    "mobilenetv2": MobileNetV2,
+}
+"""Beside the ResNets."""
+
+
 def _cifar(name: str, arguments: Arguments) -> nn.Module:
+    if name in CIFAR_NETS:
+        return CIFAR_NETS[name](**arguments)
     found = re.fullmatch(r"resnet(\d+)", name)
     if found is None:
-        raise ModelError(f"no CIFAR net {name!r}; give resnet20, resnet32, resnet44, resnet56 or resnet110")
+        raise ModelError(f"no CIFAR net {name!r}; give resnet20 (32, 44, 56, 110), {', '.join(CIFAR_NETS)}")
     return ResNet(int(found[1]), **arguments)
 
 
-def cifar_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def cifar_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Width, channels, classes and shortcut option of a CIFAR ResNet, read off its weights' shapes."""
+    if name in CIFAR_NETS:
+        return {}
     bare = without_prefix(state, ())
     found: dict[str, Any] = {}
     if "conv1.weight" in bare and bare["conv1.weight"].ndim == 4:

@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dynext.core.exits import Exit
+from dynext.core.features import Features, cache_features, head_logits
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig, fit
 from dynext.losses import distillation, survivor_weights
 from dynext.types import BatchNormMode, Source
-from dynext.zeroshot.features import Features, cache_features, head_logits
 
 __all__ = ["Features", "cache_features", "distill", "head_logits"]
 

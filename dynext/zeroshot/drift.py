@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.core.features import same_function
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.types import Source
-from dynext.zeroshot.features import same_function
 from dynext.zeroshot.guide import BesideMode, Guide
 
 BATCH = 256

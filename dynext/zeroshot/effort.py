@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import nn
 
+from dynext.core.features import cache_features
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
-from dynext.zeroshot.features import cache_features
 from dynext.zeroshot.synth.maker import rows_per_chunk
 from dynext.zeroshot.synth.synthesize import synthesize
 

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from dynext.core.equilibrium import logits_in_equilibrium
+from dynext.core.features import same_function
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
+from dynext.core.rows import by_index
 from dynext.errors import FitError, SourceError
 from dynext.fit import FitConfig, fit
 from dynext.losses import distillation
 from dynext.seeding import generator
-from dynext.types import Source
+from dynext.types import Batch, Source
 from dynext.zeroshot.drift import Check, Drift, Leash, drift_of
-from dynext.zeroshot.equilibrium import logits_in_equilibrium
-from dynext.zeroshot.features import same_function
 from dynext.zeroshot.guide import BesideMode, Guide
 
 HELD_OUT = 512
@@ -180,7 +181,7 @@ class _Trained(DynamicNet):
 class _Rows:
     """A source by index: most rows to train on, some held out."""
 
-    take: Callable[[Tensor], Tensor]
+    take: Callable[[Tensor], Batch]
     train_n: Tensor
     held_out: Tensor
 
@@ -188,20 +189,11 @@ class _Rows:
     def of(cls, source: Source, seed: int) -> _Rows:
         order = torch.randperm(len(source), generator=generator(seed))
         held_out = min(HELD_OUT, max(len(source) // 8, 1))
-        take = _by_index(source)
-        return cls(take=take, train_n=order[held_out:], held_out=take(order[:held_out]))
+        take = by_index(source)
+        return cls(take=take, train_n=order[held_out:], held_out=take(order[:held_out]).x)
 
     def draw(self, count: int, draw: Generator) -> Tensor:
-        return self.take(self.train_n[torch.randint(len(self.train_n), (max(count, 2),), generator=draw)])
-
-
-def _by_index(source: Source) -> Callable[[Tensor], Tensor]:
-    """Banks and data sets give rows by number; what can only be iterated is read into memory once."""
-    take = getattr(source, "take", None)
-    if take is not None:
-        return lambda index: take(index).x
-    x = torch.cat([batch.x for batch in source])
-    return lambda index: x[index]
+        return self.take(self.train_n[torch.randint(len(self.train_n), (max(count, 2),), generator=draw)]).x
 
 
 def _distance(taps: list[Tensor], wanted: list[Tensor]) -> Tensor:

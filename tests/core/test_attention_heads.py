@@ -11,8 +11,9 @@ from reference import attention as slow
 from zoo import NETS
 
 from dynext.artifact import load, save
-from dynext.core.exits import Attention, attention_heads, build_exit
+from dynext.core.exits import attention_heads, build_exit
 from dynext.core.export import export
+from dynext.core.layers import Attention
 from dynext.core.net import DynamicNet, attach
 from dynext.core.policy import Policy
 from dynext.core.run_onnx import OnnxNet

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from dynext.core.exits import Reduce, build_exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.exits import build_exit, conv_heads, default_heads, pooled_heads, token_heads
+from dynext.core.layers import Reduce
 from dynext.errors import PolicyError, SplitError
 from dynext.graph import count_macs
 

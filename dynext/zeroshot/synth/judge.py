@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynext.core.features import same_function
 from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.features import same_function
 from dynext.zeroshot.synth.statistics import answer_and_bn_distance, as_input, has_batch_norm
 
 SAME = 1e-4

@@ -5,10 +5,10 @@ import torch
 from reference import joint as slow
 from zoo import NETS
 
+from dynext.core.equilibrium import logits_in_equilibrium, rescale_gradient
 from dynext.core.exits import default_heads
 from dynext.core.net import DynamicNet, attach
 from dynext.graph import split
-from dynext.zeroshot.equilibrium import logits_in_equilibrium, rescale_gradient
 
 CUTS = {"unet_like": ["stem", "down1", "middle"]}
 """Where skip connections cross."""

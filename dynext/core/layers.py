@@ -1,0 +1,72 @@
+"""What heads are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Reduce(nn.Module):
+    """Channels first, averaged down by ``factor`` pixels a side; no parameters."""
+
+    def __init__(self, *, channels_last: bool, factor: int) -> None:
+        super().__init__()
+        self.channels_last, self.factor = channels_last, factor
+
+    def forward(self, tap: Tensor) -> Tensor:
+        x = tap.permute(0, 3, 1, 2) if self.channels_last else tap
+        return F.avg_pool2d(x, self.factor) if self.factor > 2 else _halved(x) if self.factor == 2 else x
+
+
+def _halved(x: Tensor) -> Tensor:
+    """``F.avg_pool2d(x, 2)``, which on CPUs takes up to seven times as long as three sums."""
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+    return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
+
+
+class PoolMix(nn.Module):
+    """A learned mix of global average and maximum, per channel.
+
+    Source: Kaya et al., ICML 2019, arXiv:1810.07052 (there one mix for all channels, over a 4x4 grid).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.mix.sigmoid()
+        return share * x.mean((2, 3)) + (1 - share) * x.amax((2, 3))
+
+
+class Attention(nn.Module):
+    """A map times a mask in (0, 1) of its own making: down by a strided convolution, up by a transposed one, sigmoid.
+
+    Source: SCAN, Zhang et al., NeurIPS 2019, arXiv:1906.03951. Ours is narrow in its middle (``hidden`` channels),
+    and its transposed convolution meets odd sizes too.
+    """
+
+    def __init__(self, channels: int, hidden: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        height, width = size
+        added = (1 - height % 2, 1 - width % 2)  # what stride 2 rounded off on the way down
+        self.mask = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.ConvTranspose2d(hidden, channels, 3, 2, 1, added, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask(x)
+
+
+class TokenPool(nn.Module):
+    """First token beside the mean of all: ``[b t d]`` to ``[b 2d]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, 0], x.mean(1)], dim=1)

@@ -1,0 +1,93 @@
+"""One row a method: how it is called on the smallest net that it takes. Every row is trained, saved, resumed, reported
+on, and looked at for what it must leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from zoo import NETS
+
+import dynext as dx
+from dynext.core.net import DynamicNet
+from dynext.core.policy import Policy
+from dynext.data import Rows
+from dynext.seeding import generator
+
+SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+Train = Callable[[DynamicNet, Rows, dx.FitConfig], "DynamicNet | tuple[DynamicNet, Policy]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method of `dynext.train` and what is known of it."""
+
+    train: Train
+    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8)
+    frozen: bool = False
+    """The trunk must not move."""
+    cascade: str | None = None
+    """The rule of the cascade that it gives."""
+
+
+def second(config: dx.FitConfig) -> dx.FitConfig:
+    """The config of a method's other step, with a checkpoint of its own."""
+    path = config.checkpoint
+    return replace(config, checkpoint=None if path is None else path.with_suffix(".second"))
+
+
+METHODS = {
+    "joint": Method(train=lambda net, rows, config: dx.train_jointly(net, rows, config)),
+    "branchynet": Method(train=lambda net, rows, config: dx.train_jointly(net, rows, config, weight_e=(1, 0.6, 0.3))),
+    "shallow_deep_frozen": Method(
+        train=lambda net, rows, config: dx.shallow_deep(net, rows, config),
+        heads=lambda: dx.pooled_heads(10),
+        frozen=True,
+    ),
+    "shallow_deep_joint": Method(
+        train=lambda net, rows, config: dx.shallow_deep(net, rows, config, trunk="joint", most_confident=True),
+        cascade="surest",
+    ),
+    "distillation_last": Method(train=lambda net, rows, config: dx.multi_exit_distillation(net, rows, config)),
+    "distillation_later": Method(
+        train=lambda net, rows, config: dx.multi_exit_distillation(
+            net, rows, config, teachers="later", unlabelled=rows.unlabelled()
+        )
+    ),
+    "be_your_own_teacher": Method(train=lambda net, rows, config: dx.be_your_own_teacher(net, rows, config)),
+    "scan": Method(
+        train=lambda net, rows, config: dx.scan(net, rows, config),
+        heads=lambda: dx.attention_heads(10, hidden=8, squeeze=4),
+        cascade="mean",
+    ),
+    "imta": Method(train=lambda net, rows, config: dx.imta(net, rows, config, heads=second(config)), cascade="inline"),
+    "zero_time_waste": Method(
+        train=lambda net, rows, config: dx.zero_time_waste(net, rows, config), frozen=True, cascade="stack"
+    ),
+    "boostnet": Method(train=lambda net, rows, config: dx.boostnet(net, rows, config), cascade="boost"),
+    "jei_dnn": Method(train=lambda net, rows, config: dx.jei_dnn(net, rows, config), frozen=True),
+    "mixed": Method(train=lambda net, rows, config: dx.train_mixed(net, rows, config, backbone=second(config))),
+}
+
+
+def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Rows]:
+    """An untrained net with two exits, and labelled rows whose class shows in their color."""
+    model, example = NETS["residual"]()
+    net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), method.heads())
+    draw = generator(0)
+    y = torch.randint(10, (n,), generator=draw)
+    colors = torch.rand(10, 3, 1, 1, generator=draw)
+    x = (colors[y] + 0.2 * torch.rand(n, *example.shape[1:], generator=draw)).clamp(0, 1)
+    return net, Rows(pixels=x, y=y, spec=SPEC, batch_size=32)
+
+
+def config(steps: int = 20, checkpoint: Path | None = None) -> dx.FitConfig:
+    return dx.FitConfig(steps=steps, lr=5e-3, progress=False, checkpoint=checkpoint, checkpoint_seconds=0)
+
+
+def trained(method: Method, net: DynamicNet, rows: Rows, config: dx.FitConfig) -> tuple[DynamicNet, Policy | None]:
+    """The net, and the policy where the method gives one."""
+    found = method.train(net, rows, config)
+    return found if isinstance(found, tuple) else (found, None)

@@ -1,0 +1,102 @@
+"""Every method of the table: it learns, keeps its promises, is saved, resumed and reported on."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from methods import METHODS, SPEC, Method, config, setting, trained
+
+import dynext as dx
+from dynext.errors import FitError, SourceError
+from dynext.testing import check_net
+
+fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
+ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def losses(net: dx.DynamicNet, rows: dx.data.Rows) -> torch.Tensor:
+    """Cross-entropy of each exit ``[e]``."""
+    with torch.no_grad():
+        logits_bek = net.all_exits(rows.take(torch.arange(len(rows))).x)
+    return torch.stack([torch.nn.functional.cross_entropy(logits, rows.y) for logits in logits_bek.unbind(1)])
+
+
+def test_there_are_methods() -> None:
+    assert len(METHODS) >= 13
+
+
+@ALL
+def test_a_method_trains_and_its_net_is_one_like_any_other(method: Method, tmp_path: Path) -> None:
+    net, rows = setting(method)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    flags, state = [m.training for m in net.modules()], torch.get_rng_state()
+    x = rows.take(torch.arange(12)).x
+    final = net(x)
+
+    found, policy = trained(method, net, rows, config(steps=40))
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert flags == [m.training for m in net.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m.training for m in found.modules())
+    assert (found.cascade or {}).get("rule") == method.cascade
+    learned, fresh = losses(found, rows), losses(net, rows)
+    assert (learned[:2] < fresh[:2]).all()
+    if method.frozen:
+        assert torch.equal(found(x), final)
+    elif method.cascade not in ("mean", "surest"):
+        assert learned[-1] < fresh[-1]
+    check_net(found, x)
+
+    table = dx.collect(found, rows)
+    policy = policy or dx.choose(table, budget=0.9, min_support=0)
+    outcome = dx.simulate(table, policy)
+    told = str(dx.report(table, policy))
+    assert f"{outcome.accuracy:.2%}" in told
+    assert found.run(x, policy).macs.tolist() == outcome.macs_n[:12].tolist()
+
+    dx.save(found, tmp_path / "net", policy=policy, spec=SPEC)
+    again = dx.load(tmp_path / "net", model=net.staged)
+    torch.testing.assert_close(again.net.all_exits(x), found.all_exits(x), rtol=0, atol=0)
+    assert again.policy == policy
+    assert again.net.cascade == found.cascade
+
+
+@ALL
+def test_a_killed_run_ends_where_an_unbroken_one_ends(
+    method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, rows = setting(method)
+    whole, _ = trained(method, net, rows, config(steps=4, checkpoint=tmp_path / "a" / "run.ckpt"))
+    saves = []
+    save = fit_module._save
+
+    def dying(*given: object) -> None:
+        saves.append(save(*given))
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    broken = config(steps=4, checkpoint=tmp_path / "b" / "run.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "_save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            trained(method, net, rows, broken)
+    assert any((tmp_path / "b").iterdir())
+    resumed, _ = trained(method, net, rows, broken)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@ALL
+def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
+    net, rows = setting(method)
+    with pytest.raises(SourceError, match="labels"):
+        trained(method, net, rows.unlabelled(), config(steps=1))
+    spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
+    small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
+    with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
+        trained(method, net, small, config(steps=1))
+    bare = dx.DynamicNet(net.staged, [])
+    with pytest.raises(FitError, match=r"no early exit|1 exits"):
+        trained(method, bare, rows, config(steps=1))
