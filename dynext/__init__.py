@@ -18,6 +18,7 @@ compat.declare_torchvision_operators()
 from dynext import data, losses, models, testing
 from dynext.artifact import Artifact, load, save
 from dynext.core.calibrate import Calibration, calibrate
+from dynext.core.cam import class_activation
 from dynext.core.cascade import cascade
 from dynext.core.collect import collect
 from dynext.core.confidence import CONFIDENCES, Learned, confidence
@@ -131,6 +132,7 @@ __all__ = [
     "calibrate",
     "cascade",
     "choose",
+    "class_activation",
     "collect",
     "confidence",
     "control_risk",

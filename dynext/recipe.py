@@ -27,17 +27,20 @@ def recipe_cli(paper: C, smoke: C, main: Callable[[C], Any], arguments: Sequence
     ``field=value`` replaces a field of the config, read by the field's type: ``steps=500``, ``rows=none``,
     ``lrs=0.1,0.01``. ``--help`` prints the fields. A user's error is one line and exit code 2.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if {"-h", "--help"} & set(given):
-        print(_help(paper, main))
-        return
     try:
-        config = overridden(smoke if "--smoke" in given else paper, [g for g in given if g != "--smoke"])
-        result = main(config)
+        run_recipe(paper, smoke, main, sys.argv[1:] if arguments is None else arguments)
     except DynextError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    print(json.dumps(result, indent=2, default=str))
+
+
+def run_recipe(paper: C, smoke: C, main: Callable[[C], Any], given: Sequence[str]) -> None:
+    """What `recipe_cli` does; a user's error is raised as it is."""
+    if {"-h", "--help"} & set(given):
+        print(_help(paper, main))
+        return
+    config = overridden(smoke if "--smoke" in given else paper, [g for g in given if g != "--smoke"])
+    print(json.dumps(main(config), indent=2, default=str))
 
 
 def overridden(config: C, given: Sequence[str]) -> C:

@@ -14,7 +14,7 @@ import click
 from dynext.bundled import recipe_folder
 from dynext.cli.show import columns
 from dynext.errors import DynextError
-from dynext.recipe import recipe_cli
+from dynext.recipe import run_recipe
 
 
 @click.group(short_help="Experiments to look at, to copy and to run.")
@@ -88,7 +88,7 @@ def run(name: str, settings: tuple[str, ...]) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses in the file look themselves up there
     spec.loader.exec_module(module)
-    recipe_cli(module.PAPER, module.SMOKE, module.main, settings)
+    run_recipe(module.PAPER, module.SMOKE, module.main, settings)
 
 
 def _recipes() -> dict[str, Path]:

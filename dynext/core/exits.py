@@ -73,7 +73,7 @@ def _strided(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
         layers += [nn.Conv2d(channels, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
         channels = hidden
     embedder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return reduce, embedder, nn.Linear(hidden, int(spec["num_classes"]))
+    return reduce, embedder, nn.Linear(channels, int(spec["num_classes"]))
 
 
 def _attention(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -41,5 +41,25 @@ def test_write_keeps_stage_times_and_everything_else(net: Path) -> None:
     assert (net / "pictures.safetensors").read_bytes() == pictures
 
 
+def test_a_budget_in_milliseconds_chooses_thresholds_and_keeps_them(net: Path) -> None:
+    before = dx.load(net)
+    static_ms = dx.load(net).table.trunk_ms_e[-1]
+    told = done("bench", net, "--budget-ms", 100 * static_ms)
+    after = dx.load(net)
+    assert "of the static milliseconds" in after.policy.note
+    assert after.policy.note in told
+    assert dx.simulate(after.table, after.policy).ms <= 100 * static_ms
+    assert after.policy.temperature_e == before.policy.temperature_e
+    done("bench", net, "--write", "--budget-ms", 1e6)
+    timed = dx.load(net)
+    assert timed.table.trunk_ms_e[-1] == pytest.approx(timed.cost.static(1))
+    assert timed.table.trunk_ms_e != before.table.trunk_ms_e
+    assert "cannot be met: the cheapest within reach" in refused("bench", net, "--budget-ms", 1e-9)
+    untimed = dx.load(net)
+    table = dx.core.table.replace(untimed.table, trunk_ms_e=None, head_ms_e=None)
+    dx.save(untimed.net, net, policy=untimed.policy, spec=untimed.spec, model_recipe=untimed.model_recipe, table=table)
+    assert "measure them: dynext bench DIR --write" in refused("bench", net, "--budget-ms", 5)
+
+
 def test_mistakes(net: Path) -> None:
     assert "0 is not in the range" in refused("bench", net, "--batch", "0")

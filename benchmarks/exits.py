@@ -1,0 +1,298 @@
+"""Early-exit methods side by side: one backbone, the same rows and steps, several seeds, Fashion-MNIST with labels.
+
+For each method: every exit's accuracy, accuracy along budgets and its mean (chance where a budget is out of reach), ECE
+of every exit before and after one temperature an exit, and the MACs spent where half a point may be lost. Temperatures
+and thresholds come from rows held out of the training set; everything is measured on test rows. MACs count heads, and
+are shares of the static backbone's (MSDNet's too: of the ResNet, not of its own).
+
+Then the deck's observations, as differences: early classifiers against the last one, the last teacher against all, rows
+without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
+
+    python benchmarks/exits.py [--quick] [--methods joint imta ...] [--pictures FOLDER] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from harness import figure, parser, table, write
+from torch import Tensor
+
+import dynext as dx
+
+BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+AFTER = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+LOST = 0.005
+JOINT = ("joint", "branchynet", "shallow_deep", "distillation_last", "distillation_later", "own_teacher", "scan",
+         "imta", "boostnet", "mixed")  # fmt: skip
+FROZEN = ("frozen_shallow_deep", "frozen_zero_time_waste", "frozen_jei_dnn")
+METHODS = ("static", *JOINT, "half_the_labels", "semi_supervised", *FROZEN, "msdnet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all methods of a seed share."""
+
+    seed: int
+    taught: dx.data.Rows
+    held_out: dx.data.Rows
+    test: dx.data.Rows
+    steps: int
+    lr: float
+    depth: int
+    width: int
+    after: tuple[float, ...]
+    msdnet: dict[str, Any]
+
+    def config(self, steps: int | None = None, **changes: Any) -> dx.FitConfig:
+        given = {"lr": self.lr, "optimizer": "sgd", "weight_decay": 5e-4, "schedule": "onecycle", **changes}
+        return dx.FitConfig(steps=self.steps if steps is None else steps, seed=self.seed, progress=False, **given)
+
+    def net(self, heads: Callable[[int], Any] = dx.default_heads) -> dx.DynamicNet:
+        with dx.seeded(self.seed):
+            model = dx.models.ResNet(self.depth, width=self.width, channels=1).eval()
+        staged = dx.split(model, torch.zeros(1, *self.test.shape), after=self.after)
+        return dx.attach(staged, heads(10), seed=self.seed)
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
+    options.add_argument("--steps", type=int, help="[default: 3000; 30 with --quick]")
+    options.add_argument("--pictures", type=Path, metavar="FOLDER", help="class activation maps go here")
+    given = options.parse_args()
+    lines: list[dict[str, Any]] = []
+    looks: list[dict[str, Any]] = []
+    for seed in range(given.seeds or (1 if given.quick else 3)):
+        setting = settings(given, seed)
+        static: dx.DynamicNet | None = None
+        for method in METHODS:
+            if method not in given.methods and not (method == "static" and static is None):
+                continue
+            net, policy = trained(method, setting, static)
+            static = net if method == "static" else static
+            lines.append({"method": method, "seed": seed, **measured(net, policy, setting)})
+            if method == "joint":
+                looks.append({"seed": seed, **outlines(net, setting.test)})
+                pictures(net, setting.test, given.pictures, seed)
+            write(
+                "exits",
+                given,
+                figures(lines, looks),
+                markdown=pages(lines, looks),
+                quiet=True,
+                lines=lines,
+                looks=looks,
+            )
+    write("exits", given, figures(lines, looks), markdown=pages(lines, looks), lines=lines, looks=looks)
+
+
+def settings(given: argparse.Namespace, seed: int) -> Setting:
+    train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held_out, rows = (1000, 2000) if given.quick else (5000, len(train))
+    return Setting(
+        seed=seed,
+        taught=train.subset(order[held_out:rows]),
+        held_out=train.subset(order[:held_out]),
+        test=test.subset(torch.arange(1000)) if given.quick else test,
+        steps=given.steps or (30 if given.quick else 3000),
+        lr=0.1,
+        depth=8 if given.quick else 20,
+        width=8 if given.quick else 16,
+        after=(0.3, 0.6) if given.quick else AFTER,
+        msdnet={"blocks": 3, "width": 4, "growth": 2} if given.quick else {},
+    )
+
+
+def trained(method: str, given: Setting, static: dx.DynamicNet | None) -> tuple[dx.DynamicNet, dx.Policy | None]:
+    """A net by this method, and the policy where the method brings one; the frozen ones start from the static net."""
+    config, more, rows = given.config(), {"batch_size": 64, "augment": dx.data.augment}, given.taught
+    adam = given.config(optimizer="adam", lr=2e-3, weight_decay=0.0, schedule="cosine")
+    half = torch.arange(len(rows) // 2)
+    part, rest = rows.subset(half), rows.subset(half + len(half)).unlabelled()
+    if method in FROZEN and static is not None:
+        net = dx.attach(static.staged, dx.default_heads(10), seed=given.seed)
+        rows = rows.subset(torch.arange(min(len(rows), 20_000)))
+        if method == "frozen_jei_dnn":
+            return dx.jei_dnn(net, rows, adam, batch_size=128)
+        train = dx.shallow_deep if method == "frozen_shallow_deep" else dx.zero_time_waste
+        return train(net, rows, adam, batch_size=128), None
+    if method == "static":
+        net = given.net()
+        return dx.train_jointly(net, rows, config, weight_e=(*[0.0] * (net.num_exits - 1), 1.0), **more), None
+    if method == "branchynet":
+        net = given.net()
+        return dx.train_jointly(
+            net, rows, config, weight_e=torch.linspace(1, 0.3, net.num_exits).tolist(), **more
+        ), None
+    if method == "imta":
+        return dx.imta(given.net(), rows, config, heads=adam, **more), None
+    if method == "mixed":
+        first, second = (given.config(steps=given.steps // 2) for _ in range(2))
+        return dx.train_mixed(given.net(), rows, second, backbone=first, **more), None
+    if method == "msdnet":
+        net = dx.models.msdnet("anytime", side=28, channels=1, seed=given.seed, **given.msdnet)
+        return dx.train_jointly(net, rows, config, **more), None
+    found = {
+        "joint": lambda: dx.train_jointly(given.net(), rows, config, **more),
+        "shallow_deep": lambda: dx.shallow_deep(given.net(), rows, config, trunk="joint", **more),
+        "distillation_last": lambda: dx.multi_exit_distillation(given.net(), rows, config, **more),
+        "distillation_later": lambda: dx.multi_exit_distillation(given.net(), rows, config, teachers="later", **more),
+        "half_the_labels": lambda: dx.multi_exit_distillation(given.net(), part, config, **more),
+        "semi_supervised": lambda: dx.multi_exit_distillation(given.net(), part, config, unlabelled=rest, **more),
+        "own_teacher": lambda: dx.be_your_own_teacher(given.net(), rows, config, **more),
+        "scan": lambda: dx.scan(given.net(dx.attention_heads), rows, config, **more),
+        "boostnet": lambda: dx.boostnet(given.net(), rows, config, **more),
+    }
+    return found[method](), None
+
+
+def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> dict[str, Any]:
+    seen, test = dx.collect(net, given.held_out), dx.collect(net, given.test)
+    backbone = given.net().trunk_macs_e[-1]
+    share = test.static_macs / backbone
+    calibration = dx.calibrate(seen)
+    along = []
+    for budget in BUDGETS:
+        try:
+            there = dx.choose(seen, budget=budget / share, temperature=calibration, rule="plain")
+        except dx.PolicyError:
+            along.append(1 / test.num_classes)
+        else:
+            along.append(dx.simulate(test, there).accuracy)
+    policy = policy or dx.choose(seen, max_drop=LOST, temperature=calibration, rule="plain")
+    outcome = dx.simulate(test, policy)
+    after = test.logits_nek / torch.tensor(calibration.temperature_e)[:, None]
+    last = float(test.right_ne[:, -1].double().mean())
+    return {
+        "macs": [(trunk + head) / backbone for trunk, head in zip(test.trunk_macs_e, test.head_macs_e, strict=True)],
+        "exits": test.right_ne.double().mean(0).tolist(),
+        "along": along,
+        "ece": list(dx.calibrate(test).ece_before_e),
+        "ece_calibrated": list(dx.calibrate(replace(test, logits_nek=after)).ece_before_e),
+        "cost": outcome.macs / backbone,
+        "lost": last - outcome.accuracy,
+    }
+
+
+def outlines(net: dx.DynamicNet, rows: dx.data.Rows) -> dict[str, Any]:
+    """Mean correlation of each exit's class activation maps with the edges of the images (Sobel)."""
+    x = rows.take(torch.arange(256)).x
+    edges = sobel(x.mean(1, keepdim=True))
+    found = []
+    for e in range(net.num_exits):
+        maps = F.interpolate(dx.class_activation(net, x, e)[:, None], size=x.shape[-2:], mode="bilinear")
+        a, b = (part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in (maps, edges))
+        cosine = F.cosine_similarity(a, b)
+        found.append(float(cosine[maps.flatten(1).std(1) > 0].mean()))
+    return {"edges": found}
+
+
+def sobel(x: Tensor) -> Tensor:
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    both = F.conv2d(x, torch.stack([kernel, kernel.T])[:, None], padding=1)
+    return both.square().sum(1, keepdim=True).sqrt()
+
+
+def pictures(net: dx.DynamicNet, rows: dx.data.Rows, folder: Path | None, seed: int) -> None:
+    """Ten images, and where each exit looks."""
+    if folder is None:
+        return
+    import matplotlib.pyplot as plt
+
+    x = rows.take(torch.arange(10)).x
+    size = (10, net.num_exits + 1)
+    drawn, axes = plt.subplots(size[1], size[0], figsize=(size[0], size[1]), squeeze=False)
+    for n, image in enumerate(rows.spec.pixels(x)):
+        axes[0][n].imshow(image[0], cmap="gray")
+    for e in range(net.num_exits):
+        for n, seen in enumerate(dx.class_activation(net, x, e)):
+            axes[e + 1][n].imshow(seen, cmap="magma")
+    for axis in axes.flat:
+        axis.axis("off")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(folder / f"exits_look_{seed}.png", dpi=100)
+    plt.close(drawn)
+
+
+def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Targets, and the deck's observations as differences in points, over the seeds."""
+    last = {m: mean(lines, m, lambda line: line["exits"][-1]) for m in METHODS}
+    out = []
+    for m in JOINT:
+        if last[m] is not None:
+            if last["static"] is not None:
+                out.append(
+                    figure(f"{m}: points lost on the last exit", 100 * (last["static"] - last[m]), "points", "<= 0.3")
+                )
+            out.append(
+                figure(f"{m}: MACs at half a point", mean(lines, m, lambda line: line["cost"]), "share", "<= 0.4")
+            )
+    for m in METHODS:
+        worst = mean(lines, m, lambda line: max(line["ece_calibrated"]))
+        if worst is not None and m != "static":
+            out.append(figure(f"{m}: worst exit's ECE after calibration", worst, "", "<= 0.02"))
+    for name, one, two in (
+        ("the last exit, with gradients in balance and without", "imta", "joint"),
+        ("all exits, later teachers and the last alone", "distillation_later", "distillation_last"),
+        ("all exits, rows without labels and none", "semi_supervised", "half_the_labels"),
+    ):
+        pick = (lambda line: line["exits"][-1]) if "the last exit," in name else (lambda line: fmean(line["exits"]))
+        a, b = mean(lines, one, pick), mean(lines, two, pick)
+        if a is not None and b is not None:
+            out.append(figure(f"{name}: {one} - {two}", 100 * (a - b), "points"))
+    curve = {
+        m: [fmean(c) for c in zip(*(ln["along"] for ln in lines if ln["method"] == m), strict=True)] for m in METHODS
+    }
+    if curve["msdnet"]:
+        above = [all(curve["msdnet"][i] >= curve[m][i] for m in JOINT if curve[m]) for i in range(len(BUDGETS))]
+        out.append(figure("budgets at which MSDNet is above every exit on the ResNet", fmean(above), "share", ">= 1"))
+    if looks:
+        for e, values in enumerate(zip(*(look["edges"] for look in looks), strict=True)):
+            out.append(figure(f"exit {e}: correlation of its activation map with edges", fmean(values), ""))
+    return out
+
+
+def mean(lines: list[dict[str, Any]], method: str, pick: Callable[[dict[str, Any]], float]) -> float | None:
+    values = [pick(line) for line in lines if line["method"] == method]
+    return fmean(values) if values else None
+
+
+def pages(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> str:
+    rows = []
+    for m in METHODS:
+        group = [line for line in lines if line["method"] == m]
+        if not group:
+            continue
+        areas = [fmean(line["along"]) for line in group]
+        spread = f" ± {100 * stdev(areas):.2f}" if len(areas) > 1 else ""
+        rows.append(
+            {
+                "method": m,
+                "exits": " ".join(
+                    f"{100 * fmean(c):.2f}" for c in zip(*(line["exits"] for line in group), strict=True)
+                ),
+                "mean along budgets": f"{100 * fmean(areas):.2f}{spread}",
+                **{f"at {b:g}": 100 * fmean(line["along"][i] for line in group) for i, b in enumerate(BUDGETS)},
+                "MACs at half a point": fmean(line["cost"] for line in group),
+                "points lost there": 100 * fmean(line["lost"] for line in group),
+                "ECE": " ".join(f"{fmean(c):.3f}" for c in zip(*(line["ece"] for line in group), strict=True)),
+                "calibrated": " ".join(
+                    f"{fmean(c):.3f}" for c in zip(*(line["ece_calibrated"] for line in group), strict=True)
+                ),
+            }
+        )
+    return "\n" + table(rows)
+
+
+if __name__ == "__main__":
+    main()
