@@ -62,8 +62,8 @@ def evaluate(
     were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose).
 
     \b
-    Examples: dynext evaluate fashion --data fashion-mnist
-              dynext evaluate fashion --unlabelled photos --choose
+    Example: dynext evaluate fashion --data fashion-mnist
+             dynext evaluate fashion --unlabelled photos --choose
     """
     if (data is None) == (unlabelled is None):
         raise click.UsageError(

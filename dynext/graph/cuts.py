@@ -82,8 +82,17 @@ class Flow:
 
     @cached_property
     def candidates(self) -> tuple[fx.Node, ...]:
-        """Nodes after which their own tensor alone is live, with work before and after them."""
-        return tuple(node for node in self.alone if 0 < self.share(node) < 1)
+        """Nodes after which their own tensor alone is live, with work before and after them.
+
+        A net of two branches has none. Then those of the fewest live tensors: a stage hands on all, an exit taps the
+        last.
+        """
+        alone = tuple(node for node in self.alone if 0 < self.share(node) < 1)
+        if alone:
+            return alone
+        among = [node for node in self.nodes[1:-1] if self._among(node) and 0 < self.share(node) < 1]
+        fewest = min((len(self.live[self.order[node]]) for node in among), default=0)
+        return tuple(node for node in among if len(self.live[self.order[node]]) == fewest)
 
     @cached_property
     def alone(self) -> tuple[fx.Node, ...]:
@@ -91,8 +100,12 @@ class Flow:
         return tuple(node for node in self.nodes[1:-1] if self._alone(node))
 
     def _alone(self, node: fx.Node) -> bool:
+        return len(self.live[self.order[node]]) == 1 and self._among(node)
+
+    def _among(self, node: fx.Node) -> bool:
+        """Whether a cut after ``node`` is possible, and its tensor live there and fit to be tapped."""
         position, seen = self.order[node], self.three[node]
-        if self.live[position] != (node,) or node is self.output or obstacle(self, position) is not None:
+        if node not in self.live[position] or node is self.output or obstacle(self, position) is not None:
             return False
         return seen.dtype is not None and seen.dtype.is_floating_point and len(seen.shape or ()) in TAP_RANKS
 
