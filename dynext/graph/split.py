@@ -40,8 +40,9 @@ def split(
         model: any ``nn.Module`` with one input tensor whose output is ``[b k]``; stays as it is, flags included.
         example: ``[b ...]``, any number of rows of what the model eats, on its device and of its type.
         after: where to cut. ``None``: up to five cuts where one tensor alone is live (in a net of branches: as few as
-            can be), near 12, 24, 36, 55, 75 % of the MACs, at ends of blocks if possible. Numbers: wanted shares of the MACs, in (0, 1). Names: module paths
-            (the end of their last call; ``"path@0"`` for the first of several) or names of fx nodes.
+            can be), near 12, 24, 36, 55, 75 % of the MACs, at ends of blocks if possible. Numbers: wanted shares of
+            the MACs, in (0, 1). Names: module paths (the end of their last call; ``"path@0"`` for the first of
+            several) or names of fx nodes.
         granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a row may skip.
 
     Raises:
