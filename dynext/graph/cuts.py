@@ -82,15 +82,17 @@ class Flow:
 
     @cached_property
     def candidates(self) -> tuple[fx.Node, ...]:
-        """Nodes after which their own tensor alone is live, with work before and after them.
+        """Nodes after which their own tensor alone is live, with work before and after them."""
+        return tuple(node for node in self.alone if 0 < self.share(node) < 1)
 
-        A net of two branches has none. Then those of the fewest live tensors: a stage hands on all, an exit taps the
-        last.
+    @cached_property
+    def crowded(self) -> tuple[fx.Node, ...]:
+        """Nodes with work before and after them after which their tensor and others are live, the fewest that can be.
+
+        For nets of branches: a stage hands on all of them, an exit taps the node's own.
         """
-        alone = tuple(node for node in self.alone if 0 < self.share(node) < 1)
-        if alone:
-            return alone
         among = [node for node in self.nodes[1:-1] if self._among(node) and 0 < self.share(node) < 1]
+        among = [node for node in among if node not in self.alone]
         fewest = min((len(self.live[self.order[node]]) for node in among), default=0)
         return tuple(node for node in among if len(self.live[self.order[node]]) == fewest)
 
@@ -161,16 +163,24 @@ def place(
     return sorted(chosen.values(), key=flow.order.__getitem__)
 
 
-def place_default(flow: Flow, allowed: Sequence[fx.Node], tiers: Mapping[fx.Node, int]) -> list[fx.Node]:
+def place_default(
+    flow: Flow, allowed: Sequence[fx.Node], crowded: Sequence[fx.Node], tiers: Mapping[fx.Node, int]
+) -> list[fx.Node]:
     """Up to five cuts at the usual shares; those without a cut point near them are left out.
+
+    Args:
+        crowded: where to cut if no allowed node is near any of the shares.
 
     Raises:
         SplitError: there is no place to cut at all.
     """
-    if not allowed:
+    if not allowed and not crowded:
         raise SplitError(_nowhere(flow))
-    near = place(flow, DEFAULT_SHARES, allowed, tiers, reach=REACH)
-    return near or place(flow, DEFAULT_SHARES[-1:], allowed, tiers)
+    for nodes in (allowed, crowded):
+        near = place(flow, DEFAULT_SHARES, nodes, tiers, reach=REACH)
+        if near:
+            return near
+    return place(flow, DEFAULT_SHARES[-1:], allowed or crowded, tiers)
 
 
 def _miss(flow: Flow, node: fx.Node, wanted: float, tiers: Mapping[fx.Node, int]) -> tuple[float, int, int]:
