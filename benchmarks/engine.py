@@ -15,14 +15,14 @@ from harness import figure, parser, table, write
 import dynext as dx
 
 BATCHES = (1, 64, 256)
-NETS = ("bundled:fashion_resnet20", "torchvision:resnet18")
+NETS = ("bundled:fashion_resnet20", "torchvision:mobilenet_v3_small")
 NEVER_TARGET = "<= 1.05"
 REALISED_TARGET = {1: ">= 0.85", 64: ">= 0.90", 256: ">= 0.90"}
 
 
 def main() -> None:
     options = parser(__doc__ or "").parse_args()
-    seconds = 3.0 if options.quick else 15.0
+    seconds = 3.0 if options.quick else 10.0
     lines = [line for name in (NETS[:1] if options.quick else NETS) for line in measured(name, seconds)]
     figures = []
     for line in lines:

@@ -96,7 +96,7 @@ def _keep(config: Config, asked: dict[str, str], lines: list[dict]) -> None:
     config.out.write_text(json.dumps(kept, indent=1) + "\n")
     columns = list(next(iter(summary.values())))
     page = ["| way | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    page += [f"| {TITLES[w]} | " + " | ".join(f"{row[c]:.3g}" for c in columns) + " |" for w, row in summary.items()]
+    page += [f"| {TITLES[w]} | " + " | ".join(f"{row[c]:.4g}" for c in columns) + " |" for w, row in summary.items()]
     config.out.with_suffix(".md").write_text("\n".join([f"Means over seeds; {machine}.", "", *page]) + "\n")
 
 

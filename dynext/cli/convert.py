@@ -43,7 +43,17 @@ TIMED_ROWS = 512
 @output_option("-o", "--output", required=True, help="Where to put it.")
 @click.option("--after", type=Places(), help="Where exits stand: layer names or shares of the MACs; else automatic.")
 @click.option(
-    "--method", "--synth", type=click.Choice(list(METHODS)), default="fitted", help="How rows are synthesized."
+    "--method",
+    "--synth",
+    type=click.Choice([name for name in METHODS if name != "patches"]),
+    default="fitted",
+    help="How rows are synthesized.",
+)
+@click.option(
+    "--bank",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False),
+    help="Rows that dynext synthesize has made, instead.",
 )
 @click.option("--rows", type=click.IntRange(min=1), default=8192, show_default=True, help="Rows to synthesize.")
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Distillation steps.")
@@ -67,6 +77,7 @@ def convert(
     output: Path,
     after: tuple[str, ...] | tuple[float, ...] | None,
     method: str,
+    bank: str | None,
     rows: int,
     steps: int,
     minutes: float | None,
@@ -90,13 +101,17 @@ def convert(
     """
     if distill_on_calibration and calibrate is None:
         raise click.UsageError("--distill-on-calibration needs images: give --calibrate DATA too")
+    if bank is not None and minutes is not None:
+        raise click.UsageError("--minutes plans how many rows to make; with --bank they are there, give --steps")
+    made = None if bank is None else Bank.open(bank)
     opened = open_given(model, **given)
     if not opened.trained and opened.recipe["kind"] != "file":
         click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)
     seen = None if calibrate is None else unlabelled_rows(calibrate, opened.spec)
     asked = {
-        "model": model, "after": after, "method": method, "rows": rows, "steps": steps, "minutes": minutes,
-        "train": train, "calibrate": calibrate, "distill_on_calibration": distill_on_calibration, "seed": seed,
+        "model": model, "after": after, "method": method, "bank": bank, "rows": rows, "steps": steps,
+        "minutes": minutes, "train": train, "calibrate": calibrate,
+        "distill_on_calibration": distill_on_calibration, "seed": seed,
     }  # fmt: skip
     teacher = opened.model.to(device)
     conversion = make_dynamic(
@@ -105,6 +120,7 @@ def convert(
         after=after,
         method=method,
         n=rows,
+        distill_on=made,
         steps=steps,
         minutes=minutes,
         train=train,

@@ -58,7 +58,7 @@ def run(
             staying = books.close(e, logits, in_hand=until is not None)
             if not books.num_open:
                 return books.prediction()
-            if _compact_pays(net, exits, s, len(books.row_b), books.num_open, compact):
+            if _compact_pays(net, exits, s, books.carried, books.num_open, compact):
                 live = tuple(t[staying] for t in live)
                 books.compact(staying)
         if until is not None and books.logits_bk is not None and time.perf_counter() > until:
@@ -77,13 +77,13 @@ class _Books:
     def __init__(self, net: DynamicNet, x: Tensor, policy: Policy) -> None:
         self.policy, self.num_classes, self.x = policy, net.num_classes, x
         self.confidence = Confidence(policy.confidence, net.num_exits)
-        self.row_b = torch.arange(len(x), device=x.device)
+        # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
+        self.row_b: Tensor | None = None  # which rows are carried; None: all of them
         self.open_b: Tensor | None = None  # which carried rows wait; None: all of them
-        self.num_open = len(x)
+        self.num_open = self.carried = len(x)
         self.spent = 0
         self.logits_bk: Tensor | None = None
-        self.exit_b = torch.zeros_like(self.row_b)
-        self.macs_b = torch.zeros_like(self.row_b)
+        self.exit_b = self.macs_b = torch.empty(0, dtype=torch.int64, device=x.device)
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
         """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
@@ -101,21 +101,23 @@ class _Books:
 
     def answer(self, e: int, logits: Tensor) -> None:
         """Exit ``e`` answers every row that waits."""
+        exit_b = self.exit_b.new_full((self.carried,), e)
+        macs_b = self.macs_b.new_full((self.carried,), self.spent)
         if self.logits_bk is None:  # the first answer goes to everybody
-            self.logits_bk = logits
-            self.exit_b, self.macs_b = torch.full_like(self.row_b, e), torch.full_like(self.row_b, self.spent)
+            self.logits_bk, self.exit_b, self.macs_b = logits, exit_b, macs_b
             return
-        exit_b, macs_b = torch.full_like(self.row_b, e), torch.full_like(self.row_b, self.spent)
+        rows = slice(None) if self.row_b is None else self.row_b
         if self.open_b is not None:
-            logits = logits.where(self.open_b[:, None], self.logits_bk[self.row_b])
-            exit_b = exit_b.where(self.open_b, self.exit_b[self.row_b])
-            macs_b = macs_b.where(self.open_b, self.macs_b[self.row_b])
-        self.logits_bk[self.row_b] = logits
-        self.exit_b[self.row_b] = exit_b
-        self.macs_b[self.row_b] = macs_b
+            logits = logits.where(self.open_b[:, None], self.logits_bk[rows])
+            exit_b = exit_b.where(self.open_b, self.exit_b[rows])
+            macs_b = macs_b.where(self.open_b, self.macs_b[rows])
+        self.logits_bk[rows] = logits
+        self.exit_b[rows] = exit_b
+        self.macs_b[rows] = macs_b
 
     def compact(self, staying: Tensor) -> None:
-        self.row_b, self.open_b = self.row_b[staying], None
+        self.row_b, self.open_b = staying if self.row_b is None else self.row_b[staying], None
+        self.carried = self.num_open
 
     def prediction(self) -> Prediction:
         logits_bk = self.logits_bk

@@ -86,13 +86,28 @@ class Flow:
         return tuple(node for node in self.alone if 0 < self.share(node) < 1)
 
     @cached_property
+    def crowded(self) -> tuple[fx.Node, ...]:
+        """Nodes with work before and after them after which their tensor and others are live, the fewest that can be.
+
+        For nets of branches: a stage hands on all of them, an exit taps the node's own.
+        """
+        among = [node for node in self.nodes[1:-1] if self._among(node) and 0 < self.share(node) < 1]
+        among = [node for node in among if node not in self.alone]
+        fewest = min((len(self.live[self.order[node]]) for node in among), default=0)
+        return tuple(node for node in among if len(self.live[self.order[node]]) == fewest)
+
+    @cached_property
     def alone(self) -> tuple[fx.Node, ...]:
         """Nodes after which their own tensor alone is live and fit to be tapped."""
         return tuple(node for node in self.nodes[1:-1] if self._alone(node))
 
     def _alone(self, node: fx.Node) -> bool:
+        return len(self.live[self.order[node]]) == 1 and self._among(node)
+
+    def _among(self, node: fx.Node) -> bool:
+        """Whether a cut after ``node`` is possible, and its tensor live there and fit to be tapped."""
         position, seen = self.order[node], self.three[node]
-        if self.live[position] != (node,) or node is self.output or obstacle(self, position) is not None:
+        if node not in self.live[position] or node is self.output or obstacle(self, position) is not None:
             return False
         return seen.dtype is not None and seen.dtype.is_floating_point and len(seen.shape or ()) in TAP_RANKS
 
@@ -148,16 +163,24 @@ def place(
     return sorted(chosen.values(), key=flow.order.__getitem__)
 
 
-def place_default(flow: Flow, allowed: Sequence[fx.Node], tiers: Mapping[fx.Node, int]) -> list[fx.Node]:
+def place_default(
+    flow: Flow, allowed: Sequence[fx.Node], crowded: Sequence[fx.Node], tiers: Mapping[fx.Node, int]
+) -> list[fx.Node]:
     """Up to five cuts at the usual shares; those without a cut point near them are left out.
+
+    Args:
+        crowded: where to cut if no allowed node is near any of the shares.
 
     Raises:
         SplitError: there is no place to cut at all.
     """
-    if not allowed:
+    if not allowed and not crowded:
         raise SplitError(_nowhere(flow))
-    near = place(flow, DEFAULT_SHARES, allowed, tiers, reach=REACH)
-    return near or place(flow, DEFAULT_SHARES[-1:], allowed, tiers)
+    for nodes in (allowed, crowded):
+        near = place(flow, DEFAULT_SHARES, nodes, tiers, reach=REACH)
+        if near:
+            return near
+    return place(flow, DEFAULT_SHARES[-1:], allowed or crowded, tiers)
 
 
 def _miss(flow: Flow, node: fx.Node, wanted: float, tiers: Mapping[fx.Node, int]) -> tuple[float, int, int]:

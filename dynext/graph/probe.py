@@ -105,7 +105,7 @@ def probe(
             f"the traced net fails with {len(x)} rows at node {node.name!r} ({line(error)}); "
             f"a net whose batch size is written down somewhere cannot lose rows"
         ) from error
-    if fake and any(isinstance(value, FakeTensor) for module in traced.modules() for value in vars(module).values()):
+    if fake and any(holds_tensor(vars(module), FakeTensor) for module in traced.modules()):
         raise ProbeError("a module keeps what it computes, and would keep tensors without content")
     return runner.seen, out
 
@@ -115,10 +115,10 @@ def rows(example: Tensor, count: int) -> Tensor:
     return example[torch.arange(count, device=example.device) % len(example)]
 
 
-def holds_tensor(value: Any) -> bool:
-    """Whether a tensor sits anywhere inside a node's result."""
+def holds_tensor(value: Any, kind: type[Tensor] = Tensor) -> bool:
+    """Whether a tensor sits anywhere inside a node's result, or inside what a module keeps."""
     if isinstance(value, dict):
-        return any(holds_tensor(item) for item in value.values())
+        return any(holds_tensor(item, kind) for item in value.values())
     if isinstance(value, tuple | list):
-        return any(holds_tensor(item) for item in value)
-    return isinstance(value, Tensor)
+        return any(holds_tensor(item, kind) for item in value)
+    return isinstance(value, kind)

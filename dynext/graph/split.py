@@ -39,9 +39,10 @@ def split(
     Args:
         model: any ``nn.Module`` with one input tensor whose output is ``[b k]``; stays as it is, flags included.
         example: ``[b ...]``, any number of rows of what the model eats, on its device and of its type.
-        after: where to cut. ``None``: up to five cuts where one tensor alone is live, near 12, 24, 36, 55, 75 % of the
-            MACs, at ends of blocks if possible. Numbers: wanted shares of the MACs, in (0, 1). Names: module paths
-            (the end of their last call; ``"path@0"`` for the first of several) or names of fx nodes.
+        after: where to cut. ``None``: up to five cuts where one tensor alone is live (in a net of branches: as few as
+            can be), near 12, 24, 36, 55, 75 % of the MACs, at ends of blocks if possible. Numbers: wanted shares of
+            the MACs, in (0, 1). Names: module paths (the end of their last call; ``"path@0"`` for the first of
+            several) or names of fx nodes.
         granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a row may skip.
 
     Raises:
@@ -133,8 +134,10 @@ def _choose(flow: Flow, after: Sequence[str] | Sequence[float] | None, granulari
         asked = _named(flow, [str(item) for item in after], named)
         nodes = list(asked)
     else:
-        allowed = [node for node in flow.candidates if not inside(flow, node, spans)]
-        nodes = _placed(flow, after, allowed)
+        allowed, crowded = (
+            [node for node in nodes if not inside(flow, node, spans)] for nodes in (flow.candidates, flow.crowded)
+        )
+        nodes = _placed(flow, after, allowed, crowded)
     around = [node for span in spans for node in span if node is not flow.input]
     nodes = [node for node in nodes if node in asked or flow.share(node) not in map(flow.share, around)] + around
     best = names.best_names(flow, named)
@@ -159,14 +162,16 @@ def _named(flow: Flow, after: Sequence[str], named: dict[str, fx.Node]) -> dict[
     return chosen
 
 
-def _placed(flow: Flow, after: Sequence[str] | Sequence[float] | None, allowed: Sequence[fx.Node]) -> list[fx.Node]:
+def _placed(
+    flow: Flow, after: Sequence[str] | Sequence[float] | None, allowed: Sequence[fx.Node], crowded: Sequence[fx.Node]
+) -> list[fx.Node]:
     tiers = names.tiers(flow)
     if after is None:
-        return cuts.place_default(flow, allowed, tiers)
+        return cuts.place_default(flow, allowed, crowded, tiers)
     shares = [item for item in after if isinstance(item, int | float) and 0 < item < 1]
     if len(shares) != len(after) or not shares:
         raise SplitError(f"after={list(after)!r}; give names, or shares of MACs in (0, 1), at least one and not both")
-    nodes = cuts.place(flow, shares, allowed, tiers)
+    nodes = cuts.place(flow, shares, allowed or crowded, tiers)
     if len(nodes) < len(shares):
         raise SplitError(f"{len(shares)} cuts asked for, but there are only {len(nodes)} places of different cost")
     return nodes

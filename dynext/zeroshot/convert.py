@@ -180,7 +180,7 @@ def convert(
         )
     notify(f"distilled {len(net.exits)} exits")
     provenance = {
-        "method": method if distill_on is None else "given rows",
+        "method": rows.provenance.method if isinstance(rows, Bank) else "given rows",
         "rows": len(rows),
         "steps": steps,
         "seed": seed,

@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def test_it_prints_one_table_and_both_clocks(tmp_path: Path) -> None:
     assert "speed-up" in text
     assert "accuracy" not in text.lower()
     assert f"open {tmp_path / 'net' / 'report.html'}" in text
+
+
+def test_rows_that_were_made_before(tmp_path: Path) -> None:
+    done("synthesize", *TINY[:3], "--method", "pink", "-n", "32", "--out", tmp_path / "bank")
+    told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, "--bank", tmp_path / "bank", "--json"))
+    assert told["provenance"]["method"] == "pink"
+    assert told["provenance"]["rows"] == 32
+
+
+def test_jointly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("dynext.cli.convert")
+    monkeypatch.setattr(module, "make_dynamic", partial(module.make_dynamic, joint_steps=2))
+    told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, "--train", "joint", "--json"))
+    assert told["provenance"]["train"] == "joint"
+    assert told["provenance"]["joint"]["steps"] == 2
+    static = dx.open_model("cifar:resnet8", arguments={"width": 2}).model
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(dx.load(tmp_path / "net").net(x), static(x))
 
 
 def test_distilled_on_calibration_as_json(tmp_path: Path, images: Path) -> None:
@@ -108,6 +127,8 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     assert "0 is not in the range" in refused(*command, "--rows", "0")
     assert "2.0 is not in the range" in refused(*command, "--max-drop", "2")
     assert "leaves" in refused(*command, "--method", "leavs")
+    assert "give --steps" in refused(*command, "--bank", tmp_path, "--minutes", "3")
+    assert "holds no bank that can be read" in refused(*command, "--bank", tmp_path)
     assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
     assert "give --calibrate DATA too" in refused(*command, "--distill-on-calibration")
     np.savez(tmp_path / "gray.npz", x=np.zeros((4, 28, 28), np.uint8))

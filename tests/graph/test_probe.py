@@ -31,6 +31,11 @@ class Peeks(nn.Module):
             self.__dict__["kept"] = x
             return x
 
+    class Caches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.__dict__.setdefault("by_device", {})[str(x.device)] = [x]
+            return x
+
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -39,7 +44,7 @@ class Peeks(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("inner", [Peeks.Inner, Peeks.Keeps])
+@pytest.mark.parametrize("inner", [Peeks.Inner, Peeks.Keeps, Peeks.Caches])
 def test_modules_that_need_content_fail_on_fake_tensors_only(inner):
     traced = trace(Peeks(inner()))
     with pytest.raises(ProbeError):

@@ -12,7 +12,7 @@ from dynext.graph import split
 from dynext.graph.macs import count_macs
 
 EXACT = {"rtol": 0, "atol": 0}
-UNSKIPPABLE = {"plain", "unet_like", "dense_concat", "shared_weights", "kept_whole"}
+UNSKIPPABLE = {"plain", "unet_like", "dense_concat", "two_branches", "shared_weights", "kept_whole"}
 
 
 @pytest.mark.parametrize("granularity", ["stage", "block"])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
 from zoo.making import Made, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
-from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, UNetLike, ViTLike
+from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, TwoBranches, UNetLike, ViTLike
 
 __all__ = ["NETS", "REFUSED", "KeptWhole", "Residual", "TwoInputs", "build", "conv"]
 
@@ -20,6 +20,7 @@ NETS: dict[str, Callable[[], Made]] = {
     "residual": factory(Residual),
     "unet_like": factory(UNetLike),
     "dense_concat": factory(DenseConcat),
+    "two_branches": factory(TwoBranches),
     "vit_like": factory(ViTLike),
     "shared_weights": factory(SharedWeights),
     "in_place_pre_activation": factory(InPlacePreActivation),

@@ -94,6 +94,22 @@ class DenseConcat(nn.Module):
         return self.head(torch.cat(features, 1).mean((2, 3)))
 
 
+class TwoBranches(nn.Module):
+    """Two widths side by side that look at each other: nowhere is one tensor alone live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.thin = conv(3, 8), conv(3, 4)
+        self.across = nn.ModuleList(nn.ModuleList([conv(4, 8), conv(8, 4)]) for _ in range(3))
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide, thin = self.wide(x), self.thin(x)
+        for widen, narrow in self.across:
+            wide, thin = wide + widen(thin), thin + narrow(wide)
+        return self.fc(torch.cat([wide.mean((2, 3)), thin.mean((2, 3))], 1))
+
+
 class AttentionBlock(nn.Module):
     """Pre-norm attention whose sizes are read from the tensor, as timm and torchvision do."""
 
