@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.core.layers import Attention, PoolMix, Reduce, TokenPool
+from dynext.core.layers import Attention, Copy, PoolMix, Reduce, TokenPool
 from dynext.errors import PolicyError, SplitError
 
 HeadSpec = dict[str, Any]
@@ -109,7 +109,7 @@ def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The tap holds the logits already: see `dynext.core.cascade`."""
-    return nn.Identity(), nn.Identity(), nn.Identity()
+    return nn.Identity(), nn.Identity(), Copy()
 
 
 _BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {

@@ -65,6 +65,13 @@ class Attention(nn.Module):
         return x * self.mask(x)
 
 
+class Copy(nn.Module):
+    """The same again in a tensor of its own: a run overwrites answers, and live tensors are still needed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
 class TokenPool(nn.Module):
     """First token beside the mean of all: ``[b t d]`` to ``[b 2d]``."""
 

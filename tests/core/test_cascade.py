@@ -48,6 +48,24 @@ def test_a_cascade_is_a_net_like_any_other(rule: str, name: str) -> None:
     assert found.exit_names[:2] == net.exit_names[:2]
 
 
+@EVERY
+def test_answers_that_a_run_overwrites_are_nobodys_live_tensors(rule: str) -> None:
+    net, x = plain()
+    found = scattered(cascade(net, rule))
+    with torch.no_grad():
+        table = dx.core.collect.table_of(found, found.all_exits(x), label_n=None, rows="made-up rows")
+    high_e = table.logits_nek.softmax(-1).amax(-1).quantile(0.8, dim=0).tolist()
+    policy = dx.Policy(threshold_e=(*high_e[:-1], 0.0), temperature_e=(1.0,) * found.num_exits)
+    expected = dx.simulate(table, policy)
+    left = set(expected.exit_n.tolist())
+    assert found.num_exits - 1 in left
+    assert len(left) > 2
+    for compact in ("never", "always"):
+        out = found.run(x, policy, compact=compact)
+        assert out.exit.tolist() == expected.exit_n.tolist()
+        torch.testing.assert_close(out.logits, table.logits_nek[torch.arange(12), out.exit], rtol=1e-4, atol=1e-5)
+
+
 def test_stacked_heads_see_what_was_said_and_exits_answer_with_a_geometric_mean() -> None:
     net, x = plain()
     found = scattered(cascade(net, "stack"))
