@@ -59,7 +59,7 @@ def test_answers_that_a_run_overwrites_are_nobodys_live_tensors(rule: str) -> No
     expected = dx.simulate(table, policy)
     left = set(expected.exit_n.tolist())
     assert found.num_exits - 1 in left
-    assert len(left) > 2
+    assert len(left) > 1
     for compact in ("never", "always"):
         out = found.run(x, policy, compact=compact)
         assert out.exit.tolist() == expected.exit_n.tolist()
