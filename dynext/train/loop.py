@@ -66,6 +66,15 @@ def check_shape(source: Source, net: DynamicNet) -> None:
         raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
 
 
+def check_plain(net: DynamicNet) -> None:
+    """Refuse a net whose exits build on each other already."""
+    if net.cascade is not None:
+        raise FitError(
+            f"the net is a cascade already (rule {net.cascade['rule']!r}); give the one with plain exits that it was "
+            f"made of, or train it jointly"
+        )
+
+
 class EveryExit(nn.Module):
     """``x [b ...]`` to every exit's logits, e tensors ``[b k]``, their gradients in balance or as they are."""
 
@@ -143,6 +152,7 @@ def train_heads(
     thousands of steps, and no BatchNorm can drift. Rows are not augmented.
     """
     check_shape(source, net)
+    check_plain(net)
     features = cache_features(net, None, source, progress=config.progress)
     labels = [batch.y for batch in source if batch.y is not None]
     y_n = torch.cat(labels) if labels else torch.empty(0)

@@ -14,7 +14,7 @@ from dynext.errors import FitError
 from dynext.fit import FitConfig
 from dynext.losses import hints, taught_by_last
 from dynext.seeding import seeded
-from dynext.train.loop import Augment, Rows, labelled, train_whole
+from dynext.train.loop import Augment, Rows, check_plain, labelled, train_whole
 from dynext.types import Source
 
 
@@ -56,6 +56,7 @@ def self_distilled(
     net: DynamicNet, rows: Rows, config: FitConfig, *, alpha: float, temperature: float, hint: float, batch_size: int
 ) -> DynamicNet:
     """The last exit teaches the others, on labelled rows: shared with SCAN."""
+    check_plain(net)
     if not 0 <= alpha <= 1 or not temperature > 0 or hint < 0:
         raise FitError(
             f"alpha={alpha}, temperature={temperature}, hint={hint}; give a share, a positive one, and 0 or more"

@@ -8,7 +8,7 @@ import torch
 from methods import METHODS, SPEC, Method, config, setting, trained
 
 import dynext as dx
-from dynext.errors import FitError, SourceError
+from dynext.errors import FitError, SourceError, SplitError
 from dynext.testing import check_net
 
 fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
@@ -97,6 +97,9 @@ def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
     small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
         trained(method, net, small, config(steps=1))
+    if method.cascade is not None or method.frozen:
+        with pytest.raises((FitError, SplitError), match="already"):
+            trained(method, dx.cascade(net, "boost"), rows, config(steps=1))
     bare = dx.DynamicNet(net.staged, [])
     with pytest.raises(FitError, match=r"no early exit|1 exits"):
         trained(method, bare, rows, config(steps=1))
