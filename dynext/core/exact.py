@@ -34,7 +34,7 @@ def exact_front(
     rows between two of them.
 
     Raises:
-        PolicyError: more than six early exits, or patience; `genetic_front` takes more.
+        PolicyError: more than seven early exits, or patience; `genetic_front` takes more.
     """
     early = table.num_exits - 1
     size = int(CELLS ** (1 / max(early, 1))) - 1

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig
@@ -101,8 +102,9 @@ class Embedding(nn.Module):
 @torch.no_grad()
 def _embeddings(net: DynamicNet) -> list[Tensor]:
     like = next(net.parameters())
-    taps, _ = net.taps(like.new_zeros(1, *net.staged.input_shape))
-    return [exit.embed(tap) for exit, tap in zip(net.exits, taps, strict=True)]
+    with evaluating(net):
+        taps, _ = net.taps(like.new_zeros(1, *net.staged.input_shape))
+        return [exit.embed(tap) for exit, tap in zip(net.exits, taps, strict=True)]
 
 
 def last_linear(net: DynamicNet) -> nn.Linear:
