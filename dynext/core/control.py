@@ -1,19 +1,21 @@
 """Risk control: how far down a front one may go so that a bound on what is lost holds with probability 1 - delta.
 
-Shape legend: n rows, p policies.
+Shape legend: n rows, e exits (the last is the full net).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, get_args
 
-import numpy as np
+import torch
 
 from dynext.core.bounds import upper_bound
+from dynext.core.confidence import confidences
 from dynext.core.front import Front
 from dynext.core.policy import Policy
-from dynext.core.table import ExitTable, simulate
+from dynext.core.table import ExitTable
 from dynext.errors import PolicyError
 
 Lost = Literal["accuracy", "disagreement"]
@@ -51,8 +53,7 @@ def control_risk(
         raise PolicyError("accuracy is bounded on labelled rows only; give some, or risk='disagreement'")
     told = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
     picked: tuple[Policy, str] | None = None
-    for policy in reversed(front.policies):
-        lost = _lost(table, policy, risk)
+    for policy, lost in _lost(front, table, risk):
         bound = float(upper_bound(lost, len(table), delta))
         if bound > max_drop and any(policy.enabled_e[:-1]):
             break
@@ -63,10 +64,17 @@ def control_risk(
     return replace(policy, note=f"{policy.note} {found}: {told}.")
 
 
-def _lost(table: ExitTable, policy: Policy, risk: Lost) -> int:
-    """Rows that the policy loses."""
-    exit_n = simulate(table, policy).exit_n[:, None]
+def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, int]]:
+    """The front's policies from the dearest on, each with how many rows it loses; confidences are taken once."""
+    first = front.policies[0]
+    first.check_exits(table.num_exits)
+    sure_ne = confidences(table.logits_nek, first.confidence, first.temperature_e)
     if risk == "disagreement":
-        return int((table.answer_ne.gather(1, exit_n)[:, 0] != table.answer_ne[:, -1]).sum())
-    right_n = table.right_ne.gather(1, exit_n)[:, 0]
-    return int(np.count_nonzero((table.right_ne[:, -1] & ~right_n).numpy()))
+        lost_ne = table.answer_ne != table.answer_ne[:, -1:]
+    else:
+        lost_ne = table.right_ne[:, -1:] & ~table.right_ne
+    for policy in reversed(front.policies):
+        limit_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
+        leaves_ne = sure_ne >= limit_e.to(sure_ne)
+        leaves_ne[:, -1] = True
+        yield policy, int(lost_ne.gather(1, leaves_ne.int().argmax(1, keepdim=True)).sum())

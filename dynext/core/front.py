@@ -41,6 +41,14 @@ class Front:
     static_right: float
     """The static net's share."""
 
+    def __post_init__(self) -> None:
+        kinds = {(policy.confidence, policy.temperature_e) for policy in self.policies}
+        if len(kinds) != 1 or not len(self.policies) == len(self.cost_p) == len(self.right_p):
+            raise PolicyError(
+                f"{len(self.policies)} policies of {len(kinds)} measures and temperatures, {len(self.cost_p)} costs and "
+                f"{len(self.right_p)} shares right; a front has one measure, and one of each a policy"
+            )
+
     def within(self, budget: float) -> Policy:
         """The policy that is right most often for at most ``budget`` of the static net's MACs.
 
