@@ -45,7 +45,7 @@ class Front:
         kinds = {(policy.confidence, policy.temperature_e) for policy in self.policies}
         if len(kinds) != 1 or not len(self.policies) == len(self.cost_p) == len(self.right_p):
             raise PolicyError(
-                f"{len(self.policies)} policies of {len(kinds)} measures and temperatures, {len(self.cost_p)} costs and "
+                f"{len(self.policies)} policies of {len(kinds)} measures and temperatures, {len(self.cost_p)} costs, "
                 f"{len(self.right_p)} shares right; a front has one measure, and one of each a policy"
             )
 
