@@ -9,11 +9,14 @@ Then the deck's observations, as differences: early classifiers against the last
 without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
 
     python benchmarks/exits.py [--quick] [--methods joint imta ...] [--pictures FOLDER] [--json FILE]
+
+A run that was stopped goes on from its JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,30 +72,31 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="[default: 3000; 30 with --quick]")
     options.add_argument("--pictures", type=Path, metavar="FOLDER", help="class activation maps go here")
     given = options.parse_args()
-    lines: list[dict[str, Any]] = []
-    looks: list[dict[str, Any]] = []
+    asked = {"quick": given.quick, "steps": given.steps}
+    lines, looks = earlier(given.json, asked)
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
+        done = {line["method"] for line in lines if line["seed"] == seed}
+        wanted = [method for method in METHODS if method in ("static", *given.methods) and method not in done]
         static: dx.DynamicNet | None = None
-        for method in METHODS:
-            if method not in given.methods and not (method == "static" and static is None):
-                continue
+        for method in dict.fromkeys((*(["static"] if set(wanted) & set(FROZEN) else []), *wanted)):
             net, policy = trained(method, setting, static)
             static = net if method == "static" else static
+            if method in done:
+                continue
             lines.append({"method": method, "seed": seed, **measured(net, policy, setting)})
             if method == "joint":
                 looks.append({"seed": seed, **outlines(net, setting.test)})
                 pictures(net, setting.test, given.pictures, seed)
-            write(
-                "exits",
-                given,
-                figures(lines, looks),
-                markdown=pages(lines, looks),
-                quiet=True,
-                lines=lines,
-                looks=looks,
-            )
-    write("exits", given, figures(lines, looks), markdown=pages(lines, looks), lines=lines, looks=looks)
+            kept = {"asked": asked, "lines": lines, "looks": looks}
+            write("exits", given, figures(lines, looks), markdown=pages(lines), quiet=True, **kept)
+    write("exits", given, figures(lines, looks), markdown=pages(lines), asked=asked, lines=lines, looks=looks)
+
+
+def earlier(path: Path | None, asked: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What a run with the same settings that was stopped has left in its JSON file."""
+    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    return (kept["lines"], kept["looks"]) if kept.get("asked") == asked else ([], [])
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
@@ -267,7 +271,7 @@ def mean(lines: list[dict[str, Any]], method: str, pick: Callable[[dict[str, Any
     return fmean(values) if values else None
 
 
-def pages(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> str:
+def pages(lines: list[dict[str, Any]]) -> str:
     rows = []
     for m in METHODS:
         group = [line for line in lines if line["method"] == m]
