@@ -40,7 +40,7 @@ class Sizes:
     timing_s: float
 
 
-FULL = Sizes(rows=4096, steps=600, test=None, timing_s=3.0)
+FULL = Sizes(rows=2048, steps=300, test=None, timing_s=2.0)
 QUICK = Sizes(rows=1024, steps=100, test=500, timing_s=0.5)
 
 
