@@ -23,8 +23,16 @@ from dynext.core.confidence import CONFIDENCES, confidence
 from dynext.core.cost import CostTable, measure
 from dynext.core.exits import Exit, attention_heads, conv_heads, default_heads, pooled_heads, token_heads
 from dynext.core.export import export
+from dynext.core.gates import (
+    Gates,
+    feedforward_gates,
+    policy_gates,
+    random_gates,
+    recurrent_gates,
+    static_gates,
+)
 from dynext.core.modes import batch_statistics
-from dynext.core.net import DynamicNet, attach
+from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.page import write_page
 from dynext.core.policy import Policy
 from dynext.core.report import Report, report
@@ -76,6 +84,7 @@ __all__ = [
     "FitConfig",
     "FitError",
     "FitResult",
+    "Gates",
     "InputSpec",
     "JointReport",
     "ModelError",
@@ -93,6 +102,7 @@ __all__ = [
     "StagedNet",
     "Timing",
     "attach",
+    "attach_gates",
     "attention_heads",
     "batch_statistics",
     "bn_distance_of",
@@ -108,6 +118,7 @@ __all__ = [
     "distill",
     "distill_jointly",
     "export",
+    "feedforward_gates",
     "fit",
     "in_rounds",
     "load",
@@ -116,9 +127,12 @@ __all__ = [
     "models",
     "open_model",
     "oracle",
+    "policy_gates",
     "pooled_heads",
     "quality",
+    "random_gates",
     "recipe_cli",
+    "recurrent_gates",
     "report",
     "save",
     "seeded",
@@ -127,6 +141,7 @@ __all__ = [
     "simulate",
     "split",
     "stages_by_hand",
+    "static_gates",
     "synthesize",
     "testing",
     "token_heads",

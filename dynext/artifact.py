@@ -1,7 +1,7 @@
 """A dynamic net as a folder: weights in safetensors, everything else in JSON. Nothing is pickled, no code is kept.
 
 ==================== =========================================================================================
-``net.json``         how to build the static net again, cuts, exits, policy, cost table, provenance, versions
+``net.json``         how to build the static net again, cuts, exits, gates, policy, cost table, provenance, versions
 ``net.safetensors``  every tensor of the dynamic net; tied tensors once
 ``table.safetensors`` the table that the policy was chosen on, if there was one
 ``report.html``      the report, if one was written
@@ -80,9 +80,10 @@ def save(
 
     Raises:
         ArtifactError: the folder holds something else, or something given is no JSON.
-        PolicyError: the policy is for another number of exits.
+        PolicyError: the policy is for another number of exits or gates.
     """
     policy.check_exits(net.num_exits)
+    policy.check_gates(net.num_gates)
     folder = Path(folder)
     with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
         tensors, shared = _unshared(net.state_dict())
@@ -96,6 +97,7 @@ def save(
             "dtype": str(_dtype(net)).removeprefix("torch."),
             "stages": _stages(net.staged),
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
+            "gates": None if net.gates is None else net.gates.spec,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
@@ -127,13 +129,14 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
         state = _weights(folder / WEIGHTS, card["weights"])
         staged = _staged(card, model)
         _check_stages(folder, card["stages"], staged)
-        exits = card["exits"]
+        exits, gates = card["exits"], card.get("gates")  # folders from before there were gates have no such key
         with seeded(0):
-            net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits])
+            net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], gates)
         _fill(net, state, folder)
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
         policy.check_exits(net.num_exits)
+        policy.check_gates(net.num_gates)
         return Artifact(
             net=net.eval(),
             policy=policy,

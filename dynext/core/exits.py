@@ -187,7 +187,7 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "conv")
-        spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
         return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
 
@@ -205,7 +205,7 @@ def attention_heads(
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "attention")
-        channels = tap[-1] if _channels_last(tap) else tap[0]
+        channels = tap[-1] if channels_last(tap) else tap[0]
         return {**plain(tap), "kind": "attention", "squeeze": squeeze or max(channels // 2, 8)}
 
     return heads
@@ -216,7 +216,7 @@ def pooled_heads(num_classes: int) -> Heads:
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "pooled")
-        return {"kind": "pooled", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        return {"kind": "pooled", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
 
     return heads
 
@@ -264,6 +264,6 @@ def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:
         )
 
 
-def _channels_last(tap: tuple[int, ...]) -> bool:
+def channels_last(tap: tuple[int, ...]) -> bool:
     """Swin and ConvNeXt blocks speak ``[h w c]``: a square in front and another size behind."""
     return tap[0] == tap[1] != tap[2]
