@@ -53,6 +53,10 @@ from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
+from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
+from dynext.train.controls import Ranking, random_control, rank_stages, static_control
+from dynext.train.gates import GateFit, GateTraining
+from dynext.train.skipnet import skipnet_pretrain, skipnet_reinforce
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
@@ -84,6 +88,8 @@ __all__ = [
     "FitConfig",
     "FitError",
     "FitResult",
+    "GateFit",
+    "GateTraining",
     "Gates",
     "InputSpec",
     "JointReport",
@@ -93,6 +99,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Prediction",
+    "Ranking",
     "Report",
     "Shift",
     "Source",
@@ -105,6 +112,8 @@ __all__ = [
     "attach_gates",
     "attention_heads",
     "batch_statistics",
+    "blockdrop_curriculum",
+    "blockdrop_finetune",
     "bn_distance_of",
     "cache_features",
     "calibrate",
@@ -130,7 +139,9 @@ __all__ = [
     "policy_gates",
     "pooled_heads",
     "quality",
+    "random_control",
     "random_gates",
+    "rank_stages",
     "recipe_cli",
     "recurrent_gates",
     "report",
@@ -139,8 +150,11 @@ __all__ = [
     "shift",
     "side_by_side",
     "simulate",
+    "skipnet_pretrain",
+    "skipnet_reinforce",
     "split",
     "stages_by_hand",
+    "static_control",
     "static_gates",
     "synthesize",
     "testing",

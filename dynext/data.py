@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -244,6 +244,18 @@ def image(file: Path | str, spec: InputSpec) -> Tensor:
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     crop = np.array(picture.crop((left, top, left + width, top + height)))
     return torch.from_numpy(crop.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def by_index(source: Source) -> Callable[[Tensor], Batch]:
+    """Rows by number: banks and data sets give them; what can only be iterated is read into memory once."""
+    take: Callable[[Tensor], Batch] | None = getattr(source, "take", None)
+    if take is not None:
+        return take
+    batches = list(source)
+    x = torch.cat([batch.x for batch in batches])
+    labels = [batch.y for batch in batches if batch.y is not None]
+    y = torch.cat(labels) if labels else None
+    return lambda index: Batch(x=x[index], y=None if y is None else y[index])
 
 
 def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:
