@@ -54,7 +54,7 @@ from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
 from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
-from dynext.train.controls import Ranking, random_control, rank_stages, static_control
+from dynext.train.controls import Ranking, at_equal_cost, random_control, rank_stages, static_control
 from dynext.train.gates import GateFit, GateTraining
 from dynext.train.skipnet import skipnet_pretrain, skipnet_reinforce
 from dynext.types import Batch, InputSpec, Prediction, Source
@@ -108,6 +108,7 @@ __all__ = [
     "Stage",
     "StagedNet",
     "Timing",
+    "at_equal_cost",
     "attach",
     "attach_gates",
     "attention_heads",

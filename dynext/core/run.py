@@ -115,7 +115,8 @@ class _Books:
         """Gate ``g`` has said which carried rows run its stage."""
         if g is not None and run_b is not None and self.ran_bg is not None and self.net.gates is not None:
             self.spent += self.net.gates.macs_g[g]
-            self.ran_bg[self.row_b, g] = run_b.to(self.ran_bg.device)
+            rows = slice(None) if self.in_order else self.row_b
+            self.ran_bg[rows, g] = run_b.to(self.ran_bg.device)
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
         """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""

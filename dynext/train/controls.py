@@ -5,16 +5,20 @@ Shapes: g gated stages, k classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from dynext.core.collect import collect
 from dynext.core.gates import GateSpec, random_gates, static_gates
 from dynext.core.gating import gated, gates_of, replayed
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet, attach_gates
+from dynext.core.policy import Policy
+from dynext.core.report import Report, report
 from dynext.errors import PolicyError, SourceError
 from dynext.types import BatchNormMode, Source
 
@@ -117,3 +121,41 @@ def random_control(net: DynamicNet, saved: float, *, seed: int = 0) -> DynamicNe
 
 def _regated(net: DynamicNet, gates: GateSpec) -> DynamicNet:
     return attach_gates(net, gates, at=gates_of(net).at)
+
+
+def at_equal_cost(
+    net: DynamicNet,
+    ranked_on: Source,
+    test: Source,
+    *,
+    static: nn.Module | None = None,
+    tune: Callable[[DynamicNet], DynamicNet] | None = None,
+    keep: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Report]:
+    """``"learned"`` gates on ``test``, and two controls that save as many MACs: the best ``"fixed set"``, ``"chance"``.
+
+    The controls stand on the trunk of ``net``, which may have got used to another way of skipping.
+
+    Args:
+        ranked_on: rows by which the fixed set is found (`rank_stages`); not those of ``test``.
+        static: the full net to compare with; ``net`` whole by default.
+        tune: trains a control's trunk further, as a fair chance for it; left as it is without.
+        keep: threshold of all gates.
+
+    Raises:
+        PolicyError: the net has no gates. SourceError: no rows.
+    """
+    learned = _judged(net, test, static, keep)
+    saved = max(learned.static_macs - learned.macs, 0.0)
+    controls = {
+        "fixed set": static_control(net, rank_stages(net, ranked_on), saved),
+        "chance": random_control(net, saved, seed=seed),
+    }
+    tuned = {name: control if tune is None else tune(control) for name, control in controls.items()}
+    return {"learned": learned, **{name: _judged(control, test, static, 0.5) for name, control in tuned.items()}}
+
+
+def _judged(net: DynamicNet, test: Source, static: nn.Module | None, keep: float) -> Report:
+    policy = Policy.skipping(net.num_exits, net.num_gates, keep=keep)
+    return report(collect(net, test, keep=policy.keep_g, static=static), policy)

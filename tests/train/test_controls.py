@@ -1,5 +1,7 @@
 """Ranking of stages, and the controls of equal cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,3 +58,23 @@ def test_controls_cost_the_same(static, train_rows, test_rows) -> None:
     assert net.gates.spec["kind"] == "recurrent"
     with pytest.raises(PolicyError, match="MACs to save, the gated stages have"):
         dx.random_control(net, static_macs)
+
+
+def test_learned_gates_beside_controls_of_equal_cost(static, train_rows, test_rows, quick) -> None:
+    net, _ = dx.skipnet_pretrain(gated(static), train_rows, replace(quick, steps=60), price=1.0)
+    tuned = []
+
+    def tune(control: dx.DynamicNet) -> dx.DynamicNet:
+        tuned.append(control.gates.spec["kind"])
+        return control
+
+    few = train_rows.subset(torch.arange(64))
+    found = dx.at_equal_cost(net, few, test_rows, static=static, tune=tune)
+    assert list(found) == ["learned", "fixed set", "chance"]
+    assert tuned == ["static", "random"]
+    assert found["chance"].macs == pytest.approx(found["learned"].macs, rel=0.05)
+    block = static.stages[net.gates.at[0]].macs
+    assert abs(found["fixed set"].macs - found["learned"].macs) <= block / 2 + 1
+    assert {one.static_accuracy for one in found.values()} == {found["learned"].static_accuracy}
+    assert found["fixed set"].paths == 1
+    assert found["chance"].paths > 1
