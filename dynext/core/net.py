@@ -128,15 +128,14 @@ def attach_gates(
     Raises:
         SplitError: no stage that a row may skip, one in ``at`` that it may not, or gates that do not fit.
     """
-    net = copy.deepcopy(net)
-    staged = net.staged if isinstance(net, DynamicNet) else net
-    exits = net.exits if isinstance(net, DynamicNet) else []
+    net = copy.deepcopy(net) if isinstance(net, DynamicNet) else DynamicNet(copy.deepcopy(net), [])
+    staged = net.staged
     places = _gated(staged, at)
     taps = [staged.input_shape if s == 0 else _tap_shape(staged.stages[s - 1]) for s in places]
     spec = {**gates, "at": places, "taps": [list(tap) for tap in taps], "input": list(staged.input_shape)}
     with seeded(seed):
-        made = gates_from_spec(staged, spec)
-    return DynamicNet(staged, exits, made).eval()
+        net.gates = gates_from_spec(staged, spec)
+    return net.eval()
 
 
 def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 from zoo import NETS
 
+from dynext.core.cost import measure
 from dynext.core.exits import default_heads
 from dynext.core.gates import (
     Gates,
@@ -182,11 +183,13 @@ def test_untrained_gates_are_open(kind: str) -> None:
 def test_attaching_copies_is_seeded_and_keeps_exits() -> None:
     staged = split(*NETS["residual"](), granularity="block")
     net = attach(staged, default_heads(10), at=[1])
+    net.cost = measure(net, rows=(1, 2), budget_ms=0.1)
     before = torch.get_rng_state()
     one, two, other = (attach_gates(net, recurrent_gates(), seed=seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
     assert net.gates is None
     assert one.exit_names == net.exit_names
+    assert one.cost == net.cost
     weights = [made.gates.body.decide.weight for made in (one, two, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
