@@ -37,9 +37,17 @@ from dynext.core.exits import (
 from dynext.core.export import export
 from dynext.core.features import Features, cache_features
 from dynext.core.front import Front
+from dynext.core.gates import (
+    Gates,
+    feedforward_gates,
+    policy_gates,
+    random_gates,
+    recurrent_gates,
+    static_gates,
+)
 from dynext.core.genetic import genetic_front
 from dynext.core.modes import batch_statistics
-from dynext.core.net import DynamicNet, attach
+from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.page import write_page
 from dynext.core.policy import Policy
 from dynext.core.quota import quota_front
@@ -63,7 +71,10 @@ from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
+from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
 from dynext.train.boosting import boostnet
+from dynext.train.controls import Ranking, at_equal_cost, random_control, rank_stages, static_control
+from dynext.train.gates import GateFit, GateTraining
 from dynext.train.imta import imta
 from dynext.train.jei_dnn import jei_dnn
 from dynext.train.joint import train_jointly
@@ -72,6 +83,7 @@ from dynext.train.multi_exit import multi_exit_distillation
 from dynext.train.own_teacher import be_your_own_teacher
 from dynext.train.scan import scan
 from dynext.train.shallow_deep import shallow_deep
+from dynext.train.skipnet import skipnet_pretrain, skipnet_reinforce
 from dynext.train.zero_time_waste import zero_time_waste
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
@@ -105,6 +117,9 @@ __all__ = [
     "FitError",
     "FitResult",
     "Front",
+    "GateFit",
+    "GateTraining",
+    "Gates",
     "InputSpec",
     "JointReport",
     "Learned",
@@ -114,6 +129,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Prediction",
+    "Ranking",
     "Report",
     "Shift",
     "Source",
@@ -122,10 +138,14 @@ __all__ = [
     "Stage",
     "StagedNet",
     "Timing",
+    "at_equal_cost",
     "attach",
+    "attach_gates",
     "attention_heads",
     "batch_statistics",
     "be_your_own_teacher",
+    "blockdrop_curriculum",
+    "blockdrop_finetune",
     "bn_distance_of",
     "boostnet",
     "cache_features",
@@ -144,6 +164,7 @@ __all__ = [
     "distill_jointly",
     "exact_front",
     "export",
+    "feedforward_gates",
     "fit",
     "genetic_front",
     "imta",
@@ -157,10 +178,15 @@ __all__ = [
     "open_model",
     "oracle",
     "plan_batch",
+    "policy_gates",
     "pooled_heads",
     "quality",
     "quota_front",
+    "random_control",
+    "random_gates",
+    "rank_stages",
     "recipe_cli",
+    "recurrent_gates",
     "report",
     "run_batch",
     "save",
@@ -171,8 +197,12 @@ __all__ = [
     "side_by_side",
     "simulate",
     "simulate_batch",
+    "skipnet_pretrain",
+    "skipnet_reinforce",
     "split",
     "stages_by_hand",
+    "static_control",
+    "static_gates",
     "strided_heads",
     "synthesize",
     "testing",

@@ -1,7 +1,7 @@
 """A dynamic net as a folder: weights in safetensors, everything else in JSON. Nothing is pickled, no code is kept.
 
 ==================== =========================================================================================
-``net.json``         how to build the static net again, cuts, exits, policy, cost table, provenance, versions
+``net.json``         how to build the static net again, cuts, exits, gates, policy, cost table, provenance, versions
 ``net.safetensors``  every tensor of the dynamic net; tied tensors once
 ``table.safetensors`` the table that the policy was chosen on, if there was one
 ``report.html``      the report, if one was written
@@ -81,9 +81,10 @@ def save(
 
     Raises:
         ArtifactError: the folder holds something else, or something given is no JSON.
-        PolicyError: the policy is for another number of exits.
+        PolicyError: the policy is for another number of exits or gates.
     """
     policy.check_exits(net.num_exits)
+    policy.check_gates(net.num_gates)
     folder = Path(folder)
     with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
         tensors, shared = _unshared(net.state_dict())
@@ -98,6 +99,7 @@ def save(
             "stages": _stages(net.staged),
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
             "cascade": net.cascade,
+            "gates": None if net.gates is None else net.gates.spec,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
@@ -132,6 +134,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
         policy.check_exits(net.num_exits)
+        policy.check_gates(net.num_gates)
         return Artifact(
             net=net.eval(),
             policy=policy,
@@ -239,7 +242,8 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
     if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
         _check_stages(folder, card["stages"], staged)
     with seeded(0):
-        net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits])
+        # folders from before there were gates have no such key
+        net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))
     if made is None:
         return net
     net = cascade(net, made["rule"])

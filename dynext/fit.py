@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -182,6 +182,14 @@ def _identity(config: FitConfig) -> dict[str, Any]:
     }
 
 
+def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "the checkpoint") -> None:
+    """Raises FitError, which says how they differ, when a run's options are not those that it began with."""
+    differing = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
+    if differing:
+        what = ", ".join(f"{k} was {a}, is {b}" for k, (a, b) in differing.items())
+        raise FitError(f"{name} belongs to another run ({what}); delete it or name another file")
+
+
 def _save(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, step: int, config: FitConfig) -> None:
     path = config.checkpoint
     if path is None:
@@ -210,10 +218,7 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator
             f"{config.checkpoint} is not a training checkpoint of dynext ({type(error).__name__}); "
             f"delete it to start over"
         ) from error
-    differing = {k: (found.get(k), v) for k, v in _identity(config).items() if found.get(k) != v}
-    if differing:
-        what = ", ".join(f"{k} was {a}, is {b}" for k, (a, b) in differing.items())
-        raise FitError(f"{config.checkpoint} belongs to another run ({what}); delete it or name another file")
+    check_same_run(found, _identity(config), str(config.checkpoint))
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     draw.set_state(state["generator"])

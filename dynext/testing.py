@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from dynext.core.collect import table_of
+from dynext.core.gating import gated, greedy, trunk_macs
 from dynext.core.net import DynamicNet
 from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.errors import DynextError
-from dynext.types import Source
+from dynext.types import Prediction, Source
 
 
 class ConformanceError(DynextError, AssertionError):
@@ -55,6 +57,61 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
         _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     _expect(same, "running the net changed its parameters or buffers")
+
+
+def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """The invariants of a net with gates on rows ``x [b ...]``, b at least 4.
+
+    Asking no row to skip gives ``net(x)``; with each gate's threshold at its median, a batch answers like its rows
+    alone, in any order, and as the masked pass says; predicted MACs are booked MACs; nothing in the net or the rows
+    changes.
+
+    Raises:
+        ConformanceError: names the promise that is broken. PolicyError: the net has no gates.
+    """
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    rows = x.clone()
+    with torch.no_grad():
+        final, (keep_g, clear) = net(x), halving_rule(net, x)
+        seen = gated(net, x, greedy(keep_g))
+    nobody = net.run(x, Policy.skipping(net.num_exits, net.num_gates, keep=0.0))
+    _close(nobody.logits, final, "a policy by which nobody skips does not give forward(x)", rtol, atol)
+    policy = replace(Policy.never(net.num_exits), keep_g=keep_g)
+    whole, turned = net.run(x, policy), net.run(x.flip(0), policy)
+    predicted = trunk_macs(net, seen.run_bg, keep_g)[:, -1]
+    for i in clear.tolist():
+        alone = net.run(x[i : i + 1], policy)
+        _expect(torch.equal(_ran(alone)[0], _ran(whole)[i]), f"row {i} skips other stages alone than in a batch")
+        _expect(torch.equal(_ran(turned)[-1 - i], _ran(whole)[i]), f"row {i} skips other stages in another order")
+        _expect(torch.equal(seen.run_bg[i] > 0, _ran(whole)[i]), f"row {i} skips other stages than the masked pass")
+        _expect(int(predicted[i]) == int(whole.macs[i]), f"row {i}: predicted MACs are not the booked ones")
+        _expect(int(alone.macs) == int(whole.macs[i]), f"row {i} costs something else alone than in a batch")
+        _close(whole.logits[i], seen.logits_bk[i], f"row {i} is not answered as the masked pass does", rtol, atol)
+        _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
+    same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    _expect(same and torch.equal(rows, x), "running the net changed its parameters or buffers, or the rows")
+
+
+@torch.no_grad()
+def halving_rule(net: DynamicNet, x: Tensor) -> tuple[tuple[float, ...], Tensor]:
+    """Thresholds by which each gate skips its stage for about half of the rows ``x``, and the rows that sit on none.
+
+    Kernels may differ in the last bit with the number of rows: a row on a threshold proves nothing.
+    """
+    keep_g: list[float] = []
+    clear_b = torch.ones(len(x), dtype=torch.bool)
+    for g in range(net.num_gates):
+        seen = gated(net, x, greedy([*keep_g, *[0.0] * (net.num_gates - g)]))
+        probability_b = seen.logit_bg[:, g].double().sigmoid().cpu()
+        keep_g.append(float(probability_b.sort().values[len(x) // 2 - 1 :][:2].mean()))
+        clear_b &= (probability_b - keep_g[-1]).abs() > 1e-5
+    return tuple(keep_g), clear_b.nonzero()[:, 0]
+
+
+def _ran(prediction: Prediction) -> Tensor:
+    if prediction.ran is None:
+        raise ConformanceError("a run with gates does not say which stages ran")
+    return prediction.ran
 
 
 def check_source(source: Source, shape: Sequence[int] | None = None) -> None:

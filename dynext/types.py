@@ -1,7 +1,7 @@
 """Nouns that every room shares. No logic beyond checking themselves.
 
 Shape legend: b rows in a batch, n rows in a table, e exits (the last is the full net),
-k classes, s stages, c channels, h height, w width.
+k classes, s stages, g gated stages, c channels, h height, w width.
 Cost is always MACs per row, heads and gates included; confidence is always "higher is surer".
 """
 
@@ -73,6 +73,8 @@ class Prediction:
     logits: Tensor
     exit: Tensor
     macs: Tensor
+    ran: Tensor | None = None
+    """Which gated stages each row ran ``[b g]`` (bool); ``None`` where no gate was asked."""
 
 
 @runtime_checkable

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from dynext.core.skipped import Skipped
 from dynext.core.table import ExitTable
 from dynext.seeding import generator
 
@@ -28,3 +30,17 @@ def make_table(n: int = 200, e: int = 4, k: int = 5, *, seed: int = 0, noise: fl
             **changes,
         }
     )
+
+
+def make_skipping(
+    n: int = 200, e: int = 4, *, keep: float = 0.5, rate: float = 0.6, harm: float = 1.0, **changes: Any
+) -> ExitTable:
+    """The same table after two gated stages of 900 MACs were skipped by chance; who skipped says it with more noise."""
+    table = make_table(n, e, **changes)
+    draw = generator(changes.get("seed", 0) + 1000)
+    ran_ng = torch.rand(n, 2, generator=draw) < rate
+    skipped_n = (~ran_ng).sum(1)
+    noise_nek = torch.randn(table.logits_nek.shape, generator=draw) * harm * skipped_n[:, None, None]
+    macs_ne = torch.tensor(table.trunk_macs_e).repeat(n, 1) + 20 - 900 * skipped_n[:, None]
+    skipped = Skipped(keep_g=(keep, keep), ran_ng=ran_ng, macs_ne=macs_ne, full_nk=table.logits_nek[:, -1].clone())
+    return replace(table, logits_nek=table.logits_nek + noise_nek, skipped=skipped)

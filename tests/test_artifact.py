@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from gated_nets import LEARNED
 from torch import nn
 from torch.testing import assert_close
 from zoo import NETS
@@ -16,7 +17,8 @@ from dynext.artifact import CARD, WEIGHTS, load, save
 from dynext.core.collect import collect
 from dynext.core.cost import CostTable
 from dynext.core.exits import default_heads
-from dynext.core.net import DynamicNet, attach
+from dynext.core.gates import GateSpec, random_gates, static_gates
+from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.policy import Policy
 from dynext.data import Rows
 from dynext.errors import ArtifactError, PolicyError
@@ -85,6 +87,33 @@ def test_everything_comes_back(tmp_path: Path, granularity: str) -> None:
     assert found.versions["torch"] == torch.__version__
     assert (folder / "report.html").read_text() == "<html>"
     assert [p.name for p in folder.parent.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("gates", [*LEARNED.values(), static_gates([1, 0, 0.5]), random_gates([0.1, 0.5, 0.9], seed=3)])
+def test_gates_come_back(tmp_path: Path, gates: GateSpec) -> None:
+    model = open_model("cifar:resnet14", arguments={"width": 4}).model
+    staged = split(model, torch.zeros(1, *SPEC.shape), granularity="block")
+    net = attach_gates(attach(staged, default_heads(10), at=["layer2.0"]), gates, at=staged.skippable[:3], seed=5)
+    policy = replace(half(net), keep_g=(0.5, None, 0.8))
+    table = collect(net, Rows(pixels=torch.rand(5, *SPEC.shape), spec=SPEC), keep=policy.keep_g)
+    recipe = {"kind": "cifar", "name": "resnet14", "arguments": {"width": 4}}
+    found = load(save(net, tmp_path / "net", policy=policy, spec=SPEC, model_recipe=recipe, table=table))
+    check_same_net(found.net, net, rows(), policy)
+    assert torch.equal(found.net.run(rows(), policy).ran, net.run(rows(), policy).ran)
+    assert found.policy == policy
+    assert found.net.gates.spec == net.gates.spec
+    assert (found.net.gates.start_macs, found.net.gates.macs_g) == (net.gates.start_macs, net.gates.macs_g)
+    assert torch.equal(found.table.skipped.ran_ng, table.skipped.ran_ng)
+    with pytest.raises(PolicyError, match="the policy is for 2 gates, this net has 3"):
+        save(net, tmp_path / "other", policy=replace(policy, keep_g=(0.5, 0.5)), spec=SPEC)
+
+
+def test_folders_from_before_there_were_gates_still_load(saved: Path) -> None:
+    card = json.loads((saved / CARD).read_text())
+    assert card.pop("gates") is None
+    assert "keep_g" not in card["policy"]
+    (saved / CARD).write_text(json.dumps(card))
+    assert load(saved).net.gates is None
 
 
 @pytest.mark.parametrize("name", sorted(NETS))

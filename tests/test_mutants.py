@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from gated_nets import LEARNED, gated_net, rows_for
 from torch import nn
 from zoo import NETS
 
 import dynext as dx
-from dynext.core import collect, run
-from dynext.testing import ConformanceError, check_net
+from dynext.core import collect, run, skip
+from dynext.testing import ConformanceError, check_gates, check_net
 
 
 def dynamic() -> tuple[dx.DynamicNet, torch.Tensor]:
@@ -78,3 +79,60 @@ def test_a_mutant_is_caught(mutate, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, net)
     with pytest.raises(ConformanceError):
         check_net(net, x)
+
+
+def turned_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = skip.runs
+    monkeypatch.setattr(skip, "runs", lambda logit, keep: ~runs(logit, keep))
+
+
+def rows_put_back_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skip, "_slice", lambda running: slice(0, len(running)))
+
+
+def stale_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = skip.Skips.decision
+
+    def forgetful(self: skip.Skips, s: int, tap: torch.Tensor) -> torch.Tensor | None:
+        kept = self.memory
+        found = decision(self, s, tap)
+        self.memory = kept
+        return found
+
+    monkeypatch.setattr(skip.Skips, "decision", forgetful)
+
+
+def order_of_paths_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = run._Books.begin
+    monkeypatch.setattr(run._Books, "begin", lambda books, order: begin(books, None))
+
+
+def free_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpaid(books: run._Books, g: int | None, run_b: torch.Tensor | None) -> None:
+        if g is not None and run_b is not None:
+            books.ran_bg[slice(None) if books.row_b is None else books.row_b, g] = run_b
+
+    monkeypatch.setattr(run._Books, "decide", unpaid)
+
+
+GATE_MUTANTS = [
+    (turned_gate, "recurrent"),
+    (rows_put_back_elsewhere, "recurrent"),
+    (stale_memory, "recurrent"),
+    (order_of_paths_forgotten, "policy"),
+    (free_gates, "feedforward"),
+]
+
+
+@pytest.mark.parametrize("kind", sorted(LEARNED))
+def test_the_original_with_gates_passes(kind: str) -> None:
+    net = gated_net(kind=kind, exits=False)
+    check_gates(net, rows_for(net))
+
+
+@pytest.mark.parametrize(("mutate", "kind"), GATE_MUTANTS, ids=lambda m: getattr(m, "__name__", m))
+def test_a_mutant_with_gates_is_caught(mutate, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = gated_net(kind=kind, exits=False)
+    mutate(monkeypatch)
+    with pytest.raises(ConformanceError):
+        check_gates(net, rows_for(net))

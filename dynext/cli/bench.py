@@ -92,6 +92,8 @@ def bench(
 
 def _within(kept: Artifact, budget_ms: float) -> Policy:
     """Thresholds for a time, chosen on the folder's own table at the temperatures of its policy."""
+    if kept.table is not None:
+        kept.table.check_whole("a budget in milliseconds")
     if kept.table is None or kept.table.trunk_ms_e is None:
         raise PolicyError("no stage times are kept with this net's table; measure them: dynext bench DIR --write")
     old = kept.policy

@@ -33,6 +33,7 @@ from dynext.data import Rows
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, Train
 from dynext.zeroshot.convert import convert as make_dynamic
+from dynext.zeroshot.skip import SKIP_STEPS, SkipKind
 from dynext.zeroshot.synth.synthesize import METHODS, fingerprint
 
 TIMED_ROWS = 512
@@ -65,6 +66,14 @@ TIMED_ROWS = 512
     show_default=True,
     help="frozen distils the exits alone; joint the trunk as well, which takes minutes more.",
 )
+@click.option(
+    "--skip",
+    type=click.Choice(get_args(SkipKind)),
+    is_flag=False,
+    flag_value="skipnet",
+    help="Also let rows skip residual blocks; --skip alone is skipnet.",
+)
+@click.option("--skip-steps", type=click.IntRange(min=2), default=SKIP_STEPS, show_default=True, help="Steps for that.")
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
 @click.option("--distill-on-calibration", is_flag=True, help="Distil on those images as well: saves far more.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01, a point]")
@@ -82,6 +91,8 @@ def convert(
     steps: int,
     minutes: float | None,
     train: Train,
+    skip: SkipKind | None,
+    skip_steps: int,
     calibrate: str | None,
     distill_on_calibration: bool,
     max_drop: float | None,
@@ -110,7 +121,7 @@ def convert(
     seen = None if calibrate is None else unlabelled_rows(calibrate, opened.spec)
     asked = {
         "model": model, "after": after, "method": method, "bank": bank, "rows": rows, "steps": steps,
-        "minutes": minutes, "train": train, "calibrate": calibrate,
+        "minutes": minutes, "train": train, "skip": skip, "skip_steps": skip_steps, "calibrate": calibrate,
         "distill_on_calibration": distill_on_calibration, "seed": seed,
     }  # fmt: skip
     teacher = opened.model.to(device)
@@ -124,6 +135,8 @@ def convert(
         steps=steps,
         minutes=minutes,
         train=train,
+        skip=skip or False,
+        skip_steps=skip_steps,
         calibrate=seen,
         distill_on_calibration=distill_on_calibration,
         max_drop=max_drop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from dynext.cli.pictures import first_and_last, load_pictures
 from dynext.cli.rows import Watched, open_rows, unlabelled_rows
 from dynext.cli.show import columns, points, print_json
 from dynext.core.collect import collect
+from dynext.core.net import DynamicNet
 from dynext.core.policy import Policy
 from dynext.core.report import Report, report
 from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
+from dynext.data import Rows
 from dynext.errors import PolicyError
 from dynext.zeroshot.thresholds import choose_cautiously
 
@@ -79,9 +82,9 @@ def evaluate(
         return
     assert data is not None  # noqa: S101
     rows, words = open_rows(data, kept.spec, root=root, download=download)
-    table = collect(kept.net.to(device), Watched(rows=rows), rows=words)
-    saved = report(table, kept.policy)
-    along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, table)
+    judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
+    saved = judged.report(kept.policy)
+    along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
     if as_json:
         budgets = [{"budget": budget, "report": found.to_dict() if found else None} for budget, found in along]
         print_json({"folder": str(folder), "saved_policy": saved.to_dict(), "budgets": budgets})
@@ -108,10 +111,12 @@ def _check(
     rows = unlabelled_rows(unlabelled, kept.spec)
     told = f"{len(rows):,} unlabelled rows of {unlabelled}"
     net = kept.net.to(device)
-    table = collect(net, Watched(rows=rows), rows=told)
-    before = report(table, kept.policy)
-    policy = choose_cautiously([table], max_drop=max_drop, budget=budget) if choosing else kept.policy
-    now = report(table, policy)
+    judged = _Judged(net=net, rows=rows, words=told)
+    before, policy = judged.report(kept.policy), kept.policy
+    if choosing:
+        tables = [judged.table(rule) for rule in dict.fromkeys((None, kept.policy.skip_rule))]
+        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    now, table = judged.report(policy), judged.table(policy.skip_rule)
     if choosing:
         pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
         untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
@@ -137,7 +142,28 @@ def _check(
         click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
 
 
-def _along_budgets(chosen_on: ExitTable, policy: Policy, table: ExitTable) -> list[tuple[float, Report | None]]:
+@dataclass(eq=False)
+class _Judged:
+    """One net on one set of rows, a table for each skip rule that is asked for.
+
+    The full net is this one with nothing skipped, as training left it.
+    """
+
+    net: DynamicNet
+    rows: Rows
+    words: str
+    tables: dict[tuple[float | None, ...] | None, ExitTable] = field(default_factory=dict)
+
+    def table(self, rule: tuple[float | None, ...] | None) -> ExitTable:
+        if rule not in self.tables:
+            self.tables[rule] = collect(self.net, Watched(rows=self.rows), keep=rule, rows=self.words)
+        return self.tables[rule]
+
+    def report(self, policy: Policy) -> Report:
+        return report(self.table(policy.skip_rule), policy)
+
+
+def _along_budgets(chosen_on: ExitTable, policy: Policy, judged: _Judged) -> list[tuple[float, Report | None]]:
     """A report for each budget; none where no policy meets it."""
     found: list[tuple[float, Report | None]] = []
     for budget in BUDGETS:
@@ -146,7 +172,7 @@ def _along_budgets(chosen_on: ExitTable, policy: Policy, table: ExitTable) -> li
         except PolicyError:
             found.append((budget, None))
         else:
-            found.append((budget, report(table, there)))
+            found.append((budget, judged.report(there)))
     return found
 
 

@@ -133,8 +133,10 @@ def cascade(net: DynamicNet, rule: Rule, *, seed: int = 0) -> DynamicNet:
     ``net(x)`` is the last answer, and ``trunk_macs_e`` counts heads, as the cascade runs them all.
 
     Raises:
-        SplitError: no early exit, a cascade already, or no such rule.
+        SplitError: no early exit, gates, a cascade already, or no such rule.
     """
+    if net.gates is not None:
+        raise SplitError("stages of a cascade are not skipped, and this net has gates; give it without them")
     if rule not in get_args(Rule) or not len(net.exits) or net.cascade is not None:
         raise SplitError(
             f"rule {rule!r} on a net with {len(net.exits)} early exits, {'already' if net.cascade else 'not yet'} a "

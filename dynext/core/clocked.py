@@ -15,8 +15,9 @@ def clocked(table: ExitTable) -> ExitTable:
     """``table`` with nanoseconds a row in the place of MACs, as they were measured at batch 1.
 
     Raises:
-        PolicyError: the table holds no times.
+        PolicyError: the table holds no times, or its rows skipped stages.
     """
+    table.check_whole("a budget in milliseconds")
     if table.trunk_ms_e is None or table.head_ms_e is None:
         raise PolicyError(
             f"the table of {table.rows} holds no measured times; measure the net (net.cost = dx.measure(net)) and "

@@ -38,7 +38,8 @@ def control_risk(
             against them.
 
     Raises:
-        PolicyError: figures out of range, a front for another number of exits, or accuracy without labels.
+        PolicyError: figures out of range, a front for another number of exits, accuracy without labels, or rows that
+            skipped stages.
 
     Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052, down a front drawn on other rows,
     Laufer-Goldshtein et al., ICLR 2023, arXiv:2210.07913; for exits Jazbec et al., NeurIPS 2024, arXiv:2405.20915. The
@@ -49,6 +50,7 @@ def control_risk(
             f"max_drop {max_drop}, delta {delta}, risk {risk!r}; give a share in [0, 1], one in (0, 1), and one of "
             f"{', '.join(get_args(Lost))}"
         )
+    table.check_whole("risk control")
     if risk == "accuracy" and table.basis != "labels":
         raise PolicyError("accuracy is bounded on labelled rows only; give some, or risk='disagreement'")
     told = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"

@@ -62,6 +62,13 @@ class CostTable:
         saved = sum(self.stage(s, carried) - self.stage(s, waiting) for s in later)
         return saved > self._between(self.gather_ms[after], waiting)
 
+    def skipping_pays(self, s: int, *, carried: int, running: int) -> bool:
+        """Whether stage ``s`` on the ``running`` of ``carried`` rows saves more than gathering them, copying all once
+        and writing them back, each at the price of a gather (what goes into such a stage is as large as what comes
+        out)."""
+        moved = 2 * self._between(self.gather_ms[s], running) + self._between(self.gather_ms[s], carried)
+        return self.stage(s, carried) - self.stage(s, running) > moved
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -139,7 +139,7 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "conv")
-        spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
         return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
 
@@ -154,7 +154,7 @@ def strided_heads(num_classes: int, *, hidden: int = 128, convs: int = 2) -> Hea
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "strided")
-        spec = {"kind": "strided", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        spec = {"kind": "strided", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
         return {**spec, "hidden": hidden, "convs": convs}
 
     return heads
@@ -171,7 +171,7 @@ def attention_heads(
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "attention")
-        channels = tap[-1] if _channels_last(tap) else tap[0]
+        channels = tap[-1] if channels_last(tap) else tap[0]
         return {**plain(tap), "kind": "attention", "squeeze": squeeze or max(channels // 2, 8)}
 
     return heads
@@ -182,7 +182,7 @@ def pooled_heads(num_classes: int) -> Heads:
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "pooled")
-        return {"kind": "pooled", "tap": list(tap), "num_classes": num_classes, "channels_last": _channels_last(tap)}
+        return {"kind": "pooled", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
 
     return heads
 
@@ -230,6 +230,6 @@ def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:
         )
 
 
-def _channels_last(tap: tuple[int, ...]) -> bool:
+def channels_last(tap: tuple[int, ...]) -> bool:
     """Swin and ConvNeXt blocks speak ``[h w c]``: a square in front and another size behind."""
     return tap[0] == tap[1] != tap[2]

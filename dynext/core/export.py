@@ -1,4 +1,4 @@
-"""A dynamic net leaves the house: each stage and each exit as a program of its own, and a runner to chain them.
+"""A dynamic net leaves the house: each stage, exit and gate as a program of its own, and a runner to chain them.
 
 The batch is dynamic in every program, so that rows can leave between them.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dynext.atomic import replaced_folder
 from dynext.core import run_onnx
+from dynext.core.gates import Gates
 from dynext.core.net import DynamicNet
 from dynext.core.policy import Policy
 from dynext.errors import DynextError, PolicyError
@@ -39,6 +40,29 @@ class _Part(NamedTuple):
     inputs: tuple[Tensor, ...]
 
 
+class _Begin(nn.Module):
+    """Rows to the logits of all gates of one look."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__()
+        self.gates = gates
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gates.begin(x)[0]
+
+
+class _Ask(nn.Module):
+    """One gate: tap and memory to its logit and memory."""
+
+    def __init__(self, gates: Gates, g: int) -> None:
+        super().__init__()
+        self.gates, self.g = gates, g
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        logit_b, memory = self.gates.ask(self.g, given[0], given[1:])
+        return (logit_b, *memory)
+
+
 def export(
     net: DynamicNet,
     folder: Path | str,
@@ -48,19 +72,23 @@ def export(
     formats: Sequence[str] = ("onnx", "torch"),
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Write ``stage_00.onnx``, ``exit_00.onnx``, ... and ``policy.json`` into ``folder``; returns the folder.
+    """Write ``stage_00.onnx``, ``exit_00.onnx``, ``gate_00.onnx``, ... and ``policy.json``; returns the folder.
 
     With ``"onnx"`` a runner in plain NumPy and onnxruntime comes along, ``run_onnx.py``, which gives what ``net.run``
     gives: same exits, logits to 1e-4. With ``"torch"`` the programs are ``torch.export`` ones (``.pt2``). What is
     in the folder from before is replaced when everything is written.
 
     Raises:
-        PolicyError: the policy is for another number of exits.
-        DynextError: an unknown format, packages that are not installed, or a part that cannot be exported.
+        PolicyError: the policy is for another number of exits or gates.
+        DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
+            gates that decide by chance.
     """
     policy.check_exits(net.num_exits)
     if not isinstance(policy.confidence, str):
         raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
+    policy.check_gates(net.num_gates)
+    if net.gates is not None and net.gates.spec["kind"] == "random":
+        raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
     _check_formats(formats)
     private = copy.deepcopy(net).cpu().eval()
     owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
@@ -86,10 +114,11 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 @torch.no_grad()
 def _parts(net: DynamicNet) -> Iterator[_Part]:
-    """Every stage and exit with example inputs of two rows."""
+    """Every stage, exit and gate with example inputs of two rows."""
     like = next(net.parameters())
     live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
     standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}
+    yield from _gate_parts(net, live[0])
     for s, stage in enumerate(net.staged.stages):
         yield _Part(f"stage_{s:02}", stage, live)
         live = stage(*live)
@@ -97,13 +126,25 @@ def _parts(net: DynamicNet) -> Iterator[_Part]:
             yield _Part(f"exit_{standing[s]:02}", net.exits[standing[s]], (live[stage.tap],))
 
 
+def _gate_parts(net: DynamicNet, x: Tensor) -> Iterator[_Part]:
+    if net.gates is None:
+        return
+    memory = net.gates.begin(x)
+    if net.gates.one_look:
+        yield _Part("gates", _Begin(net.gates), (x,))
+        return
+    for g, shape in enumerate(net.gates.spec["taps"]):
+        yield _Part(f"gate_{g:02}", _Ask(net.gates, g), (x.new_zeros(2, *shape), *memory))
+
+
 def _export_part(part: _Part, name: str, folder: Path) -> None:
     path = folder / f"{part.stem}{FORMATS[name]}"
     batch = torch.export.Dim("batch")
     each = tuple({0: batch} for _ in part.inputs)
-    shapes = (each,) if part.stem.startswith("stage") else each  # a stage takes its live tensors as *live
+    shapes = (each,) if part.stem.startswith(("stage", "gate_")) else each  # these take their tensors as *args
     try:
-        program = torch.export.export(part.module, part.inputs, dynamic_shapes=shapes)
+        apart = tuple(tensor.clone() for tensor in part.inputs)  # one tensor given twice would become one input
+        program = torch.export.export(part.module, apart, dynamic_shapes=shapes)
         _WRITERS[name](program, path)
     except Exception as error:  # exporters raise many kinds
         told = str(error).strip().split("\n")[0]
@@ -149,6 +190,21 @@ def _card(
             {"file": f"exit_{e:02}{suffix}", "name": exit.name, "macs": exit.macs, "after": exit.after, "exit": e}
             for e, exit in enumerate(exits)
         ],
+        "gates": None if net.gates is None else _gates_card(net.gates, suffix),
+    }
+
+
+def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
+    """How a runner asks: one program for all, or one each, with the widths of what they remember."""
+    sizes = [] if gates.one_look else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
+    each = [f"gate_{g:02}{suffix}" for g in range(len(gates))]
+    return {
+        "at": list(gates.at),
+        "macs": list(gates.macs_g),
+        "start_macs": gates.start_macs,
+        "start": f"gates{suffix}" if gates.one_look else None,
+        "files": [] if gates.one_look else each,
+        "memory": sizes,
     }
 
 

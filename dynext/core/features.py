@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dynext.core.gating import Keep, gated, greedy
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SourceError
@@ -48,9 +49,13 @@ def cache_features(
     source: Source,
     *,
     bn: BatchNormMode | None = None,
+    keep: Keep | None = None,
     progress: bool = True,
 ) -> Features:
     """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
+
+    Args:
+        keep: skip stages meanwhile, by this rule (`Policy.keep_g`): heads then learn from what they will see.
 
     Raises:
         SourceError: no rows, or rows of another shape than the net eats.
@@ -60,17 +65,17 @@ def cache_features(
     if tuple(source.shape) != net.staged.input_shape:
         raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
     mode = bn or source.bn
-    apart = teacher is not None and not same_function(net, teacher)
+    apart = keep is not None or (teacher is not None and not same_function(net, teacher))
     like = next(net.parameters())
     reduced_e: list[Tensor] = []
     logits_nk = torch.empty(0)
     done = 0
-    guide = teacher if apart and teacher is not None else net.staged
+    guide = net.staged if teacher is None or not apart else teacher
     bar = tqdm(total=len(source), desc="features", unit="row", disable=None if progress else True, leave=False)
     with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
         for batch in source:
             x = batch.x.to(like)
-            taps, final = net.taps(x)
+            taps, final = net.taps(x) if keep is None else _skipping(net, x, keep)
             rows = slice(done, done + len(x))
             found = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
             if not done:
@@ -84,6 +89,11 @@ def cache_features(
     if not torch.isfinite(logits_nk).all():
         raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
     return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
+
+
+def _skipping(net: DynamicNet, x: Tensor, keep: Keep) -> tuple[list[Tensor], Tensor]:
+    seen = gated(net, x, greedy(keep), [one is not None for one in keep])
+    return seen.taps, seen.logits_bk
 
 
 def same_function(net: DynamicNet, teacher: nn.Module) -> bool:

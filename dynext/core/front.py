@@ -49,6 +49,9 @@ class Front:
                 f"{len(self.right_p)} shares right; a front has one measure, and one of each a policy"
             )
 
+        if any(policy.skip_rule is not None for policy in self.policies):
+            raise PolicyError("policies that skip stages; a front knows of exits only, dx.choose weighs both")
+
     def within(self, budget: float) -> Policy:
         """The policy that is right most often for at most ``budget`` of the static net's MACs.
 
@@ -81,7 +84,7 @@ class Grid:
     Number i below the number of an exit's thresholds means the i-th; that number itself means the exit is off.
 
     Raises:
-        PolicyError: patience, whose confidences depend on which exits run.
+        PolicyError: patience, whose confidences depend on which exits run, or rows that skipped stages.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Grid:
         temperature: Calibration | Sequence[float] | None,
         confidence: Measure,
     ) -> None:
+        table.check_whole("a front")
         check_measure(confidence)
         if confidence == "patience":
             raise PolicyError("patience depends on which exits run; give another confidence, or dx.choose")

@@ -1,4 +1,4 @@
-"""The dynamic net: stages, and exits between them."""
+"""The dynamic net: stages, exits between them, and gates that let rows skip some."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.core.exits import Exit, Heads, HeadSpec, build_exit
+from dynext.core.gates import Gates, GateSpec, build_gates
 from dynext.core.run import Compact, run
 from dynext.errors import SplitError
 from dynext.graph import Stage, StagedNet
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
 
 
 class DynamicNet(nn.Module):
-    """A staged net with exits. ``forward`` is the static net's, always; ``run`` executes dynamically.
+    """A staged net with exits and perhaps gates. ``forward`` is the static net's, always; ``run`` executes dynamically.
 
     Shapes: b rows, e exits (the last is the full net), k classes.
     """
 
-    def __init__(self, staged: StagedNet, exits: Sequence[Exit]) -> None:
+    def __init__(self, staged: StagedNet, exits: Sequence[Exit], gates: Gates | None = None) -> None:
         super().__init__()
         self.staged = staged
         self.exits = cast("list[Exit]", nn.ModuleList(exits))
+        self.gates = gates
         self.cost: CostTable | None = None
         """Measured stage times by rows; `run` compacts by them where they are known."""
         self.cascade: dict[str, Any] | None = None
@@ -41,6 +43,11 @@ class DynamicNet(nn.Module):
     def num_exits(self) -> int:
         """Exits, the full net included."""
         return len(self.exits) + 1
+
+    @property
+    def num_gates(self) -> int:
+        """Stages that a gate decides about."""
+        return 0 if self.gates is None else len(self.gates)
 
     @property
     def num_classes(self) -> int:
@@ -109,8 +116,54 @@ def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = 
         return from_specs(staged, specs, places)
 
 
-def from_specs(staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int]) -> DynamicNet:
-    """A dynamic net on these very stages, heads built from their JSON (as an artefact keeps it)."""
+def attach_gates(
+    net: DynamicNet | StagedNet, gates: GateSpec, *, at: Sequence[int | str] | None = None, seed: int = 0
+) -> DynamicNet:
+    """A copy of ``net`` with untrained gates before every stage that a row may skip, or before those in ``at``.
+
+    Gates that are there already are replaced. The new ones are initialized from ``seed``.
+
+    Args:
+        gates: of which kind: `feedforward_gates`, `recurrent_gates`, `policy_gates`, `static_gates`, `random_gates`.
+        at: stage numbers from 0, or stage names. SkipNet's first block always runs: ``staged.skippable[1:]``.
+
+    Raises:
+        SplitError: no stage that a row may skip, one in ``at`` that it may not, gates that do not fit, or a cascade.
+    """
+    if isinstance(net, DynamicNet) and net.cascade is not None:
+        raise SplitError("stages of a cascade are not skipped; give a net whose exits do not build on each other")
+    net = copy.deepcopy(net) if isinstance(net, DynamicNet) else DynamicNet(copy.deepcopy(net), [])
+    staged = net.staged
+    places = _gated(staged, at)
+    taps = [staged.input_shape if s == 0 else _tap_shape(staged.stages[s - 1]) for s in places]
+    spec = {**gates, "at": places, "taps": [list(tap) for tap in taps], "input": list(staged.input_shape)}
+    with seeded(seed):
+        net.gates = gates_from_spec(staged, spec)
+    return net.eval()
+
+
+def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:
+    """Gates for these very stages from their JSON (as an artefact keeps it), with their costs."""
+    like = next(staged.parameters(), torch.empty(()))
+    gates = build_gates(spec).to(device=like.device, dtype=like.dtype).eval()
+    x = torch.zeros(2, *staged.input_shape, dtype=like.dtype, device=like.device)
+    try:
+        gates.start_macs = count_macs(gates.begin, x)
+        with torch.no_grad():
+            memory = gates.begin(x)
+        gates.macs_g = tuple(
+            count_macs(lambda tap, g=g: gates.ask(g, tap, memory), x.new_zeros(2, *shape))
+            for g, shape in enumerate(spec["taps"])
+        )
+    except RuntimeError as error:
+        raise SplitError(f"{spec['kind']} gates do not fit these stages: {error}") from error
+    return gates
+
+
+def from_specs(
+    staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int], gates: GateSpec | None = None
+) -> DynamicNet:
+    """A dynamic net on these very stages, heads and gates built from their JSON (as an artefact keeps it)."""
     like = next(staged.parameters(), torch.empty(()))
     exits = []
     for spec, s in zip(specs, places, strict=True):
@@ -122,7 +175,7 @@ def from_specs(staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[in
         except RuntimeError as error:
             raise SplitError(f"a {spec['kind']} head does not fit the tap after {stage.name}: {error}") from error
         exits.append(exit)
-    return DynamicNet(staged, exits).eval()
+    return DynamicNet(staged, exits, None if gates is None else gates_from_spec(staged, gates)).eval()
 
 
 def _tap_shape(stage: Stage) -> tuple[int, ...]:
@@ -140,4 +193,21 @@ def _places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
         if not isinstance(s, int) or not 0 <= s < last:
             raise SplitError(f"no exit can stand after {place!r}; stages: {', '.join(names[:last])}")
         places.append(s)
+    return sorted(set(places))
+
+
+def _gated(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
+    names = [staged.stages[s].name for s in staged.skippable]
+    if not names:
+        raise SplitError("no stage of this net may be skipped; split it with granularity='block'")
+    if at is None:
+        return list(staged.skippable)
+    places = []
+    for place in at:
+        s = staged.skippable[names.index(place)] if place in names else place
+        if not isinstance(s, int) or s not in staged.skippable:
+            raise SplitError(f"no row may skip stage {place!r}; stages to skip: {', '.join(names)}")
+        places.append(s)
+    if not places:
+        raise SplitError(f"gates before no stage at all; name some of {', '.join(names)}")
     return sorted(set(places))

@@ -35,14 +35,14 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     fig, ax = _axes(6.4, 3.9)
     cost_p, right_p = front(table, policy.confidence, policy.temperature_e)
     ax.step(cost_p, right_p, where="post", color=BLUE, label="best thresholds on these rows")
+    trunk_e = table.trunk_macs_ne.double().mean(0).tolist()
     alone = [
         ((trunk + head) / max(table.static_macs, 1), line.right_of_all)
-        for trunk, head, line in zip(table.trunk_macs_e, table.head_macs_e, report.exits, strict=True)
+        for trunk, head, line in zip(trunk_e, table.head_macs_e, report.exits, strict=True)
     ]
-    ax.plot(
-        [cost for cost, _ in alone[:-1]], [right for _, right in alone[:-1]], "o", color=GRAY, label="one exit for all"
-    )
-    ax.plot(*alone[-1], "s", color=_INK, markersize=8, label="static net")
+    early = alone if table.skipped is not None else alone[:-1]
+    ax.plot([cost for cost, _ in early], [right for _, right in early], "o", color=GRAY, label="one exit for all")
+    ax.plot(1, float(table.full_right_n.double().mean()), "s", color=_INK, markersize=8, label="static net")
     ax.plot(1 - report.oracle_saved, report.oracle_right, "^", color=GREEN, markersize=9, label="oracle")
     ax.plot(1 - report.saved, _right(report), "*", color=ORANGE, markersize=16, label="this policy")
     ax.set_xlabel("MACs per row, share of the static net's")

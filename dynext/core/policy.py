@@ -1,6 +1,6 @@
-"""When to stop: plain data, no tensor, no net.
+"""When to stop, and what to skip on the way: plain data, no tensor, no net.
 
-Shape legend: e exits (the last is the full net).
+Shape legend: e exits (the last is the full net), g gated stages.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from dynext.core.confidence import Confidence, Learned, Measure
@@ -20,6 +20,8 @@ from dynext.types import Basis
 class Policy:
     """A row leaves at the first exit whose confidence reaches its threshold; at the last exit everybody leaves.
 
+    On its way it runs a gated stage where the gate's probability reaches that gate's threshold, and skips it otherwise.
+
     Raises:
         PolicyError: lengths differ, a figure is NaN, infinite or out of range, or the last threshold is not 0.
     """
@@ -29,6 +31,9 @@ class Policy:
     """``None`` switches an exit off, its head is not even run. Above 1 the head runs and nobody leaves."""
     temperature_e: tuple[float, ...]
     """What each exit's logits are divided by before the confidence is taken."""
+    keep_g: tuple[float | None, ...] | None = None
+    """Per gate the least probability, in [0, 1], at which a row runs the gate's stage. ``None`` switches a gate off: it
+    is not asked, the stage always runs. ``None`` for the whole: no gate is asked and nothing is skipped."""
     basis: Basis | None = None
     """What the thresholds were chosen against; ``None`` when they were set by hand."""
     note: str = ""
@@ -51,6 +56,9 @@ class Policy:
                 raise PolicyError(f"temperature {temperature!r} of exit {e}; give a positive number")
         if self.threshold_e[-1] != 0:
             raise PolicyError(f"the last exit's threshold is {self.threshold_e[-1]}; it must be 0.0: everybody leaves")
+        for g, keep in enumerate(self.keep_g or ()):
+            if keep is not None and not (_is_number(keep) and 0 <= keep <= 1):
+                raise PolicyError(f"threshold {keep!r} of gate {g}; give a probability in [0, 1], or None for off")
 
     @classmethod
     def never(cls, num_exits: int) -> Policy:
@@ -70,6 +78,11 @@ class Policy:
         threshold_e = tuple(0.0 if e in (chosen, num_exits - 1) else None for e in range(num_exits))
         return cls(threshold_e=threshold_e, temperature_e=(1.0,) * num_exits)
 
+    @classmethod
+    def skipping(cls, num_exits: int, num_gates: int, keep: float = 0.5) -> Policy:
+        """Nobody leaves early; every gate decides, by one threshold."""
+        return replace(cls.never(num_exits), keep_g=(keep,) * num_gates)
+
     @property
     def num_exits(self) -> int:
         return len(self.threshold_e)
@@ -79,6 +92,11 @@ class Policy:
         """Which exits run."""
         return tuple(threshold is not None for threshold in self.threshold_e)
 
+    @property
+    def skip_rule(self) -> tuple[float | None, ...] | None:
+        """``keep_g``, or ``None`` where it asks no gate."""
+        return self.keep_g if any(keep is not None for keep in self.keep_g or ()) else None
+
     def check_exits(self, num_exits: int) -> None:
         """Refuse to be used on a net or a table with another number of exits."""
         if num_exits != self.num_exits:
@@ -86,12 +104,23 @@ class Policy:
                 f"the policy is for {self.num_exits} exits, this net or table has {num_exits}; choose one for it"
             )
 
+    def check_gates(self, num_gates: int) -> None:
+        """Refuse to be used on a net with another number of gates; a policy that asks none suits all."""
+        if self.keep_g is not None and num_gates != len(self.keep_g):
+            raise PolicyError(
+                f"the policy is for {len(self.keep_g)} gates, this net has {num_gates}; choose one for it, "
+                f"or attach the gates it was made with (dx.attach_gates)"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types; ``from_dict`` brings exactly this policy back."""
-        plain = asdict(self)
+        """As JSON types; ``from_dict`` brings exactly this policy back. Without gates the key ``keep_g`` is left
+        out."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if isinstance(self.confidence, Learned):
             plain["confidence"] = self.confidence.to_dict()
-        return {**plain, "threshold_e": list(self.threshold_e), "temperature_e": list(self.temperature_e)}
+        if self.keep_g is None:
+            del plain["keep_g"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Policy:
@@ -104,8 +133,10 @@ class Policy:
                 f"its keys are {', '.join(sorted(known))}"
             )
         lists = {name: plain[name] for name in ("threshold_e", "temperature_e")}
+        if plain.get("keep_g") is not None:
+            lists["keep_g"] = plain["keep_g"]
         if not all(isinstance(values, list | tuple) for values in lists.values()):
-            raise PolicyError(f"no policy: threshold_e and temperature_e must be lists, given {lists}")
+            raise PolicyError(f"no policy: {', '.join(lists)} must be lists, given {lists}")
         return cls(**{**plain, **_measure(plain), **{name: tuple(values) for name, values in lists.items()}})
 
     def to_json(self) -> str:

@@ -67,7 +67,8 @@ class Report:
     agreement_at_least: float
     """Of rows like these, with 95 % confidence (Clopper-Pearson)."""
     drop: float | None
-    """Accuracy that the full net's own probabilities say is lost by leaving early; ``None`` where labels know."""
+    """Accuracy that the full net's own probabilities say is lost by leaving early or skipping; ``None`` where labels
+    know."""
     drop_at_most: float | None
     """On rows like these, with 95 % confidence; as `choose` bounds it."""
     accuracy: float | None
@@ -81,6 +82,10 @@ class Report:
     """Predicted from measured stage times at batch 1."""
     note: str
     """How the policy was chosen."""
+    kept: tuple[float, ...] | None = None
+    """Share of the rows that run each gated stage; ``None`` where nothing is skipped."""
+    paths: int | None = None
+    """How many different sets of stages the rows run."""
 
     @property
     def measure(self) -> str:
@@ -111,6 +116,12 @@ class Report:
     def _totals(self) -> list[str]:
         saved = f"{self.saved:.1%} of the MACs saved" if self.saved >= 0 else f"{-self.saved:.1%} more MACs spent"
         lines = ["", f"On average {self.macs / 1e6:,.2f} M of {self.static_macs / 1e6:,.2f} M MACs: {saved}."]
+        if self.kept is not None:
+            each = ", ".join(f"{share:.0%}" for share in self.kept)
+            lines.append(
+                f"Of {len(self.kept)} stages that may be skipped a row runs {sum(self.kept):.1f} on its way to the end "
+                f"({each}); {self.paths} different paths."
+            )
         if self.ms is not None and self.static_ms is not None:
             lines.append(
                 f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a row, one at a time."
@@ -151,7 +162,7 @@ def report(table: ExitTable, policy: Policy) -> Report:
     """What ``policy`` does on ``table``. Give rows that the policy was not chosen on.
 
     Raises:
-        PolicyError: the policy is for another number of exits.
+        PolicyError: the policy is for another number of exits, or skips by another rule than the table's rows.
     """
     outcome, best = simulate(table, policy), oracle(table)
     macs_e = table.macs_e(policy.enabled_e)
@@ -159,7 +170,7 @@ def report(table: ExitTable, policy: Policy) -> Report:
     lines = []
     for e, threshold in enumerate(policy.threshold_e):
         here_n = outcome.exit_n == e
-        judged_by_itself = e == last and table.basis == "teacher"
+        judged_by_itself = e == last and table.basis == "teacher" and table.skipped is None
         lines.append(
             ExitReport(
                 exit=e,
@@ -194,19 +205,21 @@ def report(table: ExitTable, policy: Policy) -> Report:
         drop=drop,
         drop_at_most=drop_at_most,
         accuracy=outcome.accuracy if labelled else None,
-        static_accuracy=float(table.right_ne[:, -1].double().mean()) if labelled else None,
+        static_accuracy=float(table.full_right_n.double().mean()) if labelled else None,
         oracle_saved=best.saved,
         oracle_right=float(best.right_n.double().mean()),
         static_ms=None if table.trunk_ms_e is None else table.trunk_ms_e[-1],
         ms=outcome.ms,
         note=policy.note,
+        kept=None if table.skipped is None else table.skipped.kept_g,
+        paths=None if table.skipped is None else table.skipped.num_paths,
     )
 
 
 def _drop(table: ExitTable, policy: Policy, outcome: Outcome) -> tuple[float, float]:
-    """What leaving early loses by the full net's own probabilities, and a bound."""
+    """What leaving early and skipping lose by the full net's own probabilities, and a bound."""
     on = [e for e in range(table.num_exits - 1) if policy.enabled_e[e]]
-    if not on:
+    if not on and table.skipped is None:
         return 0.0, 0.0
     sweeper = Sweeper(table, policy.confidence, policy.temperature_e, torch.zeros(1), "drop")
     return sweeper.drop(np.asarray(outcome.exit_n), on, DELTA)

@@ -1,4 +1,4 @@
-"""Dynamic execution: rows leave the batch at the first exit that is sure enough of them.
+"""Dynamic execution: rows skip what their gates say, and leave the batch at the first exit that is sure enough of them.
 
 Nothing here decides: thresholds and temperatures are the policy's. Nothing here is stored on the net.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dynext.core.confidence import Confidence
 from dynext.core.policy import Policy
+from dynext.core.skip import Compact, Skips
 from dynext.errors import PolicyError, SourceError
 from dynext.types import Prediction
 
 if TYPE_CHECKING:
     from dynext.core.net import DynamicNet
-
-Compact = Literal["auto", "always", "never"]
 
 
 @torch.inference_mode()
@@ -29,38 +28,55 @@ def run(
 ) -> Prediction:
     """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
 
-    Survivors are gathered after an exit when that pays (``compact="auto"``: by ``net.cost`` where it was measured,
-    else always). One device synchronization an exit, none a row. Answers come in the order of the input; ``macs``
-    counts the stages and heads that a row needed. A row whose confidence is NaN leaves at the last exit.
+    A gated stage runs for the rows whose gate says so. Rows that do, and survivors after an exit, are gathered when
+    that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization an
+    exit, and one a gate unless all are decided at one look; none a row. Answers come in the order of the input;
+    ``macs`` counts the stages, heads and gates that a row needed. A row whose confidence is NaN leaves at the last
+    exit, and one whose gate says NaN runs the stage.
 
     Args:
         deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first
             exit is always finished). Exits that the policy switched off are evaluated too, as an answer in hand.
 
     Raises:
-        PolicyError: the policy is for another number of exits.
+        PolicyError: the policy is for another number of exits or gates.
         SourceError: rows of another shape than the net eats.
     """
     _check(net, x, policy, compact)
+    rule = policy.skip_rule
+    skips = None if net.gates is None or rule is None else Skips(net.gates, rule, net.cost, compact)
     if not len(x):
-        return _Books(net, x, policy).prediction()
+        return _Books(net, x, policy, skips is not None).prediction()
     until = None if deadline_ms is None else time.perf_counter() + deadline_ms / 1000
     exits = {exit.after: e for e, exit in enumerate(net.exits) if until or policy.threshold_e[e] is not None}
-    books = _Books(net, x, policy)
+    books = _Books(net, x, policy, skips is not None)
+    if skips is not None:
+        x, order = skips.begin(x)
+        books.begin(order)
     live: tuple[Tensor, ...] = (x,)
+    tap = x
     for s, stage in enumerate(net.staged.stages):
-        live = stage(*live)
+        if skips is None:
+            live = stage(*live)
+        else:
+            run_b = skips.decision(s, tap)
+            books.decide(skips.gate_of.get(s), run_b)
+            live = skips.through(s, stage, live, run_b, books.open_b)
+        tap = live[stage.tap]
         books.spent += stage.macs
         e = exits.get(s)
         if e is not None:
-            logits = net.exits[e](live[stage.tap])
+            logits = net.exits[e](tap)
             books.spent += net.exits[e].macs
             staying = books.close(e, logits, in_hand=until is not None)
             if not books.num_open:
                 return books.prediction()
             if _compact_pays(net, exits, s, books.carried, books.num_open, compact):
                 live = tuple(t[staying] for t in live)
+                tap = live[stage.tap]
                 books.compact(staying)
+                if skips is not None:
+                    skips.stay(staying)
         if until is not None and books.logits_bk is not None and time.perf_counter() > until:
             return books.prediction()
     books.answer(net.num_exits - 1, live[0])
@@ -74,16 +90,34 @@ class _Books:
     (who stays) and a deadline finds an answer in hand.
     """
 
-    def __init__(self, net: DynamicNet, x: Tensor, policy: Policy) -> None:
-        self.policy, self.num_classes, self.x = policy, net.num_classes, x
+    def __init__(self, net: DynamicNet, x: Tensor, policy: Policy, skipping: bool) -> None:
+        self.net, self.policy, self.x = net, policy, x
         self.confidence = Confidence(policy.confidence, net.num_exits)
         # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
-        self.row_b: Tensor | None = None  # which rows are carried; None: all of them
+        self.row_b: Tensor | None = None  # which rows are carried, in this order; None: all of them, as given
         self.open_b: Tensor | None = None  # which carried rows wait; None: all of them
         self.num_open = self.carried = len(x)
         self.spent = 0
+        """What a row has spent by now that skipped nothing."""
+        self.ran_bg: Tensor | None = None  # which gated stages each row has run so far
+        if skipping:
+            self.ran_bg = torch.ones(len(x), net.num_gates, dtype=torch.bool, device=x.device)
         self.logits_bk: Tensor | None = None
         self.exit_b = self.macs_b = torch.empty(0, dtype=torch.int64, device=x.device)
+
+    def begin(self, order: Tensor | None) -> None:
+        """The gates have looked at the input, and perhaps put the rows in another order."""
+        gates = self.net.gates
+        self.spent += 0 if gates is None else gates.start_macs
+        if order is not None:
+            self.row_b = order
+
+    def decide(self, g: int | None, run_b: Tensor | None) -> None:
+        """Gate ``g`` has said which carried rows run its stage."""
+        if g is not None and run_b is not None and self.ran_bg is not None and self.net.gates is not None:
+            self.spent += self.net.gates.macs_g[g]
+            rows = slice(None) if self.row_b is None else self.row_b
+            self.ran_bg[rows, g] = run_b.to(self.ran_bg.device)
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
         """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
@@ -101,9 +135,11 @@ class _Books:
 
     def answer(self, e: int, logits: Tensor) -> None:
         """Exit ``e`` answers every row that waits."""
-        exit_b = self.exit_b.new_full((self.carried,), e)
-        macs_b = self.macs_b.new_full((self.carried,), self.spent)
+        exit_b, macs_b = self.exit_b.new_full((self.carried,), e), self._macs()
         if self.logits_bk is None:  # the first answer goes to everybody
+            if self.row_b is not None:  # all are still carried, in the gates' order
+                back = self.row_b.argsort()
+                logits, macs_b = logits[back], macs_b[back]
             self.logits_bk, self.exit_b, self.macs_b = logits, exit_b, macs_b
             return
         rows = slice(None) if self.row_b is None else self.row_b
@@ -115,6 +151,15 @@ class _Books:
         self.exit_b[rows] = exit_b
         self.macs_b[rows] = macs_b
 
+    def _macs(self) -> Tensor:
+        """What each carried row has spent by now."""
+        spent_b = self.macs_b.new_full((self.carried,), self.spent)
+        if self.ran_bg is None or self.net.gates is None:
+            return spent_b
+        macs_g = spent_b.new_tensor([self.net.staged.stages[s].macs for s in self.net.gates.at])
+        ran_bg = self.ran_bg if self.row_b is None else self.ran_bg[self.row_b]
+        return spent_b - (~ran_bg * macs_g).sum(1)
+
     def compact(self, staying: Tensor) -> None:
         self.row_b, self.open_b = staying if self.row_b is None else self.row_b[staying], None
         self.carried = self.num_open
@@ -122,8 +167,16 @@ class _Books:
     def prediction(self) -> Prediction:
         logits_bk = self.logits_bk
         if logits_bk is None:
-            logits_bk = self.x.new_zeros(len(self.x), self.num_classes)
-        return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b)
+            logits_bk = self.x.new_zeros(len(self.x), self.net.num_classes)
+        return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b, ran=self._ran())
+
+    def _ran(self) -> Tensor | None:
+        """Decisions that were carried out: a stage behind the exit that answered a row did not run for it."""
+        if self.ran_bg is None or self.net.gates is None:
+            return None
+        ends = [*(exit.after for exit in self.net.exits), len(self.net.staged.stages) - 1]
+        end_b = self.exit_b.new_tensor(ends)[self.exit_b]
+        return self.ran_bg & (end_b[:, None] >= end_b.new_tensor(self.net.gates.at))
 
 
 def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
@@ -138,6 +191,7 @@ def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, 
 
 def _check(net: DynamicNet, x: Tensor, policy: Policy, compact: str) -> None:
     policy.check_exits(net.num_exits)
+    policy.check_gates(net.num_gates)
     if compact not in ("auto", "always", "never"):
         raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")
     if tuple(x.shape[1:]) != net.staged.input_shape:

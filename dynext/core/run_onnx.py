@@ -6,8 +6,9 @@
 From a shell: ``python run_onnx.py rows.npy`` prints class, exit and MACs of each row (pixels as uint8, or as the
 net eats them).
 
-Rows leave at the first exit that is sure enough of them, and only the others go on: the net's cheap rows are cheap.
-Shapes: b rows, k classes. An exit whose threshold is null in policy.json is not even run.
+Rows skip the stages that their gates say, leave at the first exit that is sure enough of them, and only the others go
+on: the net's cheap rows are cheap. An exit or a gate whose threshold is null in policy.json is not even run.
+Shapes: b rows, k classes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class OnnxNet:
         self.stages, self.exits = self.card["stages"], {exit["after"]: exit for exit in self.card["exits"]}
         self.sessions = {
             part["file"]: onnxruntime.InferenceSession(self.folder / part["file"], providers=list(providers))
-            for part in (*self.stages, *self.exits.values())
+            for part in (*self.stages, *self.exits.values(), *self._gate_parts())
         }
 
     def normalize(self, pixels: Array) -> Array:
@@ -62,10 +63,13 @@ class OnnxNet:
         if not num_rows:
             return answers
         sureness = Sureness(self.policy["confidence"], last + 1, num_rows)
-        rows, live, spent = np.arange(num_rows), [x], 0
+        gates = Gates(self, x)
+        rows, live, tap, spent = np.arange(num_rows), [x], x, np.full(num_rows, gates.start_macs)
         for s, stage in enumerate(self.stages):
-            live = self._run(stage, live)
-            spent += stage["macs"]
+            runs = gates.decide(s, tap)
+            live = self._run_for(runs, stage, live)
+            spent = spent + gates.macs(s) + runs * stage["macs"]
+            tap = live[stage["tap"]]
             e = self._exit_after(s)
             if e is not None:
                 exit = self.exits[s]
@@ -73,8 +77,10 @@ class OnnxNet:
                 spent += exit["macs"]
                 sure = sureness.step(logits / np.float32(self.policy["temperature_e"][e]), rows)
                 leaves = sure >= self.policy["threshold_e"][e]  # NaN reaches no threshold
-                _write(answers, rows[leaves], logits[leaves], e, spent)
-                rows, live = rows[~leaves], [tensor[~leaves] for tensor in live]
+                _write(answers, rows[leaves], logits[leaves], e, spent[leaves])
+                rows, live, spent = rows[~leaves], [tensor[~leaves] for tensor in live], spent[~leaves]
+                tap = live[stage["tap"]]
+                gates.stay(~leaves)
                 if not len(rows):
                     return answers
         _write(answers, rows, live[0], last, spent)
@@ -85,14 +91,66 @@ class OnnxNet:
         e = self.exits[s]["exit"] if s in self.exits else None
         return None if e is None or self.policy["threshold_e"][e] is None else int(e)
 
+    def _gate_parts(self) -> list[dict[str, Any]]:
+        gates = self.card.get("gates") or {"start": None, "files": []}
+        return [{"file": file} for file in (gates["start"], *gates["files"]) if file is not None]
+
+    def _run_for(self, runs: Array, stage: dict[str, Any], live: list[Array]) -> list[Array]:
+        """The stage for the rows that run it; the others keep their live tensors."""
+        if runs.all():
+            return self._run(stage, live)
+        if not runs.any():
+            return live
+        kept = [tensor.copy() for tensor in live]
+        for tensor, out in zip(kept, self._run(stage, [tensor[runs] for tensor in live]), strict=True):
+            tensor[runs] = out
+        return kept
+
     def _run(self, part: dict[str, Any], inputs: list[Array]) -> list[Array]:
         session = self.sessions[part["file"]]
         names = [given.name for given in session.get_inputs()]
         return list(session.run(None, dict(zip(names, inputs, strict=True))))
 
 
-def _write(answers: Prediction, rows: Array, logits: Array, exit: int, spent: int) -> None:
+def _write(answers: Prediction, rows: Array, logits: Array, exit: int, spent: Array) -> None:
     answers.logits[rows], answers.exit[rows], answers.macs[rows] = logits, exit, spent
+
+
+class Gates:
+    """The gates' side of one run over rows ``x``; with nothing asked, every stage runs for everybody."""
+
+    def __init__(self, net: OnnxNet, x: Array) -> None:
+        self.net, self.card = net, net.card.get("gates") or {"at": [], "start": None, "memory": [], "start_macs": 0}
+        keep = net.policy.get("keep_g") or [None] * len(self.card["at"])
+        self.keep = {s: (g, t) for g, (s, t) in enumerate(zip(self.card["at"], keep, strict=True)) if t is not None}
+        self.start_macs = self.card["start_macs"] if self.keep else 0
+        self.memory = [np.zeros((len(x), size), x.dtype) for size in self.card["memory"]]
+        self.at_once = bool(self.card["start"]) and bool(self.keep)
+        if self.at_once:
+            self.memory = net._run({"file": self.card["start"]}, [x])
+
+    def decide(self, s: int, tap: Array) -> Array:
+        """Which rows run stage ``s``, by the tensor that goes into it; NaN runs."""
+        if s not in self.keep:
+            return np.ones(len(tap), bool)
+        g, threshold = self.keep[s]
+        if self.at_once:
+            logits = self.memory[0][:, g]
+        else:
+            logits, *self.memory = self.net._run({"file": self.card["files"][g]}, [tap, *self.memory])
+        if threshold in (0, 1):
+            limit = -math.inf if threshold == 0 else math.inf
+        else:
+            limit = math.log(threshold) - math.log1p(-threshold)
+        return ~(logits < limit)
+
+    def macs(self, s: int) -> int:
+        """What asking the gate of stage ``s`` costs a row."""
+        return int(self.card["macs"][self.keep[s][0]]) if s in self.keep else 0
+
+    def stay(self, staying: Array) -> None:
+        """Only the rows at ``staying`` go on."""
+        self.memory = [kept[staying] for kept in self.memory]
 
 
 class Sureness:

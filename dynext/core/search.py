@@ -1,6 +1,6 @@
 """Choose when to stop: from tables to a policy, with the uncertainty of few rows counted in.
 
-Shape legend: e exits (the last is the full net), t thresholds.
+Shape legend: e exits (the last is the full net), t thresholds, g gated stages.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def choose(
     """The policy that saves most within a loss, or loses least within a budget; with neither, a loss of 0.01.
 
     Tried are one threshold shared by the exits that are on, at up to 200 values, for every set of exits. Of several
-    tables the worst case counts, and their mean cost. "No exit is safe" is an answer: `Policy.never`, whose note
-    says so.
+    tables the worst case counts, and their mean cost; tables that were collected with different skip rules are
+    alternatives, with exits or without. "No exit is safe" is an answer: `Policy.never`, whose note says so.
 
     Args:
-        table: the rows to judge by. Never the rows that the result is then reported on.
+        table: the rows to judge by, the same ones for each skip rule. Never those that the result is then reported on.
         budget: most MACs allowed, as a share of the static net's. Alone: the largest share of right answers within
             it; a larger budget never gives fewer right answers nor costs less.
         budget_ms: the same in milliseconds a row, by the stage times of this machine that the table holds
@@ -57,7 +57,7 @@ def choose(
         rule: ``"safe"`` judges by confidence bounds, and takes a policy only if every more cautious one passes too;
             ``"plain"`` judges by what was observed, which on few rows promises too much.
         delta: how often the safe rule may be wrong.
-        min_support: with the safe rule, the least rows that must leave at every exit that is on.
+        min_support: with the safe rule, the least rows that must leave at every exit that is on, or skip a stage.
         risk: with ``basis="teacher"``, ``"drop"`` weighs each answer unlike the full net's by what the full net's own
             probabilities say is lost (too much, if it is overconfident as most nets are; too little, if it is
             underconfident); ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
@@ -70,7 +70,8 @@ def choose(
     ``delta``; the last before the first failure is taken. The path comes from confidences and costs alone, not from
     who was right, so that testing in its order needs no correction for the many policies. Several tables are of rows
     that differ in kind, where one exit may be wrong and sure of it, and would end the path at its beginning: then there
-    is a path for each exit to begin with, the earlier ones off, and the paths share ``delta``.
+    is a path for each exit to begin with, the earlier ones off, and the paths share ``delta``. For the same
+    reason skipping has a path of its own, and so has skipping with exits.
 
     Source: fixed-sequence testing, Angelopoulos et al. 2021, arXiv:2110.01052, down a cost-risk front,
     Laufer-Goldshtein et al., ICLR 2023, arXiv:2210.07913 (there drawn on other rows; ours by expected errors). For
@@ -93,25 +94,44 @@ def choose(
         max_drop = DEFAULT_MAX_DROP
     grid_t = threshold_grid(tables, confidence, temperature_e)
     num_early = tables[0].num_exits - 1
-    firsts = range(num_early) if rule == "safe" and len(tables) > 1 else range(1)
-    judge = Judge(rule=rule, delta=delta / max(len(firsts), 1), min_support=min_support, look=look)
-    sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in tables]
-    verdicts = [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in exit_sets(num_early)]
+    groups = _by_rule(tables)
+    skips = any(keep_g is not None for keep_g in groups)
+    firsts = range(num_early) if rule == "safe" and len(next(iter(groups.values()))) > 1 else range(1)
+    judge = Judge(rule=rule, delta=delta / max(len(firsts) + 2 * skips, 1), min_support=min_support, look=look)
+    verdicts, sweepers = [], []
+    for keep_g, alike in groups.items():
+        sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in alike]
+        sets = [*([] if keep_g is None else [()]), *exit_sets(num_early)]
+        verdicts += [judge.verdict(on, [sweeper.sweep(on) for sweeper in sweepers]) for on in sets]
     static = static_net(sweepers, judge)
     if max_drop is not None:
-        paths = [[verdict for verdict in verdicts if verdict.on[0] >= first] for first in firsts]
+        paths = [[v for v in verdicts if v.keep_g is None and v.on[0] >= first] for first in firsts]
+        skipping = [v for v in verdicts if v.keep_g is not None]
+        paths += [[v for v in skipping if not v.on], [v for v in skipping if v.on]]
         picked = _cheapest(paths, static, max_drop, judge)
     elif budget is not None:
         picked = _best(verdicts, static, budget)
-    note = _note(tables, judge, delta, risk, picked, verdicts, budget, max_drop, unit)
+    note = _note(next(iter(groups.values())), judge, delta, risk, picked, verdicts, budget, max_drop, unit)
     return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
+
+
+def _by_rule(tables: Sequence[ExitTable]) -> dict[tuple[float | None, ...] | None, list[ExitTable]]:
+    """The tables of each skip rule, which must be as many."""
+    groups: dict[tuple[float | None, ...] | None, list[ExitTable]] = {}
+    for table in tables:
+        groups.setdefault(table.keep_g, []).append(table)
+    if len({len(group) for group in groups.values()}) > 1:
+        counts = ", ".join(f"{len(group)} for {rule}" for rule, group in groups.items())
+        raise PolicyError(f"skip rules with different numbers of tables ({counts}); collect the same rows for each")
+    return groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pick:
-    """One threshold of one set of exits; no exit on is the static net."""
+    """One threshold of one set of exits under one skip rule; with neither exits nor a rule, the static net."""
 
     on: tuple[int, ...]
+    keep_g: tuple[float | None, ...] | None
     t: int
     cost: float
     price: float
@@ -122,6 +142,7 @@ class _Pick:
 def _pick(verdict: Verdict, t: int) -> _Pick:
     return _Pick(
         on=verdict.on,
+        keep_g=verdict.keep_g,
         t=t,
         cost=float(verdict.cost_t[t]),
         price=float(verdict.price_t[t]),
@@ -179,6 +200,7 @@ def _policy(
         confidence=confidence,
         threshold_e=(*threshold_e, 0.0),
         temperature_e=temperature_e,
+        keep_g=picked.keep_g,
         basis=table.basis,
         note=note,
     )
@@ -206,8 +228,9 @@ def _note(
     how += f", asked for {' and '.join(asked)}"
     weighed = "disagreement" if risk == "disagreement" else "estimated drop" if tables[0].basis == "teacher" else "drop"
     found = f"{weighed} {picked.drop:.2%}" + (f", bound {picked.risk:.2%}" if judge.safe else "")
+    dynamic = picked.on or picked.keep_g is not None
     result = (
-        f"{found}, at {picked.cost:.1%} of the static {unit}" if picked.on else _why_static(verdicts, judge, max_drop)
+        f"{found}, at {picked.cost:.1%} of the static {unit}" if dynamic else _why_static(verdicts, judge, max_drop)
     )
     if max_drop is not None and budget is not None and picked.cost > budget:
         result += "; the budget is not met"
@@ -219,12 +242,13 @@ def _note(
 def _why_static(verdicts: Sequence[Verdict], judge: Judge, max_drop: float | None) -> str:
     if max_drop is None:
         return "the static net is the best within the budget"
+    nothing = "no exit is safe" if all(v.keep_g is None for v in verdicts) else "neither exits nor skipping are safe"
     saving = [(verdict.supported_t & (verdict.cost_t < 1), verdict.risk_t) for verdict in verdicts]
     risks = [float(risk_t[fits_t].min()) for fits_t, risk_t in saving if fits_t.any()]
     if not risks:
-        return f"no exit is safe: none saves MACs with {judge.min_support} rows leaving at each exit that is on"
+        return f"{nothing}: none saves MACs with {judge.min_support} rows leaving at each exit that is on"
     reached = "bound" if judge.safe else "drop"
-    return f"no exit is safe: the best {reached} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
+    return f"{nothing}: the best {reached} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
 
 
 def temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:

@@ -25,7 +25,8 @@ class BatchPlan:
     """How to spend on a batch.
 
     Raises:
-        PolicyError: a budget that does not even pay for every row's first look, or lengths that differ.
+        PolicyError: a budget that does not even pay for every row's first look, lengths that differ, or a policy that
+            skips stages.
     """
 
     policy: Policy
@@ -41,6 +42,11 @@ class BatchPlan:
         lengths = {self.policy.num_exits, len(self.look_macs_e), len(self.onward_macs_e)}
         if len(lengths) != 1:
             raise PolicyError(f"a plan of {sorted(lengths)} exits; make it by dx.plan_batch")
+        if self.policy.skip_rule is not None:
+            raise PolicyError(
+                f"a batch's budget knows of exits only, and the policy skips by {self.policy.skip_rule}; give one "
+                f"without keep_g"
+            )
         first = next(look for look, on in zip(self.look_macs_e, self.policy.enabled_e, strict=True) if on)
         if self.macs < first:
             raise PolicyError(
@@ -90,6 +96,7 @@ def simulate_batch(table: ExitTable, plan: BatchPlan) -> Outcome:
     """What the plan does if all rows of ``table`` are one batch."""
     policy = plan.policy
     policy.check_exits(table.num_exits)
+    table.check_whole("a batch's budget")
     conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)
     exit_n = torch.zeros(len(table), dtype=torch.int64)
     waiting = torch.arange(len(table))

@@ -39,7 +39,7 @@ class Sweep:
     looks_t: Floats
     """Mean number of early exits that a row is looked at by."""
     support_t: Floats
-    """Rows that leave at the exit, among those that are on, where fewest leave."""
+    """Rows that leave at the exit, among those that are on, where fewest leave; or that skip a stage, if fewer do."""
     right_t: Floats
     """Rows answered right (basis of the table)."""
     lost_t: Floats
@@ -57,6 +57,8 @@ class Sweep:
     doubt_t: Floats
     """Expected share of the rows that leave with a wrong answer, by their own probabilities."""
     rows: int
+    keep_g: tuple[float | None, ...] | None = None
+    """By which rule the rows skipped stages."""
 
     def drop_t(self) -> Floats:
         """Observed drop: weight lost less rows gained, as a share of all rows."""
@@ -107,8 +109,8 @@ class Sweeper:
         self, table: ExitTable, measure: Measure, temperature_e: Sequence[float], grid_t: Tensor, risk: Risk
     ) -> None:
         self.table, self.measure, self.temperature_e, self.grid_t = table, measure, temperature_e, grid_t
-        full_n = table.right_ne[:, -1:] if risk == "drop" else torch.ones(len(table), 1, dtype=torch.bool)
-        right_ne = table.right_ne if risk == "drop" else table.answer_ne == table.answer_ne[:, -1:]
+        full_n = table.full_right_n[:, None] if risk == "drop" else torch.ones(len(table), 1, dtype=torch.bool)
+        right_ne = table.right_ne if risk == "drop" else table.answer_ne == table.full_answer_n[:, None]
         weighs = risk == "drop" and table.basis == "teacher"
         weight_ne = _weights(table, temperature_e[-1]) if weighs else torch.ones(right_ne.shape)
         self.lost_ne = (full_n & ~right_ne).numpy()
@@ -117,6 +119,9 @@ class Sweeper:
         self.right_ne = table.right_ne.numpy()
         sure_ne = confidences(table.logits_nek, "max_probability", temperature_e)
         self.doubt_ne = 1 - sure_ne.nan_to_num(0.0).double().numpy()
+        # who ran the whole net is answered by it
+        self.doubt_ne[:, -1] *= 0.0 if table.skipped is None else (~table.skipped.whole_n).numpy()
+        self.skipping = len(table) if table.skipped is None else int((~table.skipped.whole_n).sum())
         self._bin_ne = None if measure == "patience" else self._bins(None)
 
     def _bins(self, enabled_e: Sequence[bool] | None) -> NDArray[np.int64]:
@@ -130,9 +135,9 @@ class Sweeper:
         table, n, last = self.table, len(self.table), self.table.num_exits - 1
         enabled_e = [e in on or e == last for e in range(table.num_exits)]
         bin_ne = self._bins(enabled_e) if self._bin_ne is None else self._bin_ne
-        macs_e = table.macs_e(enabled_e)
+        macs_ne = table.macs_ne(enabled_e).double().numpy()
         size = len(self.grid_t)
-        cost_t, looks_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(n))
+        cost_t, looks_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(self.skipping))
         lost_t, gained_t, weight_t, square_t, right_t, doubt_t = (np.zeros(size) for _ in range(6))
         before_n = np.zeros(n, np.int64)
         for looked, e in enumerate([*on, last], 1):
@@ -141,19 +146,20 @@ class Sweeper:
             here = np.flatnonzero(reached_n > before_n)
             count = _Counter(before_n[here], reached_n[here], size)
             leaving_t = count()
-            cost_t += leaving_t * macs_e[e]
+            cost_t += count(macs_ne[here, e])
             looks_t += leaving_t * min(looked, len(on))
             right_t += count(self.right_ne[here, e])
+            lost_t += count(self.lost_ne[here, e])
+            gained_t += count(self.gained_ne[here, e])
+            weight_t += count(self.weight_ne[here, e])
+            square_t += count(self.weight_ne[here, e] ** 2)
+            doubt_t += count(self.doubt_ne[here, e])
             if e != last:
                 support_t = np.minimum(support_t, leaving_t)
-                lost_t += count(self.lost_ne[here, e])
-                gained_t += count(self.gained_ne[here, e])
-                weight_t += count(self.weight_ne[here, e])
-                square_t += count(self.weight_ne[here, e] ** 2)
-                doubt_t += count(self.doubt_ne[here, e])
             before_n = reached_n
         usual_weight, usual_square = self._usual(on)
         return Sweep(
+            keep_g=table.keep_g,
             cost_t=cost_t / n / max(table.static_macs, 1),
             looks_t=looks_t / n,
             support_t=support_t,
@@ -168,9 +174,17 @@ class Sweeper:
             rows=n,
         )
 
+    def full_right(self, delta: float | None) -> float:
+        """Share of the rows that the full net answers right: a lower bound that is wrong with ``delta``, or
+        observed."""
+        right, rows = float(self.table.full_right_n.sum()), len(self.table)
+        return right / rows if delta is None else float(lower_bound(np.float64(right), rows, delta))
+
     def _usual(self, on: Sequence[int]) -> tuple[float, float]:
-        """Mean weight, and mean square of it, of the rows that the exits ``on`` would get wrong, leaving or not."""
-        usual_r = self.weight_ne[:, list(on)][self.lost_ne[:, list(on)]]
+        """Mean weight, and mean square of it, of the rows that the exits ``on`` would get wrong, leaving or not; of
+        those that the last one does, too, where stages are skipped."""
+        judged = [*on, *([] if self.table.skipped is None else [self.table.num_exits - 1])]
+        usual_r = self.weight_ne[:, judged][self.lost_ne[:, judged]]
         usual_r = usual_r if usual_r.any() else np.ones(1)
         return float(usual_r.mean()), float((usual_r**2).mean())
 
@@ -202,7 +216,7 @@ def _weights(table: ExitTable, temperature: float) -> Tensor:
 
     Drop in expected accuracy, if the full net is calibrated; an overconfident one makes it an overestimate.
     """
-    probability_nk = (table.logits_nek[:, -1] / temperature).softmax(-1)
+    probability_nk = (table.full_nk / temperature).softmax(-1)
     weight_ne = probability_nk.amax(1, keepdim=True) - probability_nk.gather(1, table.answer_ne)
     return weight_ne.nan_to_num(1.0)
 

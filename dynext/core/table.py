@@ -1,6 +1,6 @@
 """One small table decides everything after training: what each exit said of each row, and what it cost.
 
-Shape legend: n rows, e exits (the last is the full net), k classes.
+Shape legend: n rows, e exits (the last is the full net), k classes, g gated stages.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dynext.core.confidence import confidences
 from dynext.core.policy import Policy
+from dynext.core.skipped import Skipped
 from dynext.errors import ArtifactError, PolicyError
 from dynext.types import Basis
 
@@ -49,6 +50,8 @@ class ExitTable:
     trunk_ms_e: tuple[float, ...] | None = None
     head_ms_e: tuple[float, ...] | None = None
     """Measured milliseconds at batch 1, in the same two parts."""
+    skipped: Skipped | None = None
+    """What the rows skipped, where gates decided; the last exit is then the net as they left it, not the static one."""
 
     def __post_init__(self) -> None:
         if self.logits_nek.ndim != 3 or self.logits_nek.dtype != torch.float32:
@@ -72,6 +75,8 @@ class ExitTable:
             raise PolicyError(f"basis {self.basis!r} with labels {self.label_n}; give labels, or basis 'teacher'")
         if self.label_n is not None:
             self._check_labels(self.label_n)
+        if self.skipped is not None:
+            self.skipped.check(n, e, k)
 
     def _check_labels(self, label_n: Tensor) -> None:
         n, _, k = self.logits_nek.shape
@@ -96,35 +101,74 @@ class ExitTable:
         """MACs of the static net, per row."""
         return self.trunk_macs_e[-1]
 
+    @property
+    def keep_g(self) -> tuple[float | None, ...] | None:
+        """By which rule stages were skipped; ``None`` where none was."""
+        return None if self.skipped is None else self.skipped.keep_g
+
+    @property
+    def full_nk(self) -> Tensor:
+        """Logits of the full net, nothing skipped ``[n k]``: what agreement is with."""
+        return self.logits_nek[:, -1] if self.skipped is None else self.skipped.full_nk
+
     @cached_property
     def answer_ne(self) -> Tensor:
         """Each exit's answer ``[n e]``, int64."""
         return self.logits_nek.argmax(-1)
+
+    @cached_property
+    def full_answer_n(self) -> Tensor:
+        """The full net's answer ``[n]``, int64."""
+        return self.full_nk.argmax(-1)
 
     @property
     def target_n(self) -> Tensor:
         """What counts as right ``[n]``: the labels, or the full net's answers."""
         if self.basis == "labels" and self.label_n is not None:
             return self.label_n
-        return self.answer_ne[:, -1]
+        return self.full_answer_n
 
     @cached_property
     def right_ne(self) -> Tensor:
         """Whether each exit is right ``[n e]``, bool."""
         return self.answer_ne == self.target_n[:, None]
 
+    @cached_property
+    def full_right_n(self) -> Tensor:
+        """Whether the full net is right ``[n]``, bool."""
+        return self.full_answer_n == self.target_n
+
+    @cached_property
+    def trunk_macs_ne(self) -> Tensor:
+        """MACs of the stages that each row runs up to each exit ``[n e]``, int64, gates included, heads not."""
+        if self.skipped is not None:
+            return self.skipped.macs_ne
+        return torch.tensor(self.trunk_macs_e).expand(len(self), -1)
+
+    def macs_ne(self, enabled_e: Sequence[bool]) -> Tensor:
+        """MACs of each row if it leaves at each exit ``[n e]``, int64, as `macs_e` counts them."""
+        heads_e = [head if enabled else 0 for head, enabled in zip(self.head_macs_e, enabled_e, strict=True)]
+        return self.trunk_macs_ne + torch.tensor(heads_e).cumsum(0)
+
     def macs_e(self, enabled_e: Sequence[bool]) -> tuple[int, ...]:
-        """MACs of a row that leaves at each exit: the stages up to it and every head run on the way."""
-        paid, out = 0, []
-        for trunk, head, enabled in zip(self.trunk_macs_e, self.head_macs_e, enabled_e, strict=True):
-            paid += head if enabled else 0
-            out.append(trunk + paid)
-        return tuple(out)
+        """MACs of a row that leaves at each exit: the stages up to it and every head run on the way. Where stages are
+        skipped, rounded means over the rows."""
+        macs_ne = self.macs_ne(enabled_e)
+        return tuple((macs_ne[0] if self.skipped is None else macs_ne.double().mean(0).round().long()).tolist())
+
+    def check_whole(self, what: str) -> None:
+        """Refuse rows that skipped stages, where ``what`` knows of exits only."""
+        if self.skipped is not None:
+            raise PolicyError(
+                f"{what} knows of exits only, and the rows of this table skipped stages; collect it without keep=, or "
+                f"choose by MACs with dx.choose"
+            )
 
     def subset(self, index: Tensor) -> ExitTable:
         """The rows at ``index``, an int64 or bool tensor."""
         label_n = None if self.label_n is None else self.label_n[index]
-        return replace(self, logits_nek=self.logits_nek[index], label_n=label_n)
+        skipped = None if self.skipped is None else self.skipped.subset(index)
+        return replace(self, logits_nek=self.logits_nek[index], label_n=label_n, skipped=skipped)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, atomically."""
@@ -133,6 +177,9 @@ class ExitTable:
         tensors = {"logits_nek": self.logits_nek.contiguous()}
         if self.label_n is not None:
             tensors["label_n"] = self.label_n.contiguous()
+        if self.skipped is not None:
+            tensors |= self.skipped.tensors()
+            plain["keep_g"] = list(self.skipped.keep_g)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(tensors, partial, metadata={"dynext_table": json.dumps({"version": TABLE_VERSION, **plain})})
@@ -153,6 +200,8 @@ class ExitTable:
             if version != TABLE_VERSION:
                 raise ArtifactError(f"{path} is a table of version {version}, this dynext reads {TABLE_VERSION}")
             plain = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+            if "keep_g" in plain:
+                plain["skipped"] = Skipped.take(plain.pop("keep_g"), tensors)
             return cls(**{"label_n": None, **tensors, **plain})
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, PolicyError) as error:
             raise ArtifactError(f"{path} is no exit table that can be read ({error}); collect it again") from error
@@ -192,9 +241,14 @@ def simulate(table: ExitTable, policy: Policy) -> Outcome:
     unless it is the last.
 
     Raises:
-        PolicyError: the policy is for another number of exits.
+        PolicyError: the policy is for another number of exits, or skips by another rule than the table's rows did.
     """
     policy.check_exits(table.num_exits)
+    if policy.skip_rule != table.keep_g:
+        raise PolicyError(
+            f"the policy skips by {policy.skip_rule}, the table's rows by {table.keep_g}; "
+            f"collect a table with keep=policy.keep_g"
+        )
     conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)
     threshold_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
     leaves_ne = conf_ne >= threshold_e.to(conf_ne)
@@ -204,7 +258,7 @@ def simulate(table: ExitTable, policy: Policy) -> Outcome:
 
 def outcome_of(table: ExitTable, exit_n: Tensor, policy: Policy) -> Outcome:
     """What leaving at ``exit_n`` comes to, with the heads run that ``policy`` has on."""
-    return _outcome(table, exit_n, table.macs_e(policy.enabled_e), _ms_e(table, policy))
+    return _outcome(table, exit_n, table.macs_ne(policy.enabled_e), _ms_e(table, policy))
 
 
 def oracle(table: ExitTable) -> Outcome:
@@ -212,11 +266,10 @@ def oracle(table: ExitTable) -> Outcome:
 
     It pays that one head only; rows that no exit gets right go to the last. No rule can know this: a reference.
     """
-    macs_e = [trunk + head for trunk, head in zip(table.trunk_macs_e, table.head_macs_e, strict=True)]
-    cost_ne = torch.tensor(macs_e).expand(len(table), -1)
+    cost_ne = table.trunk_macs_ne + torch.tensor(table.head_macs_e)
     wrong_cost_ne = cost_ne.masked_fill(~table.right_ne, torch.iinfo(torch.int64).max)
     exit_n = wrong_cost_ne.argmin(1).where(table.right_ne.any(1), table.num_exits - 1)
-    return _outcome(table, exit_n, macs_e, None)
+    return _outcome(table, exit_n, cost_ne, None)
 
 
 def _ms_e(table: ExitTable, policy: Policy) -> list[float] | None:
@@ -226,8 +279,8 @@ def _ms_e(table: ExitTable, policy: Policy) -> list[float] | None:
     return [trunk + sum(head_e[: e + 1]) for e, trunk in enumerate(table.trunk_ms_e)]
 
 
-def _outcome(table: ExitTable, exit_n: Tensor, macs_e: Sequence[int], ms_e: Sequence[float] | None) -> Outcome:
-    macs_n = torch.tensor(macs_e)[exit_n]
+def _outcome(table: ExitTable, exit_n: Tensor, macs_ne: Tensor, ms_e: Sequence[float] | None) -> Outcome:
+    macs_n = macs_ne.gather(1, exit_n[:, None])[:, 0]
     answer_n = table.answer_ne.gather(1, exit_n[:, None])[:, 0]
     right_n = answer_n == table.target_n
     share_e = torch.bincount(exit_n, minlength=table.num_exits).double() / len(table)
@@ -239,7 +292,7 @@ def _outcome(table: ExitTable, exit_n: Tensor, macs_e: Sequence[int], ms_e: Sequ
         share_e=tuple(share_e.tolist()),
         macs=macs,
         saved=1 - macs / table.static_macs if table.static_macs else 0.0,
-        agreement=float((answer_n == table.answer_ne[:, -1]).double().mean()),
+        agreement=float((answer_n == table.full_answer_n).double().mean()),
         accuracy=float(right_n.double().mean()) if table.basis == "labels" else None,
         ms=None if ms_e is None else float(torch.tensor(ms_e, dtype=torch.float64)[exit_n].mean()),
     )

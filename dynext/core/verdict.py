@@ -18,9 +18,12 @@ Rule = Literal["safe", "plain"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """One set of exits over all tables, per threshold: worst case of what is lost, mean of what is paid."""
+    """One set of exits over the tables of one skip rule, per threshold: worst case of what is lost, mean of what is
+    paid."""
 
     on: tuple[int, ...]
+    keep_g: tuple[float | None, ...] | None
+    """The skip rule."""
     cost_t: Floats
     price_t: Floats
     """The cost, and what the looks cost beyond their MACs: what is to be small."""
@@ -54,6 +57,7 @@ class Judge:
         least = self.min_support if self.safe else 0
         return Verdict(
             on=on,
+            keep_g=sweeps[0].keep_g,
             cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
             price_t=np.mean([s.cost_t + self.look * s.looks_t for s in sweeps], axis=0),
             drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
@@ -65,17 +69,20 @@ class Judge:
 
 
 def static_net(sweepers: Sequence[Sweeper], judge: Judge) -> Verdict:
-    """The static net, judged like the others."""
-    verdict = judge.verdict((), [sweeper.sweep(()) for sweeper in sweepers])
+    """The static net, judged like the others: it costs one, loses nothing, and may always be taken."""
+    size = len(sweepers[0].grid_t)
+    none_t = np.zeros(size)
+    right = [sweeper.full_right(judge.delta if judge.safe else None) for sweeper in sweepers]
     return Verdict(
         on=(),
-        cost_t=verdict.cost_t,
-        price_t=verdict.price_t,
-        drop_t=verdict.drop_t,
-        risk_t=np.zeros_like(verdict.risk_t),
-        doubt_t=verdict.doubt_t,
-        score_t=verdict.score_t,
-        supported_t=np.ones_like(verdict.supported_t),
+        keep_g=None,
+        cost_t=none_t + 1,
+        price_t=none_t + 1,
+        drop_t=none_t,
+        risk_t=none_t,
+        doubt_t=none_t,
+        score_t=none_t + min(right),
+        supported_t=np.ones(size, dtype=bool),
     )
 
 

@@ -90,6 +90,11 @@ class StagedNet(nn.Module):
         """MACs per row of the whole net."""
         return sum(int(stage.macs) for stage in self.stages)
 
+    @property
+    def skippable(self) -> tuple[int, ...]:
+        """Numbers of the stages that a row may skip."""
+        return tuple(s for s, stage in enumerate(self.stages) if stage.skippable)
+
     def table(self) -> str:
         """The stages as text: where each ends, what it hands on, what it costs, whether a row may skip it."""
         header = ("stage", "ends after", "live tensors", "MACs", "up to here", "skippable")

@@ -1,1 +1,1 @@
-"""Training with data, one file a published method; all of it goes through `dynext.fit`."""
+"""Training with data, or with a teacher in its place: one file a published method, all through `dynext.fit`."""

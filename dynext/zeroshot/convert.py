@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,8 +26,15 @@ from dynext.zeroshot.drift import lost_by_drift
 from dynext.zeroshot.effort import JOINT_STEPS, effort_for
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
+from dynext.zeroshot.skip import SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
 from dynext.zeroshot.synth.synthesize import synthesize
-from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
+from dynext.zeroshot.thresholds import (
+    CAUTION,
+    choose_cautiously,
+    choose_unseen,
+    skip_tables,
+    table_under,
+)
 
 VIEWS = 8
 """How often each calibration row is seen when it is distilled on."""
@@ -61,6 +68,8 @@ def convert(
     minutes: float | None = None,
     train: Train = "frozen",
     joint_steps: int = JOINT_STEPS,
+    skip: bool | SkipKind = False,
+    skip_steps: int = SKIP_STEPS,
     distill_on: Source | None = None,
     calibrate: Rows | None = None,
     distill_on_calibration: bool = False,
@@ -72,7 +81,7 @@ def convert(
     progress: bool = True,
     notify: Callable[[str], None] = lambda message: None,
 ) -> Conversion:
-    """Turn ``teacher`` into an early-exit net without its training data; the teacher itself is not changed.
+    """Turn ``teacher`` into a dynamic net without its training data; the teacher itself is not changed.
 
     Split, attach exits, synthesize rows out of the teacher, distil the exits on them, choose temperatures and
     thresholds. Without ``calibrate`` these are chosen on further synthesized rows of two kinds, hold on the worse of
@@ -90,6 +99,9 @@ def convert(
         train: ``"frozen"`` distils the exits alone, and the full net stays the teacher bit for bit. ``"joint"`` then
             distils trunk and exits together (`dx.distill_jointly`, ``joint_steps``), for thin nets whose early
             layers have little to tell; what the last exit loses by that is taken off what may be lost.
+        skip: also teach residual blocks to be skipped (`dynext.zeroshot.skip`, ``skip_steps`` steps): ``"skipnet"`` (or
+            ``True``), ``"blockdrop"`` or ``"static"``. The trunk is trained for it; where skipping is not safe by the
+            same rule as exits are, the trunk stays the teacher's.
         distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
         calibrate: a few hundred *unlabelled* real rows for temperatures and thresholds (agreement with the full net).
         distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
@@ -105,10 +117,11 @@ def convert(
         raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
     if train not in get_args(Train):
         raise FitError(f"train={train!r}; give 'frozen' (the exits alone) or 'joint' (the trunk as well)")
+    kind = skipping_kind(skip)
+    if kind is not None and train == "joint":
+        raise FitError("skip trains the trunk in its own way; leave train='joint' out")
     keep = None if folder is None else Path(folder)
-    like = next(teacher.parameters())
-    staged = split(teacher, torch.zeros(1, *spec.shape).to(like), after)
-    net = attach(staged, heads or default_heads(staged.num_classes), seed=seed)
+    net = _attached(teacher, spec, after, heads, around_blocks=kind is not None, seed=seed)
     net.cost = measure(net)
     notify(f"split after {', '.join(net.exit_names[:-1])}")
     if minutes is not None:
@@ -117,12 +130,13 @@ def convert(
             net,
             teacher,
             spec,
-            trainings=(0.5 * (2 + FOLDS) if distill_on_calibration else 1.0) + (train == "joint"),
-            joint=train == "joint",
+            trainings=(0.5 * (2 + FOLDS) if distill_on_calibration else 1.0) + (train == "joint" or kind is not None),
+            joint=train == "joint" or kind is not None,
             further_rows=VIEWS * len(calibrate or ()) if distill_on_calibration else 0,
             keep=keep,
         )
         n, steps, joint_steps = effort.rows, effort.steps, effort.joint_steps
+        skip_steps = effort.joint_steps
         notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
 
     def synthesized(kind: str, count: int) -> Bank:
@@ -157,9 +171,26 @@ def convert(
         )
         notify(str(joint.after))
         features = cache_features(net, None, rows, progress=progress)
+    skipper = None
+    if kind is not None:
+        taught = teach_to_skip(
+            net,
+            teacher,
+            rows,
+            kind,
+            steps=skip_steps,
+            seed=seed,
+            folder=keep,
+            accelerator=accelerator,
+            progress=progress,
+        )
+        skipped = cache_features(taught.net, teacher, rows, keep=taught.rules[-1], progress=progress)
+        skipper = replace(taught, net=fit_heads(taught.net, skipped, "heads-skipping"))
+        skipper.net.cost = net.cost
+        notify(f"taught to skip {taught.net.num_gates} stages ({kind})")
     if calibrate is None:
         trained = fit_heads(net, features, "heads")
-        found = choose_unseen(trained, teacher, synthesized, method, max_drop=max_drop, budget=budget)
+        found = choose_unseen(trained, teacher, synthesized, method, skipper=skipper, max_drop=max_drop, budget=budget)
         policy, table, shifted = found.policy, found.table, asdict(found.shift)
     else:
         calibrate, shifted = calibrate.unlabelled(), None
@@ -171,13 +202,17 @@ def convert(
         else:
             trained = fit_heads(net, features, "heads")
             table = collect(trained, calibrate, rows=f"{len(calibrate):,} unlabelled rows")
+        skipping = [] if skipper is None else skip_tables(skipper, teacher, calibrate, table.rows)
         policy = choose_cautiously(
-            [table],
+            [table, *skipping],
             max_drop=max_drop,
             budget=budget,
-            caution=1.0 if distill_on_calibration else CAUTION,
+            caution=1.0 if distill_on_calibration and skipper is None else CAUTION,
             spent=0.0 if joint is None else lost_by_drift(trained, teacher, calibrate),
         )
+        table = table_under(policy, [table, *skipping])
+    if skipper is not None and policy.skip_rule is not None:
+        trained = skipper.net
     notify(f"distilled {len(net.exits)} exits")
     provenance = {
         "method": rows.provenance.method if isinstance(rows, Bank) else "given rows",
@@ -186,12 +221,23 @@ def convert(
         "seed": seed,
         "train": train,
         "joint": None if joint is None else joint.to_dict(),
+        "skip": None if skipper is None else {**skipper.told, "steps": skip_steps},
         "calibration_rows": 0 if calibrate is None else len(calibrate),
         "distilled_on_calibration": distill_on_calibration,
         "shift": shifted,
         "torch": torch.__version__,
     }
     return Conversion(net=trained, policy=policy, table=table, spec=spec, rows=rows, provenance=provenance)
+
+
+def _attached(
+    teacher: nn.Module, spec: InputSpec, after: Any, heads: Heads | None, *, around_blocks: bool, seed: int
+) -> DynamicNet:
+    example = torch.zeros(1, *spec.shape).to(next(teacher.parameters()))
+    if around_blocks:
+        return attach_around_blocks(teacher, example, after, heads, seed=seed)
+    staged = split(teacher, example, after)
+    return attach(staged, heads or default_heads(staged.num_classes), seed=seed)
 
 
 def _synthesized(

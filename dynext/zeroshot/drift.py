@@ -18,8 +18,8 @@ from dynext.core.features import same_function
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
+from dynext.train.guide import BesideMode, Guide
 from dynext.types import Source
-from dynext.zeroshot.guide import BesideMode, Guide
 
 BATCH = 256
 """Held-out rows at once; with batch statistics these are what a batch is."""
@@ -48,7 +48,7 @@ def measure_drift(net: DynamicNet, teacher: nn.Module, source: Source, *, bn: Be
     """Compare every exit of ``net`` with ``teacher`` on the rows of ``source``; neither is changed.
 
     Args:
-        bn: ``"frozen"`` compares them as they are used. ``"batch"`` as `dynext.zeroshot.guide` says, for rows that
+        bn: ``"frozen"`` compares them as they are used. ``"batch"`` as `dynext.train.guide` says, for rows that
             are unlike the training set.
     """
     return drift_of(net, Guide.of(teacher, bn), (batch.x for batch in source))

@@ -21,12 +21,12 @@ from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
 from dynext.core.rows import by_index
 from dynext.errors import FitError, SourceError
-from dynext.fit import FitConfig, fit
+from dynext.fit import FitConfig, check_same_run, fit
 from dynext.losses import distillation
 from dynext.seeding import generator
+from dynext.train.guide import BesideMode, Guide
 from dynext.types import Batch, Source
 from dynext.zeroshot.drift import Check, Drift, Leash, drift_of
-from dynext.zeroshot.guide import BesideMode, Guide
 
 HELD_OUT = 512
 """Most rows on which the drift is measured; an eighth of the source where that is less."""
@@ -94,7 +94,7 @@ def distill_jointly(
     Args:
         teacher: the static net; ``None`` takes the net's own last exit as it is now.
         trunk_lr: the trunk's learning rate, ``lr`` is the heads'. 0 leaves the trunk alone.
-        bn: which statistics teacher and trunk normalize by while training; `dynext.zeroshot.guide` says what the two
+        bn: which statistics teacher and trunk normalize by while training; `dynext.train.guide` says what the two
             mean. Heads learn their own statistics.
         max_drift: share of the held-out rows that the last exit may answer unlike the teacher. Looked at 20 times: a
             state beyond it is undone, and the trunk goes on at half its rate.
@@ -163,17 +163,14 @@ class _Trained(DynamicNet):
     """The student's very parts, with what a resumed run must know beside its weights."""
 
     def __init__(self, net: DynamicNet, leash: Leash, options: dict[str, Any]) -> None:
-        super().__init__(net.staged, net.exits)
+        super().__init__(net.staged, net.exits, net.gates)
         self.leash, self.options = leash, options
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"options": self.options, "leash": self.leash.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        differing = {k: (state["options"].get(k), v) for k, v in self.options.items() if state["options"].get(k) != v}
-        if differing:
-            what = ", ".join(f"{k} was {was}, is {now}" for k, (was, now) in differing.items())
-            raise FitError(f"the checkpoint belongs to another run ({what}); delete it or name another file")
+        check_same_run(state["options"], self.options)
         self.leash.resume(state["leash"])
 
 

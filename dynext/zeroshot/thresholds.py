@@ -13,8 +13,10 @@ from dynext.core.net import DynamicNet
 from dynext.core.policy import Policy
 from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
+from dynext.types import Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.drift import lost_by_drift
+from dynext.zeroshot.skip import Skipper
 from dynext.zeroshot.trust import Shift, bn_distance_of, shift
 
 CAUTION = 0.75
@@ -63,12 +65,23 @@ class Unseen:
     shift: Shift
 
 
+def skip_tables(skipper: Skipper, teacher: nn.Module, source: Source, rows: str) -> list[ExitTable]:
+    """What each skip rule worth trying does to the rows of ``source``, against ``teacher``."""
+    return [collect(skipper.net, source, keep=rule, static=teacher, rows=rows) for rule in skipper.rules]
+
+
+def table_under(policy: Policy, tables: Sequence[ExitTable]) -> ExitTable:
+    """The first table whose rows skipped as ``policy`` says."""
+    return next(table for table in tables if table.keep_g == policy.skip_rule)
+
+
 def choose_unseen(
     net: DynamicNet,
     teacher: nn.Module,
     synthesized: Callable[[str, int], Bank],
     method: str,
     *,
+    skipper: Skipper | None = None,
     max_drop: float | None = None,
     budget: float | None = None,
 ) -> Unseen:
@@ -81,19 +94,23 @@ def choose_unseen(
     Args:
         synthesized: rows of a method, so many.
         method: the one that made the rows which the exits were distilled on.
+        skipper: the same net after it learned to skip: its skip rules are tried beside not skipping.
     """
     kinds = dict.fromkeys((method, OTHER_METHOD))
     if len(kinds) == 1:
         kinds["fitted"] = None
-    tables, distances, spent = [], [], 0.0
+    plain, skipping, distances, spent = [], [], [], 0.0
     for kind in kinds:
         bank = synthesized(kind, ROWS)
-        tables.append(collect(net, bank, rows=f"{len(bank):,} synthesized rows ({kind})"))
+        told = f"{len(bank):,} synthesized rows ({kind})"
+        plain.append(collect(net, bank, rows=told))
+        skipping += [] if skipper is None else skip_tables(skipper, teacher, bank, told)
         distances.append(bn_distance_of(teacher, bank))
         spent = max(spent, lost_by_drift(net, teacher, bank))
     known = [distance for distance in distances if distance is not None]
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop
-    found = shift(tables, known or None, max_drop=allowed, temperature=temperatures(tables[0]))
+    found = shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
+    tables = [*plain, *skipping]
     if found.refused and budget is None:
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
     else:
@@ -101,4 +118,4 @@ def choose_unseen(
         # Far fewer synthesized rows leave than real ones would: what a look costs cannot be weighed against them.
         policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, look=0.0)
         policy = replace(policy, note=f"{policy.note} Shift of synthesized rows: {found}.")
-    return Unseen(policy=policy, table=tables[0], shift=found)
+    return Unseen(policy=policy, table=table_under(policy, tables), shift=found)

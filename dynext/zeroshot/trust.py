@@ -131,7 +131,7 @@ class _Column:
     def of(cls, table: ExitTable, e: int, temperature: float, measure: str) -> _Column:
         sure_n = confidence(table.logits_nek[:, e] / temperature, measure).nan_to_num(-1.0)  # NaN never leaves
         order = sure_n.argsort(descending=True)
-        wrong_n = table.answer_ne[:, e] != table.answer_ne[:, -1]
+        wrong_n = table.answer_ne[:, e] != table.full_answer_n
         return cls(sure_n=sure_n[order].numpy(), lost_n=wrong_n[order].cumsum(0).numpy())
 
     def threshold(self, max_drop: float) -> float:

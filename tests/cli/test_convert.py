@@ -120,6 +120,25 @@ def test_ones_own_model_needs_its_file_again(tmp_path: Path) -> None:
     assert "4 rows" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
 
 
+@pytest.mark.parametrize("kind", [(), ("static",)])
+def test_rows_may_skip_blocks(tmp_path: Path, images: Path, kind: tuple[str, ...]) -> None:
+    net = ("cifar:resnet14", "--argument", "width=2", "--after", "layer1,layer2", "-o", tmp_path / "net")
+    text = done("convert", *net, *SMALL, "--calibrate", images, "--max-drop", "1", "--skip-steps", "4", "--skip", *kind)
+    kept = dx.load(tmp_path / "net")
+    assert kept.provenance["skip"]["kind"] == (kind or ("skipnet",))[0]
+    assert kept.table.keep_g == kept.policy.skip_rule
+    told = done("evaluate", tmp_path / "net", "--data", images)
+    assert "90%" in told
+    if kind:  # untrained gates cost more than they save, a fixed set of blocks costs nothing
+        assert kept.policy.skip_rule is not None
+        assert "stages that may be skipped a row runs" in text
+        assert "stages that may be skipped a row runs" in told
+    assert "speed-up" in done("bench", tmp_path / "net", "--data", images)
+    done("report", tmp_path / "net")
+    done("evaluate", tmp_path / "net", "--unlabelled", images, "--choose", "--max-drop", "0")
+    assert dx.load(tmp_path / "net").policy.skip_rule is None
+
+
 def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "net"
     command = ("convert", *TINY, "-o", out)
@@ -129,6 +148,9 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     assert "leaves" in refused(*command, "--method", "leavs")
     assert "give --steps" in refused(*command, "--bank", tmp_path, "--minutes", "3")
     assert "holds no bank that can be read" in refused(*command, "--bank", tmp_path)
+    assert "blockdrop" in refused(*command, "--skip", "lottery")
+    flat = ("convert", "torchvision:vgg11", "-o", out, "--skip", "static")
+    assert "no residual block that a row may skip" in refused(*flat)
     assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
     assert "give --calibrate DATA too" in refused(*command, "--distill-on-calibration")
     np.savez(tmp_path / "gray.npz", x=np.zeros((4, 28, 28), np.uint8))

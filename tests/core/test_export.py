@@ -5,11 +5,13 @@ import importlib.util
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gated_nets import LEARNED, gated_net, rows_for
 from torch.testing import assert_close
 from zoo import NETS
 
@@ -18,13 +20,15 @@ from dynext.core import run_onnx
 from dynext.core.confidence import CONFIDENCES, Confidence
 from dynext.core.exits import default_heads
 from dynext.core.export import export
-from dynext.core.net import DynamicNet, attach
+from dynext.core.gates import GateSpec, random_gates, static_gates
+from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.policy import Policy
 from dynext.core.run_onnx import OnnxNet, Sureness
 from dynext.errors import ArtifactError, DynextError, PolicyError
 from dynext.graph import split
 from dynext.models import ResNet
 from dynext.seeding import seeded
+from dynext.testing import halving_rule
 from dynext.types import InputSpec
 
 needs_onnx = pytest.mark.skipif(
@@ -135,6 +139,45 @@ def test_several_live_tensors_cross_a_cut(tmp_path: Path) -> None:
     export(unet, tmp_path / "net", policy=policy, spec=spec, formats=["onnx"])
     left = check_same_answers(unet, OnnxNet(tmp_path / "net"), x, policy)
     assert left.bincount().tolist() == [8, 8]
+
+
+@needs_onnx
+@pytest.mark.parametrize("gates", [*LEARNED.values(), static_gates([0, 1, 0])], ids=[*LEARNED, "static"])
+def test_gates_skip_what_the_net_skips(tmp_path: Path, gates: GateSpec) -> None:
+    learned = gates["kind"] in LEARNED
+    gated = gated_net(kind=gates["kind"]) if learned else attach_gates(gated_net(), gates)
+    gated.requires_grad_(False)
+    with seeded(0):  # confidences far enough apart for the last bits of two kernels
+        torch.nn.init.normal_(gated.exits[0].classifier.weight)
+    x = rows_for(gated, 24)
+    shape = tuple(x.shape[1:])
+    spec = InputSpec(shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+    keep_g = halving_rule(gated, x)[0] if learned else (0.5,) * 3
+    sure = gated.all_exits(x).softmax(-1).amax(-1)[:, 0].sort().values[11:13].mean()
+    policy = Policy(threshold_e=(float(sure), 0.0), temperature_e=(1.0, 1.0), keep_g=keep_g)
+    export(gated, tmp_path / "net", policy=policy, spec=spec, formats=["onnx"])
+    runner = OnnxNet(tmp_path / "net")
+    check_same_answers(gated, runner, x, policy)
+    for other in (
+        replace(policy, keep_g=None),
+        replace(policy, keep_g=(None, keep_g[1], None)),
+        replace(policy, threshold_e=(None, 0.0)),
+        replace(policy, keep_g=(0.0, 0.0, 0.0)),
+        replace(policy, keep_g=(1.0, 1.0, 1.0)),
+    ):
+        check_same_answers(gated, with_policy(tmp_path / "net", other), x, other)
+    check_same_answers(gated, runner, x[:1], policy)
+    check_same_answers(gated, runner, x[:0], policy)
+
+
+@needs_onnx
+def test_gates_by_chance_are_not_exported(tmp_path: Path) -> None:
+    control = attach_gates(gated_net(), random_gates(0.5))
+    spec = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(DynextError, match="gates that decide by chance are a control and are not exported"):
+        export(control, tmp_path / "net", policy=Policy.never(2), spec=spec)
+    with pytest.raises(PolicyError, match="the policy is for 2 gates, this net has 3"):
+        export(gated_net(), tmp_path / "net", policy=Policy.skipping(2, 2), spec=spec)
 
 
 @needs_onnx

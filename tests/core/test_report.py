@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 from reference import bounds as slow
-from tables import make_table
+from tables import make_skipping, make_table
 
 from dynext.core.calibrate import calibrate
+from dynext.core.page import write_page
 from dynext.core.policy import Policy
 from dynext.core.report import report
 from dynext.core.search import choose
@@ -98,3 +99,31 @@ def test_measured_milliseconds_are_told():
 def test_heads_that_cost_more_than_they_save_are_told():
     text = str(report(make_table(50), Policy(threshold_e=(1.5, 1.5, 1.5, 0.0), temperature_e=(1.0,) * 4)))
     assert "1.5% more MACs spent" in text
+
+
+@pytest.mark.parametrize("basis", ["labels", "teacher"])
+def test_what_is_skipped_is_told_and_weighed(basis):
+    table = make_skipping(300, basis=basis)
+    found = report(table, Policy.skipping(4, 2))
+    assert found.kept == table.skipped.kept_g
+    assert found.paths == 4
+    text = str(found)
+    assert f"Of 2 stages that may be skipped a row runs {sum(found.kept):.1f} on its way" in text
+    assert "4 different paths" in text
+    assert json.loads(json.dumps(found.to_dict()))["kept"] == list(found.kept)
+    if basis == "teacher":
+        assert 0 < found.drop < found.drop_at_most
+        assert found.agreement < 1
+        assert found.exits[-1].ece is not None, "an exit behind skipped stages is not judged by itself"
+    else:
+        assert found.static_accuracy == float((table.full_nk.argmax(1) == table.label_n).double().mean())
+        assert found.accuracy < found.static_accuracy
+    assert report(make_table(), Policy.never(4)).kept is None
+    assert "skipped" not in str(report(make_table(), Policy.never(4)))
+
+
+def test_a_page_shows_a_skipping_net(tmp_path):
+    table = make_skipping(60)
+    policy = Policy.skipping(4, 2)
+    page = write_page(tmp_path / "page.html", title="net", reports=[("rows", table, policy, report(table, policy))])
+    assert "<svg" in page.read_text()

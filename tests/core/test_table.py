@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.simulate import simulate as slow_simulate
-from tables import make_table
+from tables import make_skipping, make_table
 from torch.testing import assert_close
 
 from dynext.core.confidence import CONFIDENCES
@@ -134,6 +136,70 @@ def test_a_subset_keeps_the_rest():
     assert torch.equal(part.logits_nek, table.logits_nek[[5, 3]])
     assert torch.equal(part.target_n, table.label_n[[5, 3]])
     assert part.name_e == table.name_e
+
+
+def test_a_skipping_row_pays_what_it_ran_and_is_compared_with_the_full_net():
+    table = make_skipping(60)
+    never = Policy(threshold_e=(None, None, None, 0.0), temperature_e=(1.0,) * 4, keep_g=(0.5, 0.5))
+    outcome = simulate(table, never)
+    skipped_n = (~table.skipped.ran_ng).sum(1)
+    assert outcome.macs_n.tolist() == (4020 - 900 * skipped_n).tolist()
+    same_n = table.logits_nek[:, -1].argmax(1) == table.skipped.full_nk.argmax(1)
+    assert 0 < outcome.agreement == float(same_n.double().mean()) < 1
+    assert outcome.right_n.tolist() == same_n.tolist()
+    assert table.full_right_n.all()
+    some = Policy(threshold_e=(0.7, None, 0.7, 0.0), temperature_e=(1.0,) * 4, keep_g=(0.5, 0.5))
+    found = simulate(table, some)
+    heads_e = torch.tensor([10, 10, 40, 40])
+    assert found.macs_n.tolist() == [
+        int(table.skipped.macs_ne[row, exit] + heads_e[exit]) for row, exit in enumerate(found.exit_n.tolist())
+    ]
+    assert_close(
+        sum(table.macs_e(some.enabled_e)) / 4, float(table.macs_ne(some.enabled_e).double().mean()), atol=1, rtol=0
+    )
+    assert table.skipped.num_paths == 4
+    assert table.skipped.kept_g == tuple(table.skipped.ran_ng.double().mean(0).tolist())
+    best = oracle(table)
+    assert best.macs <= found.macs
+    part = table.subset(torch.tensor([5, 3]))
+    assert torch.equal(part.trunk_macs_ne, table.trunk_macs_ne[[5, 3]])
+    assert torch.equal(part.full_answer_n, table.full_answer_n[[5, 3]])
+
+
+def test_a_table_is_for_one_skip_rule():
+    table = make_skipping(10)
+    for wrong in (Policy.never(4), Policy.skipping(4, 2, keep=0.4), Policy.skipping(4, 3)):
+        with pytest.raises(PolicyError, match=r"the table's rows by \(0.5, 0.5\); collect a table with keep="):
+            simulate(table, wrong)
+    with pytest.raises(PolicyError, match=r"the table's rows by None"):
+        simulate(make_table(), Policy.skipping(4, 2))
+    off = Policy(threshold_e=(None, None, None, 0.0), temperature_e=(1.0,) * 4, keep_g=(None, None))
+    assert simulate(make_table(), off).saved == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ran_ng": torch.ones(9, 2, dtype=torch.bool)}, r"ran_ng is \[9, 2\] of torch.bool; a table of 10 rows"),
+        ({"ran_ng": torch.ones(10, 2)}, "wants .* of torch.bool"),
+        ({"macs_ne": torch.ones(10, 3, dtype=torch.int64)}, r"macs_ne is \[10, 3\]"),
+        ({"full_nk": torch.ones(10, 4)}, r"5 classes and 2 gates wants \[10, 5\] of torch.float32"),
+    ],
+)
+def test_what_was_skipped_must_fit_the_table(changes, says):
+    table = make_skipping(10)
+    with pytest.raises(PolicyError, match=says):
+        replace(table, skipped=replace(table.skipped, **changes))
+
+
+def test_a_skipping_table_round_trips(tmp_path):
+    table = make_skipping(7)
+    table.save(tmp_path / "table.safetensors")
+    found = ExitTable.load(tmp_path / "table.safetensors")
+    assert found.keep_g == (0.5, 0.5)
+    for name in ("ran_ng", "macs_ne", "full_nk"):
+        assert torch.equal(getattr(found.skipped, name), getattr(table.skipped, name))
+    assert simulate(found, Policy.skipping(4, 2)).macs == simulate(table, Policy.skipping(4, 2)).macs
 
 
 def test_a_policy_for_another_net_is_refused():

@@ -19,9 +19,9 @@ from dynext.data import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.seeding import seeded
+from dynext.train.guide import Guide, lent, recorded
 from dynext.types import Batch, InputSpec
 from dynext.zeroshot.drift import measure_drift
-from dynext.zeroshot.guide import Guide, lent, recorded
 from dynext.zeroshot.joint import JointReport, distill_jointly
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -48,24 +48,28 @@ def recorded(module: nn.Module) -> Iterator[list[Moments]]:
 
 @contextmanager
 def lent(module: nn.Module, moments: Sequence[Moments]) -> Iterator[None]:
-    """Inside, the BatchNorms of ``module``, in evaluation, normalize by ``moments``, one pair a call, in order.
+    """Inside, the BatchNorms of ``module``, in evaluation, normalize by ``moments``, one pair a call, in order; a
+    second pass begins again at the first.
 
     Raises:
-        FitError: not as many calls as pairs, or of other channels: the moments are another net's.
+        FitError: not as many calls a pass as pairs, or of other channels: the moments are another net's.
     """
     norms = batch_norms(module)
     kept: list[tuple[Any, Any, Any]] = [(norm, norm.running_mean, norm.running_var) for norm in norms]
-    waiting = list(moments)
+    calls = 0
 
     def lend(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        if not waiting or waiting[0][0].shape != norm.running_mean.shape:
+        nonlocal calls
+        mean_c, var_c = moments[calls % len(moments)] if moments else (None, None)
+        if mean_c is None or mean_c.shape != norm.running_mean.shape:
             raise _other_net()
-        norm.running_mean, norm.running_var = waiting.pop(0)
+        norm.running_mean, norm.running_var = mean_c, var_c
+        calls += 1
 
     handles = [norm.register_forward_pre_hook(lend) for norm in norms]
     try:
         yield
-        if waiting:
+        if moments and (not calls or calls % len(moments)):
             raise _other_net()
     finally:
         for handle in handles:

@@ -1,0 +1,237 @@
+"""What skipping loses, saves and really gains: SkipNet and BlockDrop with labels, and without any data, on one net.
+
+Each learned policy stands beside the best fixed set of blocks and chance at the same MACs (their trunks tuned as well),
+beside the static net and beside a run of the same gates that multiplies masks, as public code does. Thresholds are the
+ones that gates are trained for, one half; test rows are looked at once. Reinforcement learning from scratch gets as
+many steps as both parts of SkipNet's training.
+
+    python benchmarks/skip.py [--quick] [--json FILE] [--markdown FILE]
+    python benchmarks/skip.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
+
+Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test rows have to be on the machine. A
+deeper one: `python recipes/train_static.py depth=38 width=16 out=FILE`, then ``--model cifar:resnet38 --checkpoint
+FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import figure, parser, table, write
+from torch import Tensor, nn
+
+import dynext as dx
+from dynext.core.gating import gated, greedy
+
+FULL = {
+    "pretraining": 3000, "reinforcing": 1500, "curriculum": 2000, "joint": 2000, "tuning": 1000, "batch": 128,
+    "test": 10_000, "seconds": 15.0, "rows": 8192, "steps": 1000, "skip_steps": 1500, "calibration": 500,
+}  # fmt: skip
+QUICK = {
+    "pretraining": 4, "reinforcing": 3, "curriculum": 3, "joint": 3, "tuning": 2, "batch": 16, "test": 256,
+    "seconds": 0.5, "rows": 256, "steps": 10, "skip_steps": 6, "calibration": 200,
+}  # fmt: skip
+METHODS = ("skipnet", "blockdrop")
+KINDS = ("static", "skipnet", "blockdrop")
+RANKED = 512
+Line = dict[str, Any]
+
+
+class Masked(nn.Module):
+    """The same gates, every stage run for every row: what multiplying masks costs."""
+
+    def __init__(self, net: dx.DynamicNet, policy: dx.Policy) -> None:
+        super().__init__()
+        self.net, self.keep_g = net, policy.keep_g
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gated(self.net, x, greedy(self.keep_g)).logits_bk
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """One net, rows to train on, to rank by and to judge by."""
+
+    opened: dx.Opened
+    staged: dx.StagedNet
+    train: dx.data.Rows
+    ranked: dx.data.Rows
+    test: dx.data.Rows
+    seed: int
+    size: dict[str, Any]
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Bench:
+        size = {**(QUICK if given.quick else FULL), **({"batch": given.batch} if given.batch else {})}
+        opened = dx.open_model(given.model, checkpoint=given.checkpoint)
+        if given.train is None:
+            train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+        else:
+            train, test = dx.data.array(given.train, opened.spec), dx.data.array(given.test, opened.spec)
+        draw = torch.Generator().manual_seed(given.seed)
+        order = torch.randperm(len(train), generator=draw)
+        return cls(
+            opened=opened,
+            staged=dx.split(opened.model, torch.zeros(1, *opened.spec.shape), granularity="block"),
+            train=train.subset(order[RANKED:]),
+            ranked=train.subset(order[:RANKED]),
+            test=test.subset(torch.randperm(len(test), generator=draw)[: size["test"]]),
+            seed=given.seed,
+            size=size,
+        )
+
+    def fitting(self, steps: int, lr: float, trunk_lr: float) -> dx.GateFit:
+        batch = self.size["batch"]
+        return dx.GateFit(
+            steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed, progress=False
+        )
+
+    def taught(self, method: str, price: float) -> dx.DynamicNet:
+        size = self.size
+        if method == "blockdrop":
+            net = dx.attach_gates(self.staged, dx.policy_gates(8, side=14), seed=self.seed)
+            fitting = replace(self.fitting(size["curriculum"], 1e-3, 0.0), schedule="constant")
+            net, _ = dx.blockdrop_curriculum(net, self.train, fitting, penalty=5.0)
+            return dx.blockdrop_finetune(net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=5.0)[0]
+        net = dx.attach_gates(self.staged, dx.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
+        net, _ = dx.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
+        fitting = self.fitting(size["reinforcing"], 5e-4, 1e-4)
+        return dx.skipnet_reinforce(net, self.train, fitting, weight=1.0, baseline=True)[0]
+
+    def from_scratch(self) -> dx.DynamicNet:
+        """The paper's ablation: net and gates untrained, and nothing but reinforcement learning."""
+        recipe = self.opened.recipe
+        fresh = dx.open_model(f"cifar:{recipe['name']}", arguments=recipe["arguments"]).model
+        staged = dx.split(fresh, torch.zeros(1, *self.opened.spec.shape), granularity="block")
+        net = dx.attach_gates(staged, dx.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
+        steps = self.size["pretraining"] + self.size["reinforcing"]
+        fitting = self.fitting(steps, 2e-3, 2e-3)
+        return dx.skipnet_reinforce(net, self.train, fitting, weight=1.0, baseline=True)[0]
+
+    def compared(self, net: dx.DynamicNet) -> dict[str, dx.Report]:
+        def tune(control: dx.DynamicNet) -> dx.DynamicNet:
+            return dx.skipnet_pretrain(control, self.train, self.fitting(self.size["tuning"], 5e-4, 5e-4))[0]
+
+        return dx.at_equal_cost(net, self.ranked, self.test, static=self.opened.model, tune=tune, seed=self.seed)
+
+    def judged(self, net: dx.DynamicNet, policy: dx.Policy) -> dx.Report:
+        return dx.report(dx.collect(net, self.test, keep=policy.skip_rule, static=self.opened.model), policy)
+
+    def line(self, name: str, found: dx.Report) -> Line:
+        blocks = len(self.staged.stages) - 2  # neither stem nor head
+        kept = found.kept or ()
+        return {
+            "net": name,
+            "accuracy": found.accuracy,
+            "points lost": 100 * (found.static_accuracy - found.accuracy),
+            "blocks run": 1 - (len(kept) - sum(kept)) / blocks,
+            "MACs saved, gates paid": found.saved,
+            "paths": found.paths or 1,
+        }
+
+    def clocks(self, name: str, net: dx.DynamicNet, policy: dx.Policy, saved: float) -> Iterator[Line]:
+        """Milliseconds beside the static net and beside masks, on test rows."""
+        net.cost = dx.measure(net)
+        x = self.test.take(torch.arange(min(len(self.test), 512))).x
+        budget = self.size["seconds"]
+        statics = dx.side_by_side(self.opened.model, net, policy, x, budget_s=budget)
+        masks = dx.side_by_side(Masked(net, policy).eval(), net, policy, x, budget_s=budget)
+        for static, mask in zip(statics, masks, strict=True):
+            yield {
+                "net": name,
+                "batch": static.batch,
+                "static ms": static.static_ms,
+                "ms": static.dynamic_ms,
+                "speed-up": static.speedup,
+                "promised by MACs": 1 / (1 - saved),
+                "realised / promised": static.speedup * (1 - saved),
+                "speed-up over masks": mask.speedup,
+            }
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--model", default="bundled:fashion_resnet20")
+    options.add_argument("--checkpoint", type=Path)
+    options.add_argument("--train", type=Path, metavar="FILE.npz", help="rows x and y; with --test")
+    options.add_argument("--test", type=Path, metavar="FILE.npz")
+    options.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, metavar="NAME")
+    options.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, metavar="NAME", help="without data")
+    options.add_argument("--price", type=float, default=0.2, help="of running every gated block, for skipnet")
+    options.add_argument("--batch", type=int)
+    options.add_argument("--seed", type=int, default=0)
+    given = options.parse_args()
+    bench = Bench.of(given)
+    lines: list[Line] = []
+    clocks: list[Line] = []
+    for method in given.methods:
+        net = bench.taught(method, given.price)
+        found = bench.compared(net)
+        lines += [bench.line(f"{method}: {name}", result) for name, result in found.items()]
+        policy = dx.Policy.skipping(net.num_exits, net.num_gates)
+        clocks += bench.clocks(method, net, policy, found["learned"].saved)
+        _write(given, lines, clocks, quiet=True)
+    if "skipnet" in given.methods:
+        net = bench.from_scratch()
+        policy = dx.Policy.skipping(net.num_exits, net.num_gates)
+        lines.append(bench.line("skipnet: reinforcement learning from scratch", bench.judged(net, policy)))
+    for kind in given.kinds:
+        for images in (0, bench.size["calibration"]):
+            net, policy = _without_data(bench, kind, images)
+            name = f"data-free {kind}, {images} unlabelled images to choose by"
+            lines.append({**bench.line(name, bench.judged(net, policy)), "exits on": sum(policy.enabled_e) - 1})
+            _write(given, lines, clocks, quiet=True)
+    _write(given, lines, clocks, quiet=False)
+
+
+def _without_data(bench: Bench, kind: str, images: int) -> tuple[dx.DynamicNet, dx.Policy]:
+    size = bench.size
+    conversion = dx.convert(
+        bench.opened.model,
+        spec=bench.opened.spec,
+        n=size["rows"],
+        steps=size["steps"],
+        skip=kind,
+        skip_steps=size["skip_steps"],
+        calibrate=bench.ranked.subset(torch.arange(images)).unlabelled() if images else None,
+        seed=bench.seed,
+        progress=False,
+    )
+    return conversion.net, conversion.policy
+
+
+def _write(given: argparse.Namespace, lines: list[Line], clocks: list[Line], *, quiet: bool) -> None:
+    by_name = {line["net"]: line for line in lines}
+    figures = []
+    for method in METHODS:
+        learned = by_name.get(f"{method}: learned")
+        if learned is None:
+            continue
+        figures.append(figure(f"points lost, {method}", learned["points lost"], "points", "<= 0.5"))
+        figures.append(figure(f"share of the blocks run, {method}", learned["blocks run"], "share", "<= 0.5"))
+        for control in ("fixed set", "chance"):
+            ahead = 100 * (learned["accuracy"] - by_name[f"{method}: {control}"]["accuracy"])
+            figures.append(figure(f"ahead of {control} at equal cost, {method}", ahead, "points", "> 0"))
+        scratch = by_name.get("skipnet: reinforcement learning from scratch")
+        if method == "skipnet" and scratch is not None:
+            ahead = 100 * (learned["accuracy"] - scratch["accuracy"])
+            figures.append(figure("pre-training first, ahead of from scratch", ahead, "points", "> 0"))
+    for line in clocks:
+        target = ">= 0.85" if line["batch"] == 1 else None
+        name = f"realised / promised speed-up, {line['net']}, batch {line['batch']}"
+        figures.append(figure(name, line["realised / promised"], "ratio", target))
+    for line in lines:
+        if line["net"].startswith("data-free"):
+            figures.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
+            figures.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
+    page = f"\n{table(lines)}\n{table(clocks)}"
+    write("skip", given, figures, markdown=page, quiet=quiet, lines=lines, clocks=clocks, seed=given.seed)
+
+
+if __name__ == "__main__":
+    main()

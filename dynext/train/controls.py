@@ -1,0 +1,161 @@
+"""What a learned policy must beat at the same cost: the best fixed set of stages, and chance.
+
+Shapes: g gated stages, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynext.core.collect import collect
+from dynext.core.gates import GateSpec, random_gates, static_gates
+from dynext.core.gating import gated, gates_of, replayed
+from dynext.core.modes import evaluating, statistics
+from dynext.core.net import DynamicNet, attach_gates
+from dynext.core.policy import Policy
+from dynext.core.report import Report, report
+from dynext.errors import PolicyError, SourceError
+from dynext.types import BatchNormMode, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Gated stages from the one that is missed least, each dropped on top of those before it."""
+
+    order: tuple[int, ...]
+    """Numbers of gates."""
+    kl: tuple[float, ...]
+    """KL(full net || net without them), nats a row, when so many are dropped."""
+    agreement: tuple[float, ...]
+    """Share of the rows that this net answers like the full one."""
+    macs: tuple[int, ...]
+    """What dropping so many saves, per row."""
+
+    def run(self, dropped: int) -> tuple[bool, ...]:
+        """Per gate, whether its stage runs when the first ``dropped`` of the order do not."""
+        return tuple(g not in self.order[:dropped] for g in range(len(self.order)))
+
+
+@torch.inference_mode()
+def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
+    """Drop one gated stage after the other, each time the one without which the net's answers change least.
+
+    No label is looked at. Takes g(g + 1)/2 passes over ``source``; a few hundred rows do.
+
+    Args:
+        bn: which statistics the stages' BatchNorms use; the source's own choice by default ("@bn" for synthesized
+        rows).
+
+    Raises:
+        PolicyError: the net has no gates. SourceError: no rows.
+
+    Source: greedy backward elimination by what the output loses, as the static baselines of BlockDrop, Wu et al., CVPR
+    2018, section 4.3 (there first, last, random and evenly spaced blocks); KL in place of labels is ours.
+    """
+    at = gates_of(net).at
+    if not len(source):
+        raise SourceError("the source has no rows; nothing can be ranked by it")
+    net = _regated(net, static_gates([True] * len(at)))  # gates that cost nothing to ask
+    left, run_g = list(range(len(at))), torch.ones(len(at))
+    order, kls, agreements, macs, saved = [], [], [], [], 0
+    mode = bn or source.bn
+    with evaluating(net), statistics(net.staged, mode):
+        while left:
+            tried = {g: _changed(net, source, run_g, g) for g in left}
+            best = min(left, key=lambda g: tried[g][0])
+            left.remove(best)
+            run_g[best] = 0
+            saved += net.staged.stages[at[best]].macs
+            order.append(best)
+            kls.append(tried[best][0])
+            agreements.append(tried[best][1])
+            macs.append(saved)
+    return Ranking(order=tuple(order), kl=tuple(kls), agreement=tuple(agreements), macs=tuple(macs))
+
+
+def _changed(net: DynamicNet, source: Source, run_g: Tensor, drop: int) -> tuple[float, float]:
+    """Mean KL from the full net's answers, and agreement with them, when gate ``drop``'s stage is left out as well."""
+    run_g = run_g.clone()
+    run_g[drop] = 0
+    like = next(net.parameters())
+    divergence = same = 0.0
+    for batch in source:
+        x = batch.x.to(like)
+        full_bk = net(x).double()
+        found_bk = gated(net, x, replayed(run_g.to(like.device).expand(len(x), -1))).logits_bk.double()
+        log_full, log_found = full_bk.log_softmax(-1), found_bk.log_softmax(-1)
+        divergence += float(F.kl_div(log_found, log_full, reduction="sum", log_target=True))
+        same += float((full_bk.argmax(-1) == found_bk.argmax(-1)).sum())
+    return divergence / len(source), same / len(source)
+
+
+def static_control(net: DynamicNet, ranking: Ranking, saved: float) -> DynamicNet:
+    """A copy of ``net`` that drops the same stages for all: of the ranking's sets, the one nearest to ``saved`` MACs a
+    row.
+
+    Raises:
+        PolicyError: the net has no gates.
+    """
+    counts = range(len(ranking.order) + 1)
+    nearest = min(counts, key=lambda count: abs((0, *ranking.macs)[count] - saved))
+    return _regated(net, static_gates(ranking.run(nearest)))
+
+
+def random_control(net: DynamicNet, saved: float, *, seed: int = 0) -> DynamicNet:
+    """A copy of ``net`` that skips each gated stage by chance, at one rate, such that ``saved`` MACs a row are to
+    expect.
+
+    Raises:
+        PolicyError: the net has no gates, or they cannot save as much.
+    """
+    total = sum(net.staged.stages[s].macs for s in gates_of(net).at)
+    if not 0 <= saved <= total:
+        raise PolicyError(f"{saved:,.0f} MACs to save, the gated stages have {total:,}; give something in between")
+    return _regated(net, random_gates(1 - saved / max(total, 1), seed=seed))
+
+
+def _regated(net: DynamicNet, gates: GateSpec) -> DynamicNet:
+    return attach_gates(net, gates, at=gates_of(net).at)
+
+
+def at_equal_cost(
+    net: DynamicNet,
+    ranked_on: Source,
+    test: Source,
+    *,
+    static: nn.Module | None = None,
+    tune: Callable[[DynamicNet], DynamicNet] | None = None,
+    keep: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Report]:
+    """``"learned"`` gates on ``test``, and two controls that save as many MACs: the best ``"fixed set"``, ``"chance"``.
+
+    The controls stand on the trunk of ``net``, which may have got used to another way of skipping.
+
+    Args:
+        ranked_on: rows by which the fixed set is found (`rank_stages`); not those of ``test``.
+        static: the full net to compare with; ``net`` whole by default.
+        tune: trains a control's trunk further, as a fair chance for it; left as it is without.
+        keep: threshold of all gates.
+
+    Raises:
+        PolicyError: the net has no gates. SourceError: no rows.
+    """
+    learned = _judged(net, test, static, keep)
+    saved = max(learned.static_macs - learned.macs, 0.0)
+    controls = {
+        "fixed set": static_control(net, rank_stages(net, ranked_on), saved),
+        "chance": random_control(net, saved, seed=seed),
+    }
+    tuned = {name: control if tune is None else tune(control) for name, control in controls.items()}
+    return {"learned": learned, **{name: _judged(control, test, static, 0.5) for name, control in tuned.items()}}
+
+
+def _judged(net: DynamicNet, test: Source, static: nn.Module | None, keep: float) -> Report:
+    policy = Policy.skipping(net.num_exits, net.num_gates, keep=keep)
+    return report(collect(net, test, keep=policy.keep_g, static=static), policy)

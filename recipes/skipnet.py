@@ -1,0 +1,118 @@
+"""SkipNet: gates put before the blocks of a pretrained net, trained with labels, then by hybrid reinforcement learning.
+
+The net comes pretrained, so that far fewer steps do than the paper's 64,000 and 10,000. ``ablation`` also trains by
+reinforcement learning from scratch (net and gates untrained), which the paper found to give the worst of both worlds.
+Run `python recipes/skipnet.py` (`model=cifar:resnet38 checkpoint=FILE` for a net of one's own); a killed run goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import dynext as dx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Fashion-MNIST, the bundled ResNet-20 of width 32: seven of its nine blocks may be skipped."""
+
+    model: str = "bundled:fashion_resnet20"
+    checkpoint: Path | None = None
+    gates: str = "recurrent"
+    """Or the paper's feed-forward ones: I, II."""
+    pretraining: int = 3000
+    price: float = 0.2
+    """Of running every gated block, in nats, during pre-training; the paper has none."""
+    reinforcing: int = 1500
+    alpha: float = 0.1
+    """Reward of skipping every gated block, in nats."""
+    lr: float = 2e-3
+    trunk_lr: float = 5e-4
+    batch: int = 128
+    tuning: int = 1000
+    """Steps that a control of equal cost gets to adapt its trunk."""
+    ablation: bool = True
+    ranked: int = 1000
+    """Training rows by which the best fixed set of blocks is found."""
+    rows: int | None = None
+    test: int = 10_000
+    seed: int = 0
+    out: Path = Path("runs/skipnet")
+
+
+PAPER = Config()
+SMOKE = replace(
+    PAPER, pretraining=3, reinforcing=3, tuning=2, batch=8, ranked=16, rows=64, test=64, out=Path("runs/smoke_skipnet")
+)
+
+
+def main(config: Config) -> dict[str, dict[str, float]]:
+    opened = dx.open_model(config.model, checkpoint=config.checkpoint)
+    train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test").subset(torch.arange(config.test))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))
+    ranked, train = train.subset(order[: config.ranked]), train.subset(order[config.ranked :][: config.rows])
+    example = torch.zeros(1, *opened.spec.shape)
+    staged = dx.split(opened.model, example, granularity="block")
+
+    net, told = _taught(staged, train, config, "gates")
+    print(*told, sep="\n", flush=True)
+
+    def tune(control: dx.DynamicNet) -> dx.DynamicNet:
+        kind = control.gates.spec["kind"]
+        return dx.skipnet_pretrain(control, train, _fitting(config, config.tuning, f"control-{kind}"))[0]
+
+    found = dx.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
+    if config.ablation:
+        fresh = dx.open_model(f"cifar:{opened.recipe['name']}", arguments=opened.recipe["arguments"]).model
+        alone = replace(config, pretraining=0, reinforcing=config.pretraining + config.reinforcing)
+        net, told = _taught(dx.split(fresh, example, granularity="block"), train, alone, "scratch")
+        print("from scratch:", *told, sep="\n", flush=True)
+        policy = dx.Policy.skipping(net.num_exits, net.num_gates)
+        table = dx.collect(net, test, keep=policy.keep_g, static=opened.model)
+        found["reinforcement learning from scratch"] = dx.report(table, policy)
+    for name, result in found.items():
+        print(f"\n{name}\n{result}", flush=True)
+    return {
+        name: {
+            "accuracy": result.accuracy,
+            "points_lost": 100 * (result.static_accuracy - result.accuracy),
+            "macs_saved": result.saved,
+            "blocks_run": 1 - (len(result.kept) - sum(result.kept)) / (len(staged.stages) - 2),  # no stem, no head
+            "paths": result.paths,
+        }
+        for name, result in found.items()
+    }
+
+
+def _taught(
+    staged: dx.StagedNet, train: dx.data.Rows, config: Config, name: str
+) -> tuple[dx.DynamicNet, list[dx.GateTraining]]:
+    """Gates before all blocks but the first, trained in two parts, the second at a gentler rate; or in one."""
+    kinds = {"recurrent": dx.recurrent_gates, "I": lambda: dx.feedforward_gates("I"), "II": dx.feedforward_gates}
+    net = dx.attach_gates(staged, kinds[config.gates](), at=staged.skippable[1:], seed=config.seed)
+    told, hybrid = [], _fitting(config, config.reinforcing, f"{name}-hybrid")
+    if config.pretraining:
+        fitting = _fitting(config, config.pretraining, f"{name}-supervised")
+        net, one = dx.skipnet_pretrain(net, train, fitting, price=config.price)
+        told, hybrid = [one], replace(hybrid, lr=config.lr / 4, trunk_lr=config.trunk_lr / 4)
+    net, two = dx.skipnet_reinforce(net, train, hybrid, alpha=config.alpha, weight=1.0, baseline=True)
+    return net, [*told, two]
+
+
+def _fitting(config: Config, steps: int, name: str) -> dx.GateFit:
+    return dx.GateFit(
+        steps=steps,
+        lr=config.lr,
+        trunk_lr=config.trunk_lr,
+        batch_size=config.batch,
+        augmented=True,
+        seed=config.seed,
+        checkpoint=config.out / f"{name}.ckpt",
+    )
+
+
+if __name__ == "__main__":
+    dx.recipe_cli(PAPER, SMOKE, main)
