@@ -5,17 +5,28 @@ from dataclasses import replace
 import pytest
 import torch
 from gated_nets import LEARNED, WITH_BLOCKS, gated_net, rows_for, source_of
+from tables import make_skipping, make_table
 from torch import nn
 from torch.testing import assert_close
 
-from dynext.core.collect import collect
+from dynext.core.cascade import cascade
+from dynext.core.clocked import clocked
+from dynext.core.collect import collect, timed
+from dynext.core.confidence import Learned, Measure, confidences
+from dynext.core.control import control_risk
 from dynext.core.cost import measure
+from dynext.core.exact import exact_front
+from dynext.core.exits import default_heads
+from dynext.core.front import Front
 from dynext.core.gates import random_gates, recurrent_gates, static_gates
 from dynext.core.gating import gated, greedy
 from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.policy import Policy
+from dynext.core.quota import quota_front
+from dynext.core.search import choose
+from dynext.core.spend import plan_batch, simulate_batch
 from dynext.core.table import simulate
-from dynext.errors import PolicyError
+from dynext.errors import PolicyError, SplitError
 from dynext.graph import stages_by_hand
 from dynext.graph.macs import counting
 from dynext.testing import check_gates, halving_rule
@@ -282,3 +293,68 @@ def test_what_does_not_fit_is_refused() -> None:
         bare.run(x, Policy.skipping(net.num_exits, 3))
     with pytest.raises(PolicyError, match="the net has no gates"):
         gated(bare, x, greedy([0.5] * 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "confidence",
+    ["patience", Learned(weight_e=((2.0, 1.0, -1.0, 0.5), (1.0, -1.0, 3.0, 0.0), (0.0, 2.0, 1.0, -1.0)))],
+    ids=str,
+)
+def test_gates_go_with_every_measure_of_confidence(kind: str, confidence: Measure) -> None:
+    """Gates of one look put rows in another order; what exits remember or have learned follows them."""
+    gates = gated_net(kind=kind)
+    exits = attach(gates.staged, default_heads(gates.num_classes), at=gates.staged.skippable)
+    net = DynamicNet(gates.staged, exits.exits, gates.gates).eval()
+    x = rows_for(net, 24)
+    keep_g, clear = halving_rule(net, x)
+    table = collect(net, source_of(x), keep=keep_g)
+    sure_ne = confidences(table.logits_nek, confidence)
+    threshold_e = (0.4,) * 3 if confidence == "patience" else sure_ne.sort(dim=0).values[15:17].mean(0)[:3].tolist()
+    clear = clear[((sure_ne[:, :3] - torch.tensor(threshold_e)).abs() > 1e-5).all(1)[clear]]
+    policy = Policy(
+        confidence=confidence, threshold_e=(*threshold_e, 0.0), temperature_e=(1.0,) * 4, keep_g=table.keep_g
+    )
+    assert Policy.from_json(policy.to_json()) == policy
+    predicted, found = simulate(table, policy), net.run(x, policy)
+    assert len(found.exit[clear].unique()) > 2
+    assert predicted.exit_n[clear].tolist() == found.exit[clear].tolist()
+    assert predicted.macs_n[clear].tolist() == found.macs[clear].tolist()
+
+
+def test_what_knows_of_exits_only_refuses_skipping() -> None:
+    whole, table = make_table(basis="labels"), make_skipping(basis="labels")
+    policy = Policy(threshold_e=(0.7,) * 3 + (0.0,), temperature_e=(1.0,) * 4)
+    skipping = replace(policy, keep_g=table.keep_g)
+    refusals = {
+        "a front": [lambda: exact_front(table), lambda: quota_front(table)],
+        "risk control": [lambda: control_risk(exact_front(whole), table, max_drop=0.1)],
+        "a batch's budget": [
+            lambda: plan_batch(table, skipping, budget=0.5),
+            lambda: simulate_batch(table, plan_batch(whole, policy, budget=0.5)),
+        ],
+        "a budget in milliseconds": [lambda: clocked(table), lambda: choose([table], budget_ms=1.0)],
+    }
+    for what, refused in refusals.items():
+        for call in refused:
+            with pytest.raises(PolicyError, match=f"{what} knows of exits only"):
+                call()
+    with pytest.raises(PolicyError, match="a front knows of exits only"):
+        Front(policies=(skipping,), cost_p=(0.5,), right_p=(0.5,), static_right=0.5)
+    assert plan_batch(whole, replace(policy, keep_g=(None, None)), budget=0.5).macs == 0.5 * whole.static_macs
+
+
+def test_a_table_with_skips_holds_no_times() -> None:
+    net = gated_net()
+    x = rows_for(net)
+    net.cost = measure(net, rows=(1,), budget_ms=1.0)
+    assert timed(collect(net, source_of(x)), net).trunk_ms_e is not None
+    assert timed(collect(net, source_of(x), keep=(0.5,) * net.num_gates), net).trunk_ms_e is None
+
+
+def test_a_cascade_and_gates_refuse_each_other() -> None:
+    net = gated_net()
+    with pytest.raises(SplitError, match="stages of a cascade are not skipped, and this net has gates"):
+        cascade(net, "mean")
+    with pytest.raises(SplitError, match="stages of a cascade are not skipped; give a net"):
+        attach_gates(cascade(DynamicNet(net.staged, net.exits), "mean"), recurrent_gates())
