@@ -10,7 +10,7 @@ from dynext.core.cascade import boost, cascade
 from dynext.core.net import DynamicNet
 from dynext.fit import FitConfig
 from dynext.losses import weighted_cross_entropy
-from dynext.train.loop import Augment, EveryExit, Rows, check_plain, labelled, train_whole
+from dynext.train.loop import Augment, EveryExit, Rows, check_joinable, labelled, train_whole
 from dynext.types import Source
 
 
@@ -34,7 +34,7 @@ def boostnet(
     Source: Yu et al., AAAI 2023, arXiv:2211.16726. Ours draws one batch a step for all exits; there each exit has its
     own.
     """
-    check_plain(net)
+    check_joinable(net)
     rows = Rows.of(source, net, augment)
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:

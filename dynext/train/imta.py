@@ -11,7 +11,7 @@ from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig
 from dynext.losses import taught_by_last, weighted_cross_entropy
-from dynext.train.loop import Augment, EveryExit, Heard, Rows, check_plain, labelled, train_heads, train_whole
+from dynext.train.loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
 from dynext.types import Source
 
 
@@ -45,7 +45,7 @@ def imta(
     """
     if not 0 <= gamma <= 1 or not temperature > 0:
         raise FitError(f"gamma={gamma}, temperature={temperature}; give a share in [0, 1], a positive temperature")
-    check_plain(net)
+    check_joinable(net)
     rows = Rows.of(source, net, augment)
 
     def first(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:

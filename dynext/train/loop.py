@@ -75,6 +75,15 @@ def check_plain(net: DynamicNet) -> None:
         )
 
 
+def check_joinable(net: DynamicNet) -> None:
+    """Refuse a net of which no cascade can be made, before it is trained for one."""
+    check_plain(net)
+    if net.gates is not None:
+        raise FitError(
+            "the method ends in a cascade, whose stages are not skipped, and this net has gates; give it without them"
+        )
+
+
 class EveryExit(nn.Module):
     """``x [b ...]`` to every exit's logits, e tensors ``[b k]``, their gradients in balance or as they are."""
 

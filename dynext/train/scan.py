@@ -6,7 +6,7 @@ from dynext.core.cascade import cascade
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig
-from dynext.train.loop import Augment, Rows, labelled
+from dynext.train.loop import Augment, Rows, check_joinable, labelled
 from dynext.train.own_teacher import self_distilled
 from dynext.types import Source
 
@@ -38,6 +38,8 @@ def scan(
     algorithm, the ensemble as the last word.
     """
     rows = Rows.of(source, net, augment)
+    if ensemble:
+        check_joinable(net)
     plain = [exit.name for exit in net.exits if exit.spec["kind"] != "attention"]
     if plain:
         raise FitError(f"the exit after {plain[0]} has no attention; attach exits with dx.attention_heads")

@@ -14,7 +14,7 @@ from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig
 from dynext.losses import shallow_deep_weights, weighted_cross_entropy
-from dynext.train.loop import Augment, EveryExit, Heard, Rows, check_plain, labelled, train_heads, train_whole
+from dynext.train.loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
 from dynext.types import Source
 
 
@@ -46,7 +46,7 @@ def shallow_deep(
     mode, and BatchNorm drifts; ours never does.
     """
     if most_confident:
-        check_plain(net)
+        check_joinable(net)
     if trunk == "frozen":
         trained = _frozen(net, source, config, batch_size)
     elif trunk == "joint":

@@ -9,7 +9,7 @@ from torch import Tensor
 from dynext.core.cascade import cascade
 from dynext.core.net import DynamicNet
 from dynext.fit import FitConfig
-from dynext.train.loop import Heard, check_shape, labelled, train_heads
+from dynext.train.loop import Heard, check_joinable, check_shape, labelled, train_heads
 from dynext.types import Source
 
 
@@ -28,6 +28,7 @@ def zero_time_waste(net: DynamicNet, source: Source, config: FitConfig, *, batch
     once, since no gradient goes from one to the other.
     """
     check_shape(source, net)
+    check_joinable(net)
 
     def loss(heard: Heard, y_b: Tensor, done: float) -> Tensor:
         return torch.stack([F.cross_entropy(logits, y_b) for logits in (*heard.own_e, *heard.answer_e)]).sum()

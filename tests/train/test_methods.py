@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gated_nets import gated_net
 from methods import METHODS, SPEC, Method, config, setting, trained
 
 import dynext as dx
@@ -100,6 +101,9 @@ def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
     if method.cascade is not None or method.frozen:
         with pytest.raises((FitError, SplitError), match="already"):
             trained(method, dx.cascade(net, "boost"), rows, config(steps=1))
+    if method.cascade is not None:
+        with pytest.raises(FitError, match="this net has gates"):
+            trained(method, gated_net(), rows, config(steps=1))
     bare = dx.DynamicNet(net.staged, [])
     with pytest.raises(FitError, match=r"no early exit|1 exits"):
         trained(method, bare, rows, config(steps=1))
