@@ -105,8 +105,9 @@ class Bench:
 
     def from_scratch(self) -> dx.DynamicNet:
         """The paper's ablation: net and gates untrained, and nothing but reinforcement learning."""
-        recipe = self.opened.recipe
-        fresh = dx.open_model(f"cifar:{recipe['name']}", arguments=recipe["arguments"]).model
+        recipe, like = self.opened.recipe, self.opened.spec
+        name, own = f"cifar:{recipe['name']}", recipe["arguments"]
+        fresh = dx.open_model(name, arguments=own, shape=like.shape, mean=like.mean, std=like.std).model
         staged = dx.split(fresh, torch.zeros(1, *self.opened.spec.shape), granularity="block")
         net = dx.attach_gates(staged, dx.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
         steps = self.size["pretraining"] + self.size["reinforcing"]

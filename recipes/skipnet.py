@@ -66,7 +66,8 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
     found = dx.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
     if config.ablation:
-        fresh = dx.open_model(f"cifar:{opened.recipe['name']}", arguments=opened.recipe["arguments"]).model
+        name, own, like = f"cifar:{opened.recipe['name']}", opened.recipe["arguments"], opened.spec
+        fresh = dx.open_model(name, arguments=own, shape=like.shape, mean=like.mean, std=like.std).model
         alone = replace(config, pretraining=0, reinforcing=config.pretraining + config.reinforcing)
         net, told = _taught(dx.split(fresh, example, granularity="block"), train, alone, "scratch")
         print("from scratch:", *told, sep="\n", flush=True)
