@@ -30,6 +30,7 @@ from dynext.core.cascade import cascade
 from dynext.core.cost import CostTable
 from dynext.core.net import DynamicNet, from_specs
 from dynext.core.policy import Policy
+from dynext.core.reclassify import replace_last
 from dynext.core.table import ExitTable
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet, split
@@ -97,6 +98,7 @@ def save(
             "class_names": None if class_names is None else list(class_names),
             "dtype": str(_dtype(net)).removeprefix("torch."),
             "stages": _stages(net.staged),
+            "cosine_classes": net.num_classes if net.staged.cosine else None,
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
             "cascade": net.cascade,
             "gates": None if net.gates is None else net.gates.spec,
@@ -239,6 +241,9 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
     exits = card["exits"] if made is None else made["heads"]
     cuts = card["stages"]["after"] if made is None else made["after"]
     staged = _staged(card, cuts, model)
+    classes = card.get("cosine_classes")  # folders from before there were such have no such key
+    if classes is not None and not staged.cosine:
+        replace_last(staged, int(classes))
     if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
         _check_stages(folder, card["stages"], staged)
     with seeded(0):

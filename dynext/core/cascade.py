@@ -237,9 +237,11 @@ class _Chain:
 
     def staged(self) -> StagedNet:
         old = self.net.staged
-        return StagedNet(
+        made = StagedNet(
             self.stages, input_shape=old.input_shape, num_classes=old.num_classes, granularity=old.granularity
         )
+        made.cosine = old.cosine
+        return made
 
     def _add(self, body: nn.Module, name: str, own: Sequence[tuple[int, ...]], said: int, tap: int, macs: int) -> None:
         shapes = [*own, *[(self.net.num_classes,)] * said]

@@ -12,16 +12,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.core.layers import Attention, Copy, PoolMix, Reduce, TokenPool
+from dynext.core.layers import Attention, Copy, Cosine, PoolMix, Reduce, TokenPool
+from dynext.core.projection import build_projection
 from dynext.errors import PolicyError, SplitError
 
 HeadSpec = dict[str, Any]
-"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one row), ``num_classes`` and the kind's own sizes."""
+"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one row), ``num_classes`` and the kind's own sizes.
+
+Of any kind: ``answer`` is ``"linear"`` or ``"cosine"``, and ``projection`` what the embedding goes through before it, as
+`dynext.core.projection` writes it. Without them the answer is linear and the embedding as it is.
+"""
 
 Heads = Callable[[tuple[int, ...]], HeadSpec]
 """Given the tap's shape (one row), the head to put there."""
 
 KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given")
+ANSWERS = ("linear", "cosine")
 MAX_SIDE = 16
 """Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
 
@@ -33,6 +39,8 @@ class Exit(nn.Module):
         super().__init__()
         self.spec, self.after, self.name = dict(spec), after, name
         self.reduce, self.embedder, self.classifier = _BUILDERS[spec["kind"]](spec)
+        if "projection" in spec or spec.get("answer") == "cosine":
+            self.embedder, self.classifier = _answering(spec, self.embedder, self.classifier)
         self.macs = 0
         """MACs per row; filled in by whoever attaches the exit."""
 
@@ -110,6 +118,18 @@ def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
 def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The tap holds the logits already: see `dynext.core.cascade`."""
     return nn.Identity(), nn.Identity(), Copy()
+
+
+def _answering(spec: HeadSpec, embedder: nn.Module, classifier: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The embedding through a projection, if the spec has one, and a classifier on what comes out of it."""
+    width = getattr(classifier, "in_features", None)
+    if width is None:
+        raise SplitError(f"a {spec['kind']} head has no classifier of its own, so it cannot be given another")
+    if "projection" in spec:
+        projection, width = build_projection(spec["projection"], int(width))
+        embedder = nn.Sequential(embedder, projection)
+    answer = Cosine if spec.get("answer") == "cosine" else nn.Linear
+    return embedder, answer(int(width), int(spec["num_classes"]))
 
 
 _BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {
@@ -211,14 +231,21 @@ def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1
     return heads
 
 
+def cosine_heads(heads: Heads) -> Heads:
+    """The same heads with cosine classifiers: directions alone count, as where classes are prototypes."""
+    return lambda tap: {**heads(tap), "answer": "cosine"}
+
+
 def build_exit(spec: HeadSpec, *, after: int, name: str) -> Exit:
     """An exit from its JSON.
 
     Raises:
-        PolicyError: a kind of head that this version does not know.
+        PolicyError: a kind of head, or of answer, that this version does not know.
     """
     if spec.get("kind") not in KINDS:
         raise PolicyError(f"head kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}")
+    if spec.get("answer", ANSWERS[0]) not in ANSWERS:
+        raise PolicyError(f"an answer by {spec['answer']!r}; this version knows {', '.join(ANSWERS)}")
     return Exit(spec, after=after, name=name)
 
 

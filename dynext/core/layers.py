@@ -65,6 +65,26 @@ class Attention(nn.Module):
         return x * self.mask(x)
 
 
+class Cosine(nn.Module):
+    """A classifier that looks at directions alone: ``scale`` times the cosine between the embedding, less ``center``,
+    and each class's vector; ``[b d]`` to ``[b k]``.
+
+    Source: Gidaris & Komodakis, CVPR 2018, arXiv:1804.09458 (a learned scale that starts at 10); the center is
+    SimpleShot's, Wang et al. 2019, arXiv:1911.04623, zero unless somebody fills it in.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / in_features**0.5)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(in_features))
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(f - self.center, dim=-1), F.normalize(self.weight, dim=-1))
+
+
 class Copy(nn.Module):
     """The same again in a tensor of its own: a run overwrites answers, and live tensors are still needed."""
 

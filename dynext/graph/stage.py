@@ -78,6 +78,8 @@ class StagedNet(nn.Module):
         self.num_classes = num_classes
         self.cuts = tuple(stage.name for stage in stages[:-1])
         self.granularity = granularity
+        self.cosine = False
+        """Whether a cosine classifier stands in the place of the layer that gave the logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         live: tuple[Tensor, ...] = (x,)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from dynext.core.modes import evaluating
+from dynext.core.embeddings import embedding_sizes, seen_by
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig
@@ -85,49 +82,12 @@ class Embedding(nn.Module):
         super().__init__()
         self.net = net
         like = next(net.parameters())
-        width = last_linear(net).in_features
-        widths = [embedding.shape[1] for embedding in _embeddings(net)]
+        *widths, width = embedding_sizes(net)
         with seeded(seed):
             self.adapters = nn.ModuleList(nn.Linear(d, width).to(like) for d in widths)
 
     def forward(self, x: Tensor) -> Embedded:
-        with _given_to(last_linear(self.net)) as given:
-            taps, final = self.net.taps(x)
-        embedding_e = [exit.embed(tap) for exit, tap in zip(self.net.exits, taps, strict=True)]
-        logits_e = [exit.classifier(f) for exit, f in zip(self.net.exits, embedding_e, strict=True)]
-        adapted_e = [adapter(f) for adapter, f in zip(self.adapters, embedding_e, strict=True)]
-        return Embedded([*logits_e, final], adapted_e, given[0])
-
-
-@torch.no_grad()
-def _embeddings(net: DynamicNet) -> list[Tensor]:
-    like = next(net.parameters())
-    with evaluating(net):
-        taps, _ = net.taps(like.new_zeros(1, *net.staged.input_shape))
-        return [exit.embed(tap) for exit, tap in zip(net.exits, taps, strict=True)]
-
-
-def last_linear(net: DynamicNet) -> nn.Linear:
-    """The layer that gives the full net's logits.
-
-    Raises:
-        FitError: the last stage has no linear layer with an output a class.
-    """
-    layers = [m for m in net.staged.stages[-1].modules() if isinstance(m, nn.Linear)]
-    if not layers or layers[-1].out_features != net.num_classes:
-        raise FitError(
-            "the net does not end in a linear layer (nn.Linear), whose input would be the last exit's features; "
-            "train it jointly, or with multi-exit distillation"
-        )
-    return layers[-1]
-
-
-@contextmanager
-def _given_to(layer: nn.Linear) -> Iterator[list[Tensor]]:
-    """What the layer is given, while this is open."""
-    given: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        yield given
-    finally:
-        hook.remove()
+        seen = seen_by(self.net, x)
+        *early_e, final_bd = seen.embedding_e
+        adapted_e = [adapter(f) for adapter, f in zip(self.adapters, early_e, strict=True)]
+        return Embedded(seen.logits_e, adapted_e, final_bd)

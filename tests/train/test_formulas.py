@@ -11,11 +11,12 @@ from reference import losses as slow
 
 import dynext as dx
 from dynext import losses
+from dynext.core.embeddings import last_linear
 from dynext.errors import FitError
 from dynext.train.boosting import boosted
 from dynext.train.jei_dnn import costs, gated_loss
 from dynext.train.multi_exit import Heated
-from dynext.train.own_teacher import Embedding, last_linear
+from dynext.train.own_teacher import Embedding
 
 DRAW = torch.Generator().manual_seed(3)
 LOGITS = 3 * torch.randn(4, 9, 5, generator=DRAW, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Self-supervised exit alignment: early exits that speak the final exit's language."""

@@ -1,0 +1,296 @@
+"""Align exits: each learns to answer, and to see rows as the last exit sees them. What aligned them is taken off again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+
+from dynext.align.objective import Learn, Objective
+from dynext.align.shown import Kept, Live, Shown
+from dynext.align.space import Space
+from dynext.align.terms import WEIGHTS, Loss, term_of
+from dynext.align.views import Views
+from dynext.align.watch import LOOKS, Look, Watch, agreement, collapsed, effective_rank, spread
+from dynext.core.modes import take_flags
+from dynext.core.net import DynamicNet
+from dynext.core.rows import by_index
+from dynext.errors import FitError, SourceError
+from dynext.fit import FitConfig, check_same_run, fit
+from dynext.seeding import generator
+from dynext.train.guide import Guide
+from dynext.types import Source
+from dynext.zeroshot.drift import Drift, Leash, drift_of
+
+HELD_OUT = 512
+"""Most rows on which a joint trunk's drift is measured; an eighth of the source where that is less."""
+
+Trunk = Literal["frozen", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alignment:
+    """Aligned exits, what aligned them, and how it went."""
+
+    net: DynamicNet
+    """A net like the one that was given: nothing of the heads is in it."""
+    space: Space = field(repr=False)
+    """The heads, for classes that an exit has never seen; throw it away otherwise."""
+    loss: Loss
+    weight: float
+    trunk: Trunk
+    steps: int
+    rows: int
+    """Trained on."""
+    looks: tuple[Look, ...]
+    dropped: int
+    """Steps on which the aligned term was left out, because it worked against classification."""
+    drift: Drift | None
+    """Of the last exit, on rows held out; ``None`` where the trunk was frozen."""
+    seconds: float
+
+    @property
+    def collapsed_e(self) -> tuple[bool, ...]:
+        """Which exits' projections were all but a point or a line in the end."""
+        return collapsed(self.looks[-1]) if self.looks else (False,) * self.net.num_exits
+
+    @property
+    def conflicts(self) -> float:
+        """Share of the looks at which alignment worked against classification."""
+        return sum(look.agreement < 0 for look in self.looks) / max(len(self.looks), 1)
+
+    def __str__(self) -> str:
+        lines = [
+            f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk, {self.steps:,} steps, {self.rows:,} rows"
+        ]
+        for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
+            exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
+            lines.append(
+                f"  step {look.step:,}: alignment {look.alignment:.3f}, classification {look.classification:.3f}, "
+                f"spread/rank of exits {exits}"
+            )
+        lines.append(f"  conflicts at {self.conflicts:.0%} of {len(self.looks)} looks, {self.dropped:,} steps without")
+        if any(self.collapsed_e):
+            exits = ", ".join(str(e) for e, gone in enumerate(self.collapsed_e) if gone)
+            lines.append(f"  COLLAPSED: exits {exits} see all rows alike; lower the weight, or take another loss")
+        return "\n".join([*lines, *([] if self.drift is None else [f"  {self.drift}"])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the net and the heads, as JSON."""
+        plain = ("loss", "weight", "trunk", "steps", "rows", "dropped", "seconds")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "looks": [asdict(look) for look in self.looks],
+            "collapsed_e": list(self.collapsed_e),
+            "drift": None if self.drift is None else asdict(self.drift),
+        }
+
+
+def align(
+    net: DynamicNet,
+    source: Source,
+    *,
+    loss: Loss = "cosine",
+    weight: float | None = None,
+    trunk: Trunk = "frozen",
+    learn: Learn = "teacher",
+    classes: Sequence[int] | None = None,
+    views: Views | None = None,
+    steps: int = 2000,
+    seed: int = 0,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    trunk_lr: float = 1e-4,
+    temperature: float = 4.0,
+    contrast: float = 0.1,
+    hidden: int = 256,
+    size: int = 128,
+    drop_conflicts: bool = False,
+    max_drift: float = 0.02,
+    checkpoint: Path | str | None = None,
+    accelerator: str = "cpu",
+    progress: bool = True,
+) -> Alignment:
+    """A copy of ``net`` whose early exits see rows as its last exit does, and answer as well as before.
+
+    Loss: classification plus ``weight`` times a term of `dynext.align.terms`. The heads that the term looks through are
+    taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a joint
+    one it is held near the static net, as in `dynext.distill_jointly`. The trunk's buffers never change.
+
+    Args:
+        weight: what the term counts; `terms.WEIGHTS` without it, 0 for classification alone (the control).
+        learn: ``"teacher"`` distils the full net's answers into the exits and never looks at a label; ``"labels"``
+            learns from labels (``"selfcon"`` then pulls rows of a class together, too).
+        classes: the only classes that exits learn answers for; rows of others (by label, or by the full net's answer)
+            still take part in alignment. For exits that are to meet classes they know nothing of, leave such rows out.
+        views: random views of images; rows as they are without it.
+        temperature: of distillation; ``contrast`` is that of ``"ntxent"`` and ``"selfcon"``.
+        hidden, size: of the heads' layers and of what they give.
+        drop_conflicts: leave the term out of each step at which its gradient points away from classification's. Takes
+            two further backward passes a step.
+        max_drift: with a joint trunk, the share of held-out rows that the last exit may answer unlike the static net.
+        checkpoint: file in which an interrupted run is kept and resumed from.
+
+    Raises:
+        FitError: no early exit, a cascade, no linear layer at the end, figures out of range, or a batch of one.
+        SourceError: too few rows, rows of another shape, or labels wanted where there are none.
+
+    Source: the sum over early exits of D(q(g_e(f_e)), stopgrad g_E(f_E)) of SimSiam, and its siblings (`term_of`).
+    SelfCon, Bae et al., AAAI 2023, arXiv:2106.15499, has the exits of one net as views, and a single view of each row.
+    """
+    weight = WEIGHTS.get(loss, 1.0) if weight is None else weight
+    known = None if classes is None else tuple(dict.fromkeys(map(int, classes)))
+    _check(net, source, weight, trunk, learn, known, batch_size, lr, trunk_lr, max_drift)
+    term = term_of(loss, temperature=contrast)
+    student = copy.deepcopy(net).requires_grad_(False)
+    space = Space.of(net, loss, hidden=hidden, size=size, seed=seed)
+    labelled = learn == "labels"
+    shown: Shown
+    leash, rows = None, len(source)
+    if trunk == "frozen":
+        shown = Kept(net, source, views, labelled=labelled, seed=seed, progress=progress)
+    else:
+        order = torch.randperm(len(source), generator=generator(seed))
+        cut = min(HELD_OUT, max(len(source) // 8, 1))
+        guide = Guide.of(net.staged, "batch" if source.bn == "batch" else "frozen")
+        leash = Leash(student, guide, by_index(source)(order[:cut]).x, max_drift)
+        shown = Live(guide, source, order[cut:], views, labelled=labelled)
+        student.staged.requires_grad_(True)
+        rows -= cut
+    options = {
+        "loss": loss,
+        "weight": weight,
+        "trunk": trunk,
+        "learn": learn,
+        "classes": None if known is None else list(known),
+    }
+    options |= {"views": None if views is None else asdict(views), "batch_size": batch_size, "trunk_lr": trunk_lr}
+    options |= {
+        "temperature": temperature,
+        "contrast": contrast,
+        "drop_conflicts": drop_conflicts,
+        "max_drift": max_drift,
+    }
+    trained = _Trained(student, space, leash, options)
+    asked = Objective(space=space, term=term, temperature=temperature, classes=known, whole=trunk == "joint")
+    every = max(1, steps // LOOKS)
+
+    def step(_: torch.nn.Module, draw: Generator, done: float) -> Tensor:
+        t = round(done * steps)
+        if leash is not None and t and t % every == 0:
+            leash.check(t)
+        answered, aligned, projected_e = asked.parts(shown.draw(trained, batch_size, draw))
+        looking = t % every == 0 or t == steps - 1
+        if not looking and not drop_conflicts:
+            return answered + weight * aligned
+        cosine = agreement(aligned, answered, trained.shared)
+        if looking:
+            trained.watch.looks.append(
+                Look(
+                    step=t,
+                    alignment=float(aligned.detach()),
+                    classification=float(answered.detach()),
+                    spread_e=tuple(map(spread, projected_e)),
+                    rank_e=tuple(map(effective_rank, projected_e)),
+                    agreement=cosine,
+                )
+            )
+        if drop_conflicts and cosine < 0:
+            trained.watch.dropped += 1
+            return answered
+        return answered + weight * aligned
+
+    config = FitConfig(
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        accelerator=accelerator,
+        progress=progress,
+        label="aligning exits",
+    )
+    rate = (lambda: 1.0) if leash is None else (lambda: leash.rate)
+    found = fit(trained, step, config, share=lambda part: trunk_lr / lr * rate() if part == "staged" else 1.0)
+    if leash is not None and steps and leash.checks[-1].step != steps:
+        leash.check(steps)
+    device = next(net.parameters()).device
+    student.to(device)
+    take_flags(student, net)
+    return Alignment(
+        net=student,
+        space=space.to(device).eval().requires_grad_(False),
+        loss=loss,
+        weight=weight,
+        trunk=trunk,
+        steps=steps,
+        rows=rows,
+        looks=tuple(trained.watch.looks),
+        dropped=trained.watch.dropped,
+        drift=None if leash is None else drift_of(student, leash.guide, leash.batches),
+        seconds=found.seconds,
+    )
+
+
+class _Trained(DynamicNet):
+    """The student's very parts beside the heads, and what a resumed run must know beside weights."""
+
+    def __init__(self, net: DynamicNet, space: Space, leash: Leash | None, options: dict[str, Any]) -> None:
+        super().__init__(net.staged, net.exits, net.gates)
+        self.space, self.leash, self.options, self.watch = space, leash, options, Watch()
+        self.eval()
+        for part in (*net.exits, space):
+            part.requires_grad_(True).train()
+
+    @property
+    def shared(self) -> list[Tensor]:
+        """What both losses train: the exits' embedders, and the trunk where it is trained."""
+        parts = [*(exit.embedder for exit in self.exits), self.staged]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        kept = None if self.leash is None else self.leash.state()
+        return {"options": self.options, "watch": self.watch.state(), "leash": kept}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        check_same_run(state["options"], self.options)
+        self.watch.resume(state["watch"])
+        if self.leash is not None:
+            self.leash.resume(state["leash"])
+
+
+def _check(
+    net: DynamicNet,
+    source: Source,
+    weight: float,
+    trunk: str,
+    learn: str,
+    classes: tuple[int, ...] | None,
+    batch_size: int,
+    lr: float,
+    trunk_lr: float,
+    max_drift: float,
+) -> None:
+    if not len(net.exits):
+        raise FitError("the net has no early exit to align; attach some (dx.attach)")
+    if net.cascade is not None:
+        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+    if trunk not in get_args(Trunk) or learn not in get_args(Learn):
+        raise FitError(f"trunk={trunk!r}, learn={learn!r}; give 'frozen' or 'joint', and 'teacher' or 'labels'")
+    if weight < 0 or not lr > 0 or trunk_lr < 0 or not 0 <= max_drift <= 1:
+        raise FitError(f"weight={weight}, lr={lr}, trunk_lr={trunk_lr}, max_drift={max_drift}; none may be negative")
+    if batch_size < 2:
+        raise FitError(
+            f"batch_size={batch_size}; alignment compares rows with each other (negatives, variances, BatchNorm), "
+            f"give at least 2"
+        )
+    if classes is not None and (len(classes) < 2 or not 0 <= min(classes) <= max(classes) < net.num_classes):
+        raise FitError(f"classes {classes} of a net with {net.num_classes}; give at least two, from 0")
+    if len(source) < 4:
+        raise SourceError(f"{len(source)} rows; alignment compares rows with each other, give at least 4")
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")

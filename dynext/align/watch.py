@@ -1,0 +1,95 @@
+"""Looking on while exits are aligned: does a space collapse, and does alignment work against classification?
+
+Shapes: b rows, d the size of a projection. There are e exits, numbered from 0, the last is the full net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOOKS = 20
+"""How often, spread over a run, is looked."""
+
+COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 1.5
+"""An exit below either has collapsed: a healthy spread is near 1, and a line has rank 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look at a step: both losses, and each exit's projections of the batch."""
+
+    step: int
+    alignment: float
+    classification: float
+    spread_e: tuple[float, ...]
+    rank_e: tuple[float, ...]
+    agreement: float
+    """Cosine between the gradients of alignment and classification in what both train; negative is a conflict."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """What was seen so far, and on how many steps the aligned term was left out."""
+
+    looks: list[Look] = field(default_factory=list)
+    dropped: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """JSON, for a checkpoint."""
+        return {"looks": [asdict(look) for look in self.looks], "dropped": self.dropped}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        tuples = ("spread_e", "rank_e")
+        self.looks = [Look(**{k: tuple(v) if k in tuples else v for k, v in look.items()}) for look in state["looks"]]
+        self.dropped = int(state["dropped"])
+
+
+@torch.no_grad()
+def spread(z_bd: Tensor) -> float:
+    """Standard deviation per dimension of normalized rows, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
+
+    Source: SimSiam's collapse check, Chen & He, CVPR 2021, arXiv:2011.10566, figure 2 (there it is 1/sqrt(d)).
+    """
+    z = F.normalize(z_bd.double(), dim=-1)
+    return float(z.std(0, correction=0).mean() * z.shape[1] ** 0.5)
+
+
+@torch.no_grad()
+def effective_rank(z_bd: Tensor) -> float:
+    """How many dimensions the rows fill: exp of the entropy of the singular values' shares, the mean row taken off.
+
+    Source: RankMe, Garrido et al., ICML 2023, arXiv:2210.02885, eq. 1. Ours is centered: a point far from zero has
+    rank 0, not 1.
+    """
+    values = torch.linalg.svdvals((z_bd - z_bd.mean(0)).double())
+    if float(values.sum()) <= 1e-9 * max(float(z_bd.abs().max()), 1e-30) * z_bd.numel() ** 0.5:
+        return 0.0
+    share = values / values.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def collapsed(look: Look) -> tuple[bool, ...]:
+    """Which exits' projections are all but one point or one line."""
+    return tuple(s < COLLAPSED_SPREAD or r < COLLAPSED_RANK for s, r in zip(look.spread_e, look.rank_e, strict=True))
+
+
+def agreement(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> float:
+    """Cosine between the gradients of two losses in ``parameters``; 0 where one of them has none. The graph is kept."""
+    one, two = (
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
+        for loss in (first, second)
+    )
+    pairs = [(a, b) for a, b in zip(one, two, strict=False) if a is not None and b is not None]
+    dot = sum(float((a * b).sum()) for a, b in pairs)
+    norm = (_squares(one) * _squares(two)) ** 0.5
+    return dot / norm if norm > 0 else 0.0
+
+
+def _squares(gradients: Sequence[Tensor | None]) -> float:
+    return sum(float(g.square().sum()) for g in gradients if g is not None)

@@ -1,0 +1,113 @@
+"""Give every exit other classes: cosine classifiers whose vectors are prototypes, in a net that runs like any other.
+
+Shapes: k classes, d the size of an embedding, which differs from exit to exit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dynext.core.embeddings import embedding_sizes, last_linear
+from dynext.core.exits import Exit
+from dynext.core.layers import Cosine
+from dynext.core.net import DynamicNet, from_specs
+from dynext.core.projection import layers_in_order, projection_spec
+from dynext.core.prototypes import SCALE, Prototypes
+from dynext.errors import FitError
+from dynext.graph import StagedNet
+from dynext.seeding import seeded
+
+
+@torch.no_grad()
+def reclassify(
+    net: DynamicNet, found: Prototypes, *, projections: Sequence[nn.Module] | None = None, last: bool = True
+) -> DynamicNet:
+    """A copy of ``net`` whose exits answer by the cosine to ``found``'s vectors.
+
+    Nothing is trained. MACs are counted anew; policies and tables of the old net say nothing about the new one.
+
+    Args:
+        found: a vector a class at each exit; at the last one too, unless ``last`` is false.
+        projections: what each early exit's embedding goes through first (linear layers, BatchNorm1d, ReLU), such as
+            `Space.early`; the vectors then are of what comes out.
+        last: whether the full net answers by its vectors too. It keeps its own classifier otherwise, which needs as
+            many classes as ``found`` has; embeddings of the last exit are never projected.
+
+    Raises:
+        FitError: a cascade, another number of exits, of classes, or vectors of another size than the embeddings.
+    """
+    _check(net, found, last)
+    staged = copy.deepcopy(net.staged)
+    specs = [{**exit.spec, "num_classes": found.num_classes, "answer": "cosine"} for exit in net.exits]
+    if projections is not None:
+        for spec, projection in zip(specs, projections, strict=True):
+            spec["projection"] = [*spec.get("projection", []), *projection_spec(projection)]
+    if last:
+        replace_last(staged, found.num_classes)
+    with seeded(0):
+        made = from_specs(
+            staged, specs, [exit.after for exit in net.exits], None if net.gates is None else net.gates.spec
+        )
+    if net.gates is not None and made.gates is not None:
+        made.gates.load_state_dict(net.gates.state_dict())
+    for e, (new, old) in enumerate(zip(made.exits, net.exits, strict=True)):
+        _embed_alike(new, old, None if projections is None else projections[e])
+        _fill(cast(Cosine, new.classifier), found.vector_e[e], found.center_e[e])
+    if last:
+        _fill(cast(Cosine, last_linear(made)), found.vector_e[-1], found.center_e[-1])
+    return made
+
+
+def replace_last(staged: StagedNet, num_classes: int) -> None:
+    """Put an untrained cosine classifier in the place of the layer that gives the logits, in these very stages."""
+    stage = staged.stages[-1]
+    old = last_linear(DynamicNet(staged, []))
+    like = next(old.parameters())
+    name = next(name for name, module in stage.body.named_modules() if module is old)
+    new = Cosine(old.in_features, num_classes).to(like)
+    parent, _, child = name.rpartition(".")
+    if name:
+        setattr(stage.body.get_submodule(parent), child, new)
+    else:
+        stage.body = new
+    stage.macs += old.in_features * (num_classes - old.out_features)
+    stage.live_shapes = ((num_classes,),)
+    stage.live_bytes = num_classes * like.element_size()
+    staged.num_classes = num_classes
+    staged.cosine = True
+
+
+def _embed_alike(new: Exit, old: Exit, projection: nn.Module | None) -> None:
+    """Copy what comes before the classifier, tensor by tensor: the chain is the same, its nesting need not be."""
+    before = list(old.embedder.state_dict().values())
+    if projection is not None:
+        before += [tensor for layer in layers_in_order(projection) for tensor in layer.state_dict().values()]
+    for tensor, kept in zip(new.embedder.state_dict().values(), before, strict=True):
+        tensor.copy_(kept)
+
+
+def _fill(classifier: Cosine, vector_kd: Tensor, center_d: Tensor) -> None:
+    classifier.weight.copy_(vector_kd)
+    classifier.center.copy_(center_d)
+    classifier.scale.fill_(SCALE)
+
+
+def _check(net: DynamicNet, found: Prototypes, last: bool) -> None:
+    if net.cascade is not None:
+        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+    wanted = net.num_exits if last else len(net.exits)
+    if not wanted <= len(found.vector_e) <= net.num_exits:
+        raise FitError(f"vectors at {len(found.vector_e)} exits for a net with {net.num_exits}; give some at each")
+    if not last and found.num_classes != net.num_classes:
+        raise FitError(
+            f"vectors of {found.num_classes} classes, but the full net keeps its own {net.num_classes}; "
+            f"give as many, or last=True"
+        )
+    size = embedding_sizes(net)[-1]
+    if last and found.vector_e[-1].shape[1] != size:
+        raise FitError(f"the last exit's vectors are of size {found.vector_e[-1].shape[1]}, its embeddings of {size}")
