@@ -1,7 +1,7 @@
-"""What exits are shown at a step: rows in one view or two, from features kept once, or through the trunk as it is trained.
+"""What exits are shown at a step: rows in one view or two, from features kept once or through a trunk in training.
 
-Shapes: b rows in a batch, n rows, k classes, d the size of an embedding. There are e exits, numbered from 0, the last is
-the full net.
+Shapes: b rows in a batch, n rows, k classes, d the size of an embedding. There are e exits, numbered from 0, the last
+is the full net.
 """
 
 from __future__ import annotations
@@ -94,11 +94,9 @@ class Kept:
     ) -> None:
         self.views, self.num_rows = views, len(source)
         self.y_n = labels_of(source) if labelled else None
-        sources = (
-            [source]
-            if views is None
-            else [Viewed(rows=source, views=views, seed=seed + v) for v in range(views.copies)]
-        )
+        sources: list[Source] = [source]
+        if views is not None:
+            sources = [Viewed(rows=source, views=views, seed=seed + v) for v in range(views.copies)]
         with given_to(last_linear(net)) as given:
             self.features_v = [cache_features(net, None, one, progress=progress) for one in sources]
         self.final_nd = torch.cat([f.half().cpu() for f in given])
@@ -130,9 +128,9 @@ class Live:
 
     def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
         batch = self.take(self.train_n[torch.randint(len(self.train_n), (count,), generator=draw)])
-        xs = (
-            [batch.x] if self.views is None else [self.views(batch.x, draw, self.spec) for _ in range(self.views.count)]
-        )
+        xs = [batch.x]
+        if self.views is not None:
+            xs = [self.views(batch.x, draw, self.spec) for _ in range(self.views.count)]
         like = next(trained.parameters())
         views = []
         for x in xs:

@@ -1,4 +1,4 @@
-"""The space in which exits are compared: a training-only head for each exit, and how to reuse the final classifier there.
+"""The space in which exits are compared: a training-only head for each exit, and the final classifier reused there.
 
 Shapes: b rows, n rows, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the
 last is the full net.
@@ -25,9 +25,9 @@ from dynext.seeding import seeded
 class Space(nn.Module):
     """Each exit's embedding ``[b d]`` into one space ``[b d]``, by lightly's projection and prediction heads.
 
-    A net needs none of it to run; it is kept beside the net for those who want classes at an early exit that it has never
-    seen. For the losses with a stop-gradient the space is that of the last exit's features, each dimension standardized:
-    nothing could train a head there. For the others the last exit has a head as well.
+    A net needs none of it to run; it is kept beside the net for those who want classes at an early exit that it has
+    never seen. For the losses with a stop-gradient the space is that of the last exit's features, each dimension
+    standardized: nothing could train a head there. For the others the last exit has a head as well.
     """
 
     def __init__(self, sizes: Sequence[int], loss: Loss, *, hidden: int = 256, size: int = 128) -> None:

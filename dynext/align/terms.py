@@ -18,7 +18,7 @@ from dynext.errors import FitError
 Loss = Literal["cosine", "ntxent", "barlow", "vicreg", "selfcon", "l2"]
 
 Term = Callable[[Sequence[Tensor], Tensor, "Tensor | None"], Tensor]
-"""``term(early_e, final_bd, y_b)``: e - 1 tensors ``[b d]``, one of the last exit, labels for the loss that takes some."""
+"""``term(early_e, final_bd, y_b)``: e - 1 tensors ``[b d]``, the last exit's, labels for the loss that takes some."""
 
 TO_FEATURES: tuple[Loss, ...] = ("cosine", "l2")
 """Losses with a stop-gradient: they pull early exits towards the last exit's own features, and nothing else moves."""
@@ -81,8 +81,8 @@ def checked(term: Term) -> Term:
     def of_some(early_e: Sequence[Tensor], final_bd: Tensor, y_b: Tensor | None = None) -> Tensor:
         if len(final_bd) < 2:
             raise FitError(
-                f"a batch of {len(final_bd)}; alignment compares rows with each other (negatives, variances, BatchNorm), "
-                f"give at least 2"
+                f"a batch of {len(final_bd)}; alignment compares rows with each other (negatives, variances, "
+                f"BatchNorm), give at least 2"
             )
         return term(early_e, final_bd, y_b)
 

@@ -1,4 +1,4 @@
-"""Align exits: each learns to answer, and to see rows as the last exit sees them. What aligned them is taken off again."""
+"""Align exits: each learns to answer, and to see rows as the last exit sees them; what aligned them is taken off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dynext.align.shown import Kept, Live, Shown
 from dynext.align.space import Space
 from dynext.align.terms import WEIGHTS, Loss, term_of
 from dynext.align.views import Views
-from dynext.align.watch import LOOKS, Look, Watch, agreement, collapsed, effective_rank, spread
+from dynext.align.watch import LOOKS, Look, Watch, collapsed, look_at
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
 from dynext.core.rows import by_index
@@ -65,9 +65,8 @@ class Alignment:
         return sum(look.agreement < 0 for look in self.looks) / max(len(self.looks), 1)
 
     def __str__(self) -> str:
-        lines = [
-            f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk, {self.steps:,} steps, {self.rows:,} rows"
-        ]
+        how = f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk"
+        lines = [f"{how}, {self.steps:,} steps, {self.rows:,} rows"]
         for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
             exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
             lines.append(
@@ -148,62 +147,37 @@ def align(
     _check(net, source, weight, trunk, learn, known, batch_size, lr, trunk_lr, max_drift)
     term = term_of(loss, temperature=contrast)
     student = copy.deepcopy(net).requires_grad_(False)
-    space = Space.of(net, loss, hidden=hidden, size=size, seed=seed)
-    labelled = learn == "labels"
-    shown: Shown
-    leash, rows = None, len(source)
-    if trunk == "frozen":
-        shown = Kept(net, source, views, labelled=labelled, seed=seed, progress=progress)
-    else:
-        order = torch.randperm(len(source), generator=generator(seed))
-        cut = min(HELD_OUT, max(len(source) // 8, 1))
-        guide = Guide.of(net.staged, "batch" if source.bn == "batch" else "frozen")
-        leash = Leash(student, guide, by_index(source)(order[:cut]).x, max_drift)
-        shown = Live(guide, source, order[cut:], views, labelled=labelled)
-        student.staged.requires_grad_(True)
-        rows -= cut
+    shown, leash = _shown(net, student, source, trunk, learn, views, seed, max_drift, progress)
     options = {
         "loss": loss,
         "weight": weight,
         "trunk": trunk,
         "learn": learn,
         "classes": None if known is None else list(known),
-    }
-    options |= {"views": None if views is None else asdict(views), "batch_size": batch_size, "trunk_lr": trunk_lr}
-    options |= {
+        "views": None if views is None else asdict(views),
+        "batch_size": batch_size,
+        "trunk_lr": trunk_lr,
         "temperature": temperature,
         "contrast": contrast,
         "drop_conflicts": drop_conflicts,
         "max_drift": max_drift,
     }
-    trained = _Trained(student, space, leash, options)
-    asked = Objective(space=space, term=term, temperature=temperature, classes=known, whole=trunk == "joint")
-    every = max(1, steps // LOOKS)
+    trained = _Trained(student, Space.of(net, loss, hidden=hidden, size=size, seed=seed), leash, options)
+    watch, every = trained.watch, max(1, steps // LOOKS)
+    asked = Objective(space=trained.space, term=term, temperature=temperature, classes=known, whole=trunk == "joint")
 
     def step(_: torch.nn.Module, draw: Generator, done: float) -> Tensor:
         t = round(done * steps)
         if leash is not None and t and t % every == 0:
             leash.check(t)
-        answered, aligned, projected_e = asked.parts(shown.draw(trained, batch_size, draw))
+        parts = asked.parts(shown.draw(trained, batch_size, draw))
         looking = t % every == 0 or t == steps - 1
         if not looking and not drop_conflicts:
-            return answered + weight * aligned
-        cosine = agreement(aligned, answered, trained.shared)
+            return parts.classification + weight * parts.alignment
+        total, cosine = watch.weigh(parts.classification, parts.alignment, weight, trained.shared, drop=drop_conflicts)
         if looking:
-            trained.watch.looks.append(
-                Look(
-                    step=t,
-                    alignment=float(aligned.detach()),
-                    classification=float(answered.detach()),
-                    spread_e=tuple(map(spread, projected_e)),
-                    rank_e=tuple(map(effective_rank, projected_e)),
-                    agreement=cosine,
-                )
-            )
-        if drop_conflicts and cosine < 0:
-            trained.watch.dropped += 1
-            return answered
-        return answered + weight * aligned
+            watch.looks.append(look_at(t, parts.classification, parts.alignment, parts.projected_e, cosine))
+        return total
 
     config = FitConfig(
         steps=steps,
@@ -214,8 +188,8 @@ def align(
         progress=progress,
         label="aligning exits",
     )
-    rate = (lambda: 1.0) if leash is None else (lambda: leash.rate)
-    found = fit(trained, step, config, share=lambda part: trunk_lr / lr * rate() if part == "staged" else 1.0)
+    slow = trunk_lr / lr
+    found = fit(trained, step, config, share=lambda part: slow * trained.rate if part == "staged" else 1.0)
     if leash is not None and steps and leash.checks[-1].step != steps:
         leash.check(steps)
     device = next(net.parameters()).device
@@ -223,17 +197,44 @@ def align(
     take_flags(student, net)
     return Alignment(
         net=student,
-        space=space.to(device).eval().requires_grad_(False),
+        space=trained.space.to(device).eval().requires_grad_(False),
         loss=loss,
         weight=weight,
         trunk=trunk,
         steps=steps,
-        rows=rows,
-        looks=tuple(trained.watch.looks),
-        dropped=trained.watch.dropped,
+        rows=len(source) if leash is None else len(source) - _held_out(source),
+        looks=tuple(watch.looks),
+        dropped=watch.dropped,
         drift=None if leash is None else drift_of(student, leash.guide, leash.batches),
         seconds=found.seconds,
     )
+
+
+def _shown(
+    net: DynamicNet,
+    student: DynamicNet,
+    source: Source,
+    trunk: Trunk,
+    learn: Learn,
+    views: Views | None,
+    seed: int,
+    max_drift: float,
+    progress: bool,
+) -> tuple[Shown, Leash | None]:
+    """Where lessons come from, and for a joint trunk what holds the last exit near the static net."""
+    labelled = learn == "labels"
+    if trunk == "frozen":
+        return Kept(net, source, views, labelled=labelled, seed=seed, progress=progress), None
+    student.staged.requires_grad_(True)
+    order = torch.randperm(len(source), generator=generator(seed))
+    held_out, train_n = order[: _held_out(source)], order[_held_out(source) :]
+    guide = Guide.of(net.staged, "batch" if source.bn == "batch" else "frozen")
+    leash = Leash(student, guide, by_index(source)(held_out).x, max_drift)
+    return Live(guide, source, train_n, views, labelled=labelled), leash
+
+
+def _held_out(source: Source) -> int:
+    return min(HELD_OUT, max(len(source) // 8, 1))
 
 
 class _Trained(DynamicNet):
@@ -245,6 +246,11 @@ class _Trained(DynamicNet):
         self.eval()
         for part in (*net.exits, space):
             part.requires_grad_(True).train()
+
+    @property
+    def rate(self) -> float:
+        """Share of the trunk's learning rate."""
+        return 1.0 if self.leash is None else self.leash.rate
 
     @property
     def shared(self) -> list[Tensor]:
@@ -285,8 +291,8 @@ def _check(
         raise FitError(f"weight={weight}, lr={lr}, trunk_lr={trunk_lr}, max_drift={max_drift}; none may be negative")
     if batch_size < 2:
         raise FitError(
-            f"batch_size={batch_size}; alignment compares rows with each other (negatives, variances, BatchNorm), "
-            f"give at least 2"
+            f"batch_size={batch_size}; alignment compares rows with each other (negatives, variances, BatchNorm), give "
+            f"at least 2"
         )
     if classes is not None and (len(classes) < 2 or not 0 <= min(classes) <= max(classes) < net.num_classes):
         raise FitError(f"classes {classes} of a net with {net.num_classes}; give at least two, from 0")

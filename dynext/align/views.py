@@ -21,7 +21,7 @@ BLUR_FROM = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Random crops, mirror images and, where pixels are known, light, color and blur; torchvision's, a draw for each row.
+    """Random crops, mirror images and, where pixels are known, light, color and blur: torchvision's, row by row.
 
     The strengths are SimCLR's for small images (Chen et al., ICML 2020, arXiv:2002.05709, appendix B.9), the crops
     milder: an early exit sees less of a net than a whole one. Gray images get light and contrast alone.
@@ -45,8 +45,8 @@ class Views:
             raise FitError(f"count={self.count}, copies={self.copies}; compare 1 or 2 views, of as many copies or more")
         if not 0 < self.area <= 1 or not all(0 <= share <= 1 for share in (self.mirror, self.jitter, self.blur)):
             raise FitError(
-                f"area={self.area}, mirror={self.mirror}, jitter={self.jitter}, blur={self.blur}; give shares in [0, 1], "
-                f"an area above 0"
+                f"area={self.area}, mirror={self.mirror}, jitter={self.jitter}, blur={self.blur}; give shares in "
+                f"[0, 1], an area above 0"
             )
 
     def __call__(self, x: Tensor, draw: Generator, spec: InputSpec | None = None) -> Tensor:

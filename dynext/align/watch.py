@@ -40,6 +40,19 @@ class Watch:
     looks: list[Look] = field(default_factory=list)
     dropped: int = 0
 
+    def weigh(
+        self, answered: Tensor, aligned: Tensor, weight: float, shared: Sequence[Tensor], *, drop: bool
+    ) -> tuple[Tensor, float]:
+        """Classification plus ``weight`` times alignment, and the cosine of their gradients in ``shared``.
+
+        With ``drop``, classification alone where the cosine is negative.
+        """
+        cosine = agreement(aligned, answered, shared)
+        if drop and cosine < 0:
+            self.dropped += 1
+            return answered, cosine
+        return answered + weight * aligned, cosine
+
     def state(self) -> dict[str, Any]:
         """JSON, for a checkpoint."""
         return {"looks": [asdict(look) for look in self.looks], "dropped": self.dropped}
@@ -52,7 +65,7 @@ class Watch:
 
 @torch.no_grad()
 def spread(z_bd: Tensor) -> float:
-    """Standard deviation per dimension of normalized rows, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
+    """Standard deviation of normalized rows, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
 
     Source: SimSiam's collapse check, Chen & He, CVPR 2021, arXiv:2011.10566, figure 2 (there it is 1/sqrt(d)).
     """
@@ -72,6 +85,20 @@ def effective_rank(z_bd: Tensor) -> float:
         return 0.0
     share = values / values.sum()
     return float(torch.special.entr(share).sum().exp())
+
+
+def look_at(
+    step: int, classification: Tensor, alignment: Tensor, projected_e: Sequence[Tensor], agreement: float
+) -> Look:
+    """What there is to see at a step; ``projected_e`` are e tensors ``[b d]``."""
+    return Look(
+        step=step,
+        alignment=float(alignment.detach()),
+        classification=float(classification.detach()),
+        spread_e=tuple(map(spread, projected_e)),
+        rank_e=tuple(map(effective_rank, projected_e)),
+        agreement=agreement,
+    )
 
 
 def collapsed(look: Look) -> tuple[bool, ...]:

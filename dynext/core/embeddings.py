@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What all exits make of all rows of a source: e tensors ``[n d]``, logits ``[n e k]``, labels if there were some."""
+    """What exits make of the rows of a source: e tensors ``[n d]``, logits ``[n e k]``, labels if there were some."""
 
     embedding_e: tuple[Tensor, ...]
     logits_nek: Tensor

@@ -19,8 +19,8 @@ from dynext.errors import PolicyError, SplitError
 HeadSpec = dict[str, Any]
 """JSON that rebuilds a head: ``kind``, ``tap`` (shape of one row), ``num_classes`` and the kind's own sizes.
 
-Of any kind: ``answer`` is ``"linear"`` or ``"cosine"``, and ``projection`` what the embedding goes through before it, as
-`dynext.core.projection` writes it. Without them the answer is linear and the embedding as it is.
+Of any kind: ``answer`` is ``"linear"`` or ``"cosine"``, and ``projection`` what the embedding goes through before it,
+as `dynext.core.projection` writes it. Without them the answer is linear and the embedding as it is.
 """
 
 Heads = Callable[[tuple[int, ...]], HeadSpec]

@@ -22,7 +22,7 @@ SCALE = 10.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prototypes:
-    """A vector for each class at each exit (e tensors ``[k d]``), and what is taken off an embedding first (``[d]``)."""
+    """A vector for each class at each exit (e tensors ``[k d]``), and what is taken off embeddings first (``[d]``)."""
 
     vector_e: tuple[Tensor, ...]
     center_e: tuple[Tensor, ...]

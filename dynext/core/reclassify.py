@@ -49,10 +49,9 @@ def reclassify(
             spec["projection"] = [*spec.get("projection", []), *projection_spec(projection)]
     if last:
         replace_last(staged, found.num_classes)
+    gates = None if net.gates is None else net.gates.spec
     with seeded(0):
-        made = from_specs(
-            staged, specs, [exit.after for exit in net.exits], None if net.gates is None else net.gates.spec
-        )
+        made = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
     if net.gates is not None and made.gates is not None:
         made.gates.load_state_dict(net.gates.state_dict())
     for e, (new, old) in enumerate(zip(made.exits, net.exits, strict=True)):
