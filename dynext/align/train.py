@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor
 
+from dynext.align.alignment import Alignment, Trunk
 from dynext.align.objective import Learn, Objective
 from dynext.align.shown import Kept, Live, Shown
 from dynext.align.space import Space
 from dynext.align.terms import WEIGHTS, Loss, term_of
 from dynext.align.views import Views
-from dynext.align.watch import LOOKS, Look, Watch, collapsed, look_at
+from dynext.align.watch import LOOKS, Watch, look_at
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
 from dynext.core.rows import by_index
@@ -25,69 +26,10 @@ from dynext.fit import FitConfig, check_same_run, fit
 from dynext.seeding import generator
 from dynext.train.guide import Guide
 from dynext.types import Source
-from dynext.zeroshot.drift import Drift, Leash, drift_of
+from dynext.zeroshot.drift import Leash, drift_of
 
 HELD_OUT = 512
 """Most rows on which a joint trunk's drift is measured; an eighth of the source where that is less."""
-
-Trunk = Literal["frozen", "joint"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Alignment:
-    """Aligned exits, what aligned them, and how it went."""
-
-    net: DynamicNet
-    """A net like the one that was given: nothing of the heads is in it."""
-    space: Space = field(repr=False)
-    """The heads, for classes that an exit has never seen; throw it away otherwise."""
-    loss: Loss
-    weight: float
-    trunk: Trunk
-    steps: int
-    rows: int
-    """Trained on."""
-    looks: tuple[Look, ...]
-    dropped: int
-    """Steps on which the aligned term was left out, because it worked against classification."""
-    drift: Drift | None
-    """Of the last exit, on rows held out; ``None`` where the trunk was frozen."""
-    seconds: float
-
-    @property
-    def collapsed_e(self) -> tuple[bool, ...]:
-        """Which exits' projections were all but a point or a line in the end."""
-        return collapsed(self.looks[-1]) if self.looks else (False,) * self.net.num_exits
-
-    @property
-    def conflicts(self) -> float:
-        """Share of the looks at which alignment worked against classification."""
-        return sum(look.agreement < 0 for look in self.looks) / max(len(self.looks), 1)
-
-    def __str__(self) -> str:
-        how = f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk"
-        lines = [f"{how}, {self.steps:,} steps, {self.rows:,} rows"]
-        for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
-            exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
-            lines.append(
-                f"  step {look.step:,}: alignment {look.alignment:.3f}, classification {look.classification:.3f}, "
-                f"spread/rank of exits {exits}"
-            )
-        lines.append(f"  conflicts at {self.conflicts:.0%} of {len(self.looks)} looks, {self.dropped:,} steps without")
-        if any(self.collapsed_e):
-            exits = ", ".join(str(e) for e, gone in enumerate(self.collapsed_e) if gone)
-            lines.append(f"  COLLAPSED: exits {exits} see all rows alike; lower the weight, or take another loss")
-        return "\n".join([*lines, *([] if self.drift is None else [f"  {self.drift}"])])
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the net and the heads, as JSON."""
-        plain = ("loss", "weight", "trunk", "steps", "rows", "dropped", "seconds")
-        return {
-            **{name: getattr(self, name) for name in plain},
-            "looks": [asdict(look) for look in self.looks],
-            "collapsed_e": list(self.collapsed_e),
-            "drift": None if self.drift is None else asdict(self.drift),
-        }
 
 
 def align(

@@ -1,0 +1,88 @@
+"""Alignment moves confidences: what the old policy does then, and thresholds and temperatures chosen anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dynext.core.calibrate import calibrate
+from dynext.core.collect import collect
+from dynext.core.net import DynamicNet
+from dynext.core.policy import Policy
+from dynext.core.report import Report, report
+from dynext.core.search import DEFAULT_MAX_DROP, choose
+from dynext.core.table import ExitTable
+from dynext.types import Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rechosen:
+    """A policy for the aligned net, and three reports on the same rows."""
+
+    policy: Policy
+    """Thresholds and temperatures chosen anew."""
+    table: ExitTable
+    """The aligned net's, that they were chosen on."""
+    before: Report
+    """The net before, at the policy it had."""
+    stale: Report
+    """The aligned net at that old policy: what would happen if nobody chose anew."""
+    after: Report
+    """The aligned net at its own policy."""
+
+    def __str__(self) -> str:
+        parts = (
+            ("Before alignment, at the policy of then", self.before),
+            ("Aligned, at that old policy", self.stale),
+            ("Aligned, thresholds and temperatures chosen anew", self.after),
+        )
+        return "\n\n".join(f"{title}:\n\n{found}" for title, found in parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types; the table is left out."""
+        return {
+            "policy": self.policy.to_dict(),
+            "before": self.before.to_dict(),
+            "stale": self.stale.to_dict(),
+            "after": self.after.to_dict(),
+        }
+
+
+def rechoose(
+    before: DynamicNet,
+    aligned: DynamicNet,
+    policy: Policy,
+    chosen_on: Source,
+    *,
+    judged_on: Source | None = None,
+    max_drop: float | None = None,
+    budget: float | None = None,
+) -> Rechosen:
+    """Temperatures and thresholds of the aligned net, and what that changes.
+
+    Args:
+        policy: the one that went with the net ``before``.
+        chosen_on: rows to choose by, unlabelled or not.
+        judged_on: other rows for the three reports; without it these are on the rows chosen by, and promise too much.
+        max_drop: accuracy that may be lost, a point without it; ``budget`` is a share of the MACs. As in
+            `dynext.choose`.
+
+    Raises:
+        PolicyError: a policy for another number of exits, or a budget that nothing meets.
+        SourceError: no rows, or rows of another shape than the net eats.
+    """
+    policy.check_exits(before.num_exits)
+    table = collect(aligned, chosen_on, keep=policy.skip_rule)
+    if max_drop is None and budget is None:
+        max_drop = DEFAULT_MAX_DROP
+    found = choose(table, max_drop=max_drop, budget=budget, temperature=calibrate(table))
+    rows = chosen_on if judged_on is None else judged_on
+    now = table if judged_on is None else collect(aligned, rows, keep=policy.skip_rule)
+    then = collect(before, rows, keep=policy.skip_rule)
+    return Rechosen(
+        policy=found,
+        table=table,
+        before=report(then, policy),
+        stale=report(now, policy),
+        after=report(now, found),
+    )
