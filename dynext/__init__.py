@@ -16,6 +16,13 @@ from dynext import compat
 compat.declare_torchvision_operators()
 
 from dynext import data, losses, models, testing
+from dynext.align.alignment import Alignment
+from dynext.align.measure import HeldOut, cka, held_out_accuracy
+from dynext.align.report import Rechosen, rechoose
+from dynext.align.space import Space, final_prototypes
+from dynext.align.train import align
+from dynext.align.use import few_shot, zero_shot
+from dynext.align.views import Views
 from dynext.artifact import Artifact, load, save
 from dynext.core.calibrate import Calibration, calibrate
 from dynext.core.cam import class_activation
@@ -24,11 +31,13 @@ from dynext.core.collect import collect
 from dynext.core.confidence import CONFIDENCES, Learned, confidence
 from dynext.core.control import control_risk
 from dynext.core.cost import CostTable, measure
+from dynext.core.embeddings import Embeddings, embed
 from dynext.core.exact import exact_front
 from dynext.core.exits import (
     Exit,
     attention_heads,
     conv_heads,
+    cosine_heads,
     default_heads,
     pooled_heads,
     strided_heads,
@@ -50,7 +59,9 @@ from dynext.core.modes import batch_statistics
 from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.page import write_page
 from dynext.core.policy import Policy
+from dynext.core.prototypes import Prototypes, draw_shots, prototypes
 from dynext.core.quota import quota_front
+from dynext.core.reclassify import reclassify
 from dynext.core.report import Report, report
 from dynext.core.run_batch import run_batch
 from dynext.core.search import choose
@@ -99,6 +110,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONFIDENCES",
+    "Alignment",
     "Artifact",
     "ArtifactError",
     "Bank",
@@ -110,6 +122,7 @@ __all__ = [
     "CostTable",
     "DynamicNet",
     "DynextError",
+    "Embeddings",
     "Exit",
     "ExitTable",
     "Features",
@@ -120,6 +133,7 @@ __all__ = [
     "GateFit",
     "GateTraining",
     "Gates",
+    "HeldOut",
     "InputSpec",
     "JointReport",
     "Learned",
@@ -129,15 +143,20 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Prediction",
+    "Prototypes",
     "Ranking",
+    "Rechosen",
     "Report",
     "Shift",
     "Source",
     "SourceError",
+    "Space",
     "SplitError",
     "Stage",
     "StagedNet",
     "Timing",
+    "Views",
+    "align",
     "at_equal_cost",
     "attach",
     "attach_gates",
@@ -152,21 +171,28 @@ __all__ = [
     "calibrate",
     "cascade",
     "choose",
+    "cka",
     "class_activation",
     "collect",
     "confidence",
     "control_risk",
     "conv_heads",
     "convert",
+    "cosine_heads",
     "data",
     "default_heads",
     "distill",
     "distill_jointly",
+    "draw_shots",
+    "embed",
     "exact_front",
     "export",
     "feedforward_gates",
+    "few_shot",
+    "final_prototypes",
     "fit",
     "genetic_front",
+    "held_out_accuracy",
     "imta",
     "in_rounds",
     "jei_dnn",
@@ -180,12 +206,15 @@ __all__ = [
     "plan_batch",
     "policy_gates",
     "pooled_heads",
+    "prototypes",
     "quality",
     "quota_front",
     "random_control",
     "random_gates",
     "rank_stages",
+    "rechoose",
     "recipe_cli",
+    "reclassify",
     "recurrent_gates",
     "report",
     "run_batch",
@@ -210,5 +239,6 @@ __all__ = [
     "train_jointly",
     "train_mixed",
     "write_page",
+    "zero_shot",
     "zero_time_waste",
 ]

@@ -1,7 +1,7 @@
 """Few- and zero-shot use at every exit: classes from examples, or from the final exit, and no gradient.
 
-Shapes: n rows, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the last is the
-full net.
+Shapes: n rows, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the last is
+the full net.
 """
 
 from __future__ import annotations

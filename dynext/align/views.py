@@ -56,9 +56,7 @@ class Views:
             FitError: rows that are no images.
         """
         if x.ndim != 4:
-            raise FitError(
-                f"views of rows of shape {tuple(x.shape[1:])}; only images [c h w] have any, leave views out"
-            )
+            raise FitError(f"rows of shape {tuple(x.shape[1:])} have no views, images [c h w] do; leave views out")
         colored = spec is not None and x.shape[1] in (1, 3)
         change = self._transform(tuple(x.shape[1:]), colored)
         pixels = spec.pixels(x) if colored and spec is not None else x

@@ -28,9 +28,7 @@ def projection_spec(projection: nn.Module) -> ProjectionSpec:
         elif isinstance(layer, nn.ReLU):
             spec.append(["relu"])
         elif not list(layer.children()) and not isinstance(layer, nn.Identity | nn.Sequential):
-            raise PolicyError(
-                f"a projection of {type(layer).__name__}; linear layers, BatchNorm1d and ReLU can be kept"
-            )
+            raise PolicyError(f"a projection with {type(layer).__name__}; give linear layers, BatchNorm1d and ReLU")
     return spec
 
 

@@ -1,0 +1,38 @@
+"""Before and after: an old policy on an aligned net, and one chosen anew."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import dynext as dx
+from dynext.errors import PolicyError
+
+
+def test_thresholds_and_temperatures_are_chosen_anew(
+    net: dx.DynamicNet, rows: dx.data.Rows, quick: Callable[..., dx.Alignment]
+) -> None:
+    before = dx.train_jointly(net, rows, dx.FitConfig(steps=15, lr=1e-2, progress=False))
+    seen, test = rows.subset(torch.arange(40)), rows.subset(torch.arange(40, 64))
+    old = dx.choose(dx.collect(before, seen), budget=0.9, min_support=0)
+    aligned = quick(before, rows, steps=15)
+    found = dx.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
+
+    table = dx.collect(aligned.net, seen)
+    wanted = dx.choose(table, budget=0.8, temperature=dx.calibrate(table))
+    assert found.policy == wanted
+    assert found.policy.temperature_e != old.temperature_e
+    assert found.before == dx.report(dx.collect(before, test), old)
+    assert found.stale == dx.report(dx.collect(aligned.net, test), old)
+    assert found.after == dx.report(dx.collect(aligned.net, test), wanted)
+    assert len(found.table) == 40
+    text = str(found)
+    for title in ("Before alignment", "Aligned, at that old policy", "chosen anew"):
+        assert title in text
+    assert found.to_dict()["after"] == found.after.to_dict()
+
+    alone = dx.rechoose(before, aligned.net, old, seen.unlabelled())
+    assert alone.after.num_rows == 40
+    assert alone.after.basis == "teacher"
+    with pytest.raises(PolicyError, match="exits"):
+        dx.rechoose(before, aligned.net, dx.Policy.never(5), seen)
