@@ -57,6 +57,7 @@ def rechoose(
     judged_on: Source | None = None,
     max_drop: float | None = None,
     budget: float | None = None,
+    rows: str | None = None,
 ) -> Rechosen:
     """Temperatures and thresholds of the aligned net, and what that changes.
 
@@ -66,23 +67,30 @@ def rechoose(
         judged_on: other rows for the three reports; without it these are on the rows chosen by, and promise too much.
         max_drop: accuracy that may be lost, a point without it; ``budget`` is a share of the MACs. As in
             `dynext.choose`.
+        rows: what the rows to choose by are, in words.
 
     Raises:
         PolicyError: a policy for another number of exits, or a budget that nothing meets.
         SourceError: no rows, or rows of another shape than the net eats.
     """
-    policy.check_exits(before.num_exits)
-    table = collect(aligned, chosen_on, keep=policy.skip_rule)
+    table = collect(aligned, chosen_on, keep=policy.skip_rule, rows=rows)
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
     found = choose(table, max_drop=max_drop, budget=budget, temperature=calibrate(table))
-    rows = chosen_on if judged_on is None else judged_on
-    now = table if judged_on is None else collect(aligned, rows, keep=policy.skip_rule)
-    then = collect(before, rows, keep=policy.skip_rule)
+    return compared(before, aligned, policy, found, table, chosen_on if judged_on is None else judged_on)
+
+
+def compared(
+    before: DynamicNet, aligned: DynamicNet, old: Policy, new: Policy, table: ExitTable, judged_on: Source
+) -> Rechosen:
+    """Three reports on the same rows, where the new policy is known already, with the table that it was chosen on.
+
+    Raises:
+        PolicyError: a policy for another number of exits.
+        SourceError: no rows, or rows of another shape than the nets eat.
+    """
+    then, now = (collect(net, judged_on, keep=old.skip_rule) for net in (before, aligned))
+    renewed = now if new.skip_rule == old.skip_rule else collect(aligned, judged_on, keep=new.skip_rule)
     return Rechosen(
-        policy=found,
-        table=table,
-        before=report(then, policy),
-        stale=report(now, policy),
-        after=report(now, found),
+        policy=new, table=table, before=report(then, old), stale=report(now, old), after=report(renewed, new)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dynext import __version__
+from dynext.cli.align import align
 from dynext.cli.bench import bench
 from dynext.cli.commands import Commands
 from dynext.cli.convert import convert
@@ -39,5 +40,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, inspect, convert, evaluate, predict, bench, export, report, synthesize, recipe):
+for command in (demo, inspect, convert, evaluate, predict, align, bench, export, report, synthesize, recipe):
     main.add_command(command)

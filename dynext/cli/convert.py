@@ -161,7 +161,7 @@ def convert(
         provenance=provenance,
         pictures=_pictures(conversion, seen),
     )
-    _forget_work(output)
+    forget_work(output)
     if as_json:
         print_json({"folder": str(output), "report": found.to_dict(), "provenance": provenance})
         return
@@ -170,7 +170,7 @@ def convert(
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
 
 
-def _forget_work(output: Path) -> None:
+def forget_work(output: Path) -> None:
     """What was kept for an interrupted run goes."""
     for leftover in output.absolute().parent.iterdir():
         if leftover.name.startswith(f".{output.name}.work-"):

@@ -1,4 +1,4 @@
-"""Aligning: it learns, strips off without a trace, keeps its promises, goes on after a kill, and says what it refuses."""
+"""Aligning: it learns, strips off without a trace, goes on after a kill, and says what it refuses."""
 
 import importlib
 from collections.abc import Callable
