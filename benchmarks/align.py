@@ -1,0 +1,233 @@
+"""Exit alignment side by side: one net, the same rows and steps, several seeds; few- and zero-shot accuracy per exit.
+
+The trunk is the bundled Fashion-MNIST ResNet-20, or the public CIFAR-10 ResNet-20 (`--checkpoint`, `--train`, `--test`
+name its files). Each method trains the same exits twice: on rows of all classes, and on rows of all but the held-out
+ones, with answers for the others alone. Then, on test rows that nothing was chosen on, at each exit: accuracy of its
+own linear classifier, 5- and 20-shot prototypes (means over draws; in its embedding, and in the aligned space where
+there is one), CKA of its embedding to the last exit's, MACs spent where a point may be lost (thresholds by agreement on
+rows held out), and accuracy on the held-out classes, of which the exits have seen no row: zero-shot by prototypes of
+the final exit's own answers on unlabelled rows, and by the final classifier's weights where the space is that of its
+features.
+
+Methods: `labels` (no alignment), `distillation` (logits only), `l2` (features through linear adapters), and the losses;
+`joint_...` trains the trunk too, held near the static net.
+
+    python benchmarks/align.py [--quick] [--data cifar10 --checkpoint FILE --train NPZ --test NPZ] [--json FILE]
+
+A run that was stopped goes on from its JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from harness import figure, parser, table, write
+
+import dynext as dx
+
+AFTER = (0.15, 0.3, 0.45, 0.7)
+HELD_OUT = (2, 5, 8)
+SHOTS = (5, 20)
+LOSSES = ("cosine", "ntxent", "barlow", "vicreg", "selfcon")
+METHODS: dict[str, dict[str, Any]] = {
+    "labels": {"weight": 0.0, "learn": "labels"},
+    "distillation": {"weight": 0.0},
+    "l2": {"loss": "l2"},
+    **{loss: {"loss": loss} for loss in LOSSES},
+    "joint_distillation": {"weight": 0.0, "trunk": "joint"},
+    "joint_cosine": {"loss": "cosine", "trunk": "joint"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all methods of a seed share."""
+
+    net: dx.DynamicNet
+    taught: dx.data.Rows
+    apart: dx.data.Rows
+    test: dx.data.Rows
+    steps: int
+    draws: int
+    seed: int
+
+    @property
+    def seen(self) -> list[int]:
+        return [k for k in range(self.net.num_classes) if k not in HELD_OUT]
+
+    def without_held_out(self) -> dx.data.Rows:
+        known = ~torch.isin(self.taught.y, torch.tensor(HELD_OUT))
+        return self.taught.subset(known.nonzero()[:, 0])
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist")
+    options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of cifar:resnet20")
+    options.add_argument("--train", type=Path, metavar="NPZ", help="labelled CIFAR-10 rows to train on")
+    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 rows to judge on")
+    options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
+    options.add_argument("--steps", type=int, help="[default: 2000; 6 with --quick]")
+    given = options.parse_args()
+    asked = {"quick": given.quick, "steps": given.steps, "data": given.data}
+    lines = earlier(given.json, asked)
+    for seed in range(given.seeds or (1 if given.quick else 3)):
+        setting = settings(given, seed)
+        done = {line["method"] for line in lines if line["seed"] == seed}
+        for method in [method for method in METHODS if method in given.methods and method not in done]:
+            lines.append({"method": method, "seed": seed, **measured(METHODS[method], setting)})
+            write("align", given, figures(lines), markdown=pages(lines), quiet=True, asked=asked, lines=lines)
+    write("align", given, figures(lines), markdown=pages(lines), asked=asked, lines=lines)
+
+
+def earlier(path: Path | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run with the same settings that was stopped has left in its JSON file."""
+    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    return kept["lines"] if kept.get("asked") == asked else []
+
+
+def settings(given: argparse.Namespace, seed: int) -> Setting:
+    if given.data == "cifar10":
+        if not (given.checkpoint and given.train and given.test):
+            raise SystemExit("--data cifar10 needs --checkpoint, --train and --test")
+        opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
+        train, test = (dx.data.array(path, opened.spec) for path in (given.train, given.test))
+    else:
+        opened = dx.open_model("bundled:fashion_resnet20")
+        train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+    apart, rows, judged = (300, 160, 120) if given.quick else (1000, 8192, len(test))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=AFTER[:2] if given.quick else AFTER)
+    return Setting(
+        net=dx.attach(staged, dx.default_heads(staged.num_classes), seed=seed),
+        taught=train.subset(order[apart : apart + rows]),
+        apart=train.subset(order[:apart]),
+        test=test.subset(torch.arange(judged)),
+        steps=given.steps or (6 if given.quick else 2000),
+        draws=2 if given.quick else 10,
+        seed=seed,
+    )
+
+
+def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
+    """One line: what a method gives on all classes, then with some held out."""
+    common = {"steps": given.steps, "seed": given.seed, "progress": False, **options}
+    aligned = dx.align(given.net, given.taught, **common)
+    apart, test = dx.embed(aligned.net, given.apart), dx.embed(aligned.net, given.test)
+    seen, judged = dx.collect(aligned.net, given.apart.unlabelled()), dx.collect(aligned.net, given.test)
+    policy = dx.choose(seen, max_drop=0.01, temperature=dx.calibrate(seen))
+    outcome = dx.simulate(judged, policy)
+    found: dict[str, Any] = {
+        "depth": [macs / judged.static_macs for macs in judged.trunk_macs_e],
+        "linear": judged.right_ne.double().mean(0).tolist(),
+        "cka": [dx.cka(f, test.embedding_e[-1]) for f in test.embedding_e],
+        "macs": outcome.macs / judged.static_macs,
+        "accuracy_there": outcome.accuracy,
+        "static": float(dx.collect(given.net, given.test).right_ne[:, -1].double().mean()),
+        "collapsed": list(aligned.collapsed_e),
+        "conflicts": aligned.conflicts,
+        "seconds": aligned.seconds,
+    }
+    spaces = {"": (apart, test)}
+    if aligned.weight:
+        spaces[" in the space"] = (aligned.space.project(apart), aligned.space.project(test))
+    for where, (shown, asked) in spaces.items():
+        for shots in SHOTS:
+            found[f"{shots}-shot{where}"] = few_shot(shown, asked, shots, given.draws)
+    without = dx.align(given.net, given.without_held_out(), classes=given.seen, **common)
+    return {**found, **held_out(without, given)}
+
+
+def few_shot(shown: dx.Embeddings, asked: dx.Embeddings, shots: int, draws: int) -> list[float]:
+    """Mean accuracy of prototypes at each exit, over draws of the examples."""
+    shares = []
+    for draw in range(draws):
+        index = dx.draw_shots(shown.label_n, shots, seed=draw)
+        classes = dx.prototypes(shown.subset(index).embedding_e, shown.label_n[index], center_on=shown.embedding_e)
+        right_ne = classes.logits(asked.embedding_e).argmax(-1) == asked.label_n[:, None]
+        shares.append(right_ne.double().mean(0))
+    return torch.stack(shares).mean(0).tolist()
+
+
+def held_out(aligned: dx.Alignment, given: Setting) -> dict[str, Any]:
+    """Accuracy on classes that the exits have seen no row of: by their own classifiers, and zero-shot."""
+    judge = lambda net: dx.held_out_accuracy(dx.collect(net, given.test).logits_nek, given.test.y, HELD_OUT)  # noqa: E731
+    found: dict[str, Any] = {"held out, own classifier": list(judge(aligned.net).zero_shot_e)}
+    if not aligned.weight:
+        return found
+    ways = {"prototypes": given.apart.unlabelled()}
+    if aligned.loss in ("cosine", "l2"):
+        ways["weights"] = None
+    for way, rows in ways.items():
+        known = judge(dx.zero_shot(aligned.net, aligned.space, rows=rows))
+        found[f"zero-shot by {way}"] = list(known.zero_shot_e)
+        found[f"harmonic by {way}"] = list(known.harmonic_e)
+    return found
+
+
+def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The targets: each method's best way of use against logit distillation, at the first two exits."""
+    out = []
+    base = mean(lines, "distillation", "5-shot")
+    for method in METHODS:
+        group = [line for line in lines if line["method"] == method]
+        if not group:
+            continue
+        spaced = mean(lines, method, "5-shot in the space") or mean(lines, method, "5-shot")
+        if base and spaced and method not in ("labels", "distillation"):
+            gain = min(100 * (a - b) for a, b in zip(spaced[:2], base[:2], strict=True))
+            out.append(figure(f"{method}: 5-shot above distillation, worse of exits 0 and 1", gain, "points", ">= 5"))
+        for way in ("prototypes", "weights"):
+            known = mean(lines, method, f"zero-shot by {way}")
+            if known:
+                early = [e for e, depth in enumerate(group[0]["depth"][:-1]) if depth <= 0.5]
+                share = max(known[e] for e in early) / known[-1]
+                name = f"{method}: zero-shot by {way} at half depth, share of the last exit's"
+                out.append(figure(name, share, "", ">= 0.5"))
+        lost = 100 * fmean(line["static"] - line["linear"][-1] for line in group)
+        target = "<= 0.3" if method.startswith("joint") else "<= 0"
+        out.append(figure(f"{method}: points lost at the last exit", lost, "points", target))
+    return out
+
+
+def mean(lines: list[dict[str, Any]], method: str, key: str) -> list[float]:
+    """Of a figure per exit, over the seeds; empty where there is none."""
+    columns = zip(*(line[key] for line in lines if line["method"] == method and key in line), strict=True)
+    return [fmean(column) for column in columns]
+
+
+def pages(lines: list[dict[str, Any]]) -> str:
+    """A table a figure: a row a method, a column an exit, in percent, with deviations over the seeds."""
+    text = ""
+    keys = dict.fromkeys(key for line in lines for key, value in line.items() if key not in ("depth", "collapsed"))
+    for key in keys:
+        rows = []
+        for method in METHODS:
+            values = [line[key] for line in lines if line["method"] == method and key in line]
+            if values and isinstance(values[0], list):
+                cells = {f"exit {e}": cell(column) for e, column in enumerate(zip(*values, strict=True))}
+                rows.append({"method": method, **cells})
+        text += f"\n## {key}\n\n{table(rows)}" if rows else ""
+    plain = ("macs", "accuracy_there", "conflicts", "seconds")
+    rows = [
+        {"method": method, **{key: fmean(line[key] for line in lines if line["method"] == method) for key in plain}}
+        for method in METHODS
+        if any(line["method"] == method for line in lines)
+    ]
+    return text + f"\n## MACs where a point may be lost\n\n{table(rows)}"
+
+
+def cell(values: tuple[float, ...]) -> str:
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * fmean(values):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
