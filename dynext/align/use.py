@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynext.align.space import Space, final_prototypes
-from dynext.core.embeddings import embed
+from dynext.core.embeddings import Embeddings, embed
 from dynext.core.net import DynamicNet
 from dynext.core.prototypes import Prototypes, prototypes
 from dynext.core.reclassify import reclassify
@@ -35,11 +35,11 @@ def few_shot(
         SourceError: no labels, or a class without an example.
         FitError: a cascade, or a net that does not end in a linear layer.
     """
-    found = embed(net, examples)
-    if found.label_n is None:
+    shown = embed(net, examples)
+    if shown.label_n is None:
         raise SourceError("examples without labels; give each the number of its class, from 0")
-    center = None if center_on is None else _embedding_e(net, center_on, space)
-    vectors = prototypes(_embedding_e(net, examples, space), found.label_n, center_on=center)
+    center = None if center_on is None else _compared(embed(net, center_on), space)
+    vectors = prototypes(_compared(shown, space), shown.label_n, center_on=center)
     return reclassify(net, vectors, projections=None if space is None else list(space.early))
 
 
@@ -68,9 +68,8 @@ def zero_shot(net: DynamicNet, space: Space, *, rows: Source | None = None) -> D
     return reclassify(net, found, projections=list(space.early), last=False)
 
 
-def _embedding_e(net: DynamicNet, rows: Source, space: Space | None) -> tuple[Tensor, ...]:
+def _compared(seen: Embeddings, space: Space | None) -> tuple[Tensor, ...]:
     """Embeddings of every exit, the early ones' projected where there is a space."""
-    found = embed(net, rows)
     if space is None:
-        return found.embedding_e
-    return (*space.project(found).embedding_e[:-1], found.embedding_e[-1])
+        return seen.embedding_e
+    return (*space.project(seen).embedding_e[:-1], seen.embedding_e[-1])

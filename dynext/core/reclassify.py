@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dynext.core.embeddings import embedding_sizes, last_linear
 from dynext.core.exits import Exit
@@ -20,6 +20,7 @@ from dynext.core.projection import layers_in_order, projection_spec
 from dynext.core.prototypes import SCALE, Prototypes
 from dynext.errors import FitError
 from dynext.graph import StagedNet
+from dynext.graph.macs import param_bytes
 from dynext.seeding import seeded
 
 
@@ -56,9 +57,9 @@ def reclassify(
         made.gates.load_state_dict(net.gates.state_dict())
     for e, (new, old) in enumerate(zip(made.exits, net.exits, strict=True)):
         _embed_alike(new, old, None if projections is None else projections[e])
-        _fill(cast(Cosine, new.classifier), found.vector_e[e], found.center_e[e])
+        _fill(cast(Cosine, new.classifier), found, e)
     if last:
-        _fill(cast(Cosine, last_linear(made)), found.vector_e[-1], found.center_e[-1])
+        _fill(cast(Cosine, last_linear(made)), found, len(net.exits))
     return made
 
 
@@ -76,6 +77,7 @@ def replace_last(staged: StagedNet, num_classes: int) -> None:
         stage.body = new
     stage.macs += old.in_features * (num_classes - old.out_features)
     stage.live_shapes = ((num_classes,),)
+    stage.param_bytes = param_bytes(stage.body)
     stage.live_bytes = num_classes * like.element_size()
     staged.num_classes = num_classes
     staged.cosine = True
@@ -90,9 +92,14 @@ def _embed_alike(new: Exit, old: Exit, projection: nn.Module | None) -> None:
         tensor.copy_(kept)
 
 
-def _fill(classifier: Cosine, vector_kd: Tensor, center_d: Tensor) -> None:
-    classifier.weight.copy_(vector_kd)
-    classifier.center.copy_(center_d)
+def _fill(classifier: Cosine, found: Prototypes, e: int) -> None:
+    size = found.vector_e[e].shape[1]
+    if size != classifier.in_features:
+        raise FitError(
+            f"the vectors at exit {e} are of size {size}, what they are compared with {classifier.in_features}"
+        )
+    classifier.weight.copy_(found.vector_e[e])
+    classifier.center.copy_(found.center_e[e])
     classifier.scale.fill_(SCALE)
 
 
@@ -107,6 +114,5 @@ def _check(net: DynamicNet, found: Prototypes, last: bool) -> None:
             f"vectors of {found.num_classes} classes, but the full net keeps its own {net.num_classes}; "
             f"give as many, or last=True"
         )
-    size = embedding_sizes(net)[-1]
-    if last and found.vector_e[-1].shape[1] != size:
-        raise FitError(f"the last exit's vectors are of size {found.vector_e[-1].shape[1]}, its embeddings of {size}")
+    if last:
+        embedding_sizes(net)  # refuses a net whose last linear layer does not see one vector a row
