@@ -65,9 +65,8 @@ def held_out_accuracy(logits_nek: Tensor, label_n: Tensor, classes: Sequence[int
     wanted_c = torch.tensor(sorted(set(classes)))
     unseen_n = torch.isin(label_n, wanted_c)
     if not unseen_n.any() or unseen_n.all():
-        raise SourceError(
-            f"{int(unseen_n.sum())} of {len(label_n)} rows are of classes {list(classes)}; give both kinds"
-        )
+        few = f"{int(unseen_n.sum())} of {len(label_n)} rows"
+        raise SourceError(f"{few} are of the held-out classes {sorted(set(classes))}; give rows of both kinds")
     right_ne = logits_nek.argmax(-1) == label_n[:, None]
     among_ne = wanted_c[logits_nek[unseen_n][..., wanted_c].argmax(-1)] == label_n[unseen_n][:, None]
     return HeldOut(

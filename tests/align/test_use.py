@@ -150,5 +150,5 @@ def test_what_gives_no_classes_is_refused(net: dx.DynamicNet, rows: dx.data.Rows
     with pytest.raises(FitError, match="vectors at 1 exits for a net with 3"):
         dx.reclassify(net, short)
     odd = replace(vectors, vector_e=(*vectors.vector_e[:-1], torch.zeros(5, 3)))
-    with pytest.raises(FitError, match="the vectors at exit 2 are of size 3, what they are compared with"):
+    with pytest.raises(FitError, match="the vectors at exit 2 are of size 3, what it sees is of size"):
         dx.reclassify(net, odd)
