@@ -52,7 +52,7 @@ class Space(nn.Module):
         *early, final = embedding_e
         return [*(head(f) for head, f in zip(self.early, early, strict=True)), self.final(final)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def project(self, found: Embeddings) -> Embeddings:
         """The same rows with projections in the place of embeddings."""
         like = next(self.early[0].parameters())

@@ -90,7 +90,7 @@ def seen_by(net: DynamicNet, x: Tensor) -> Seen:
     return Seen([*embedding_e, given[-1]], [*logits_e, final])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Embeddings:
     """Every exit's embeddings and logits on every row of ``source``; labels where it has some.
 

@@ -20,10 +20,10 @@ Quick = Callable[..., dx.Alignment]
 
 @pytest.fixture
 def examples(rows: dx.data.Rows) -> dx.data.Rows:
-    """Four of each of five classes, which the net calls otherwise."""
+    """Three of each of five classes, which the net calls otherwise."""
     of_five = rows.subset((rows.y >= 5).nonzero()[:, 0])
     of_five = replace(of_five, y=9 - of_five.y)
-    return of_five.subset(dx.draw_shots(of_five.y, 4))
+    return of_five.subset(dx.draw_shots(of_five.y, 3))
 
 
 @pytest.mark.parametrize("in_space", [False, True], ids=["embedding", "space"])
