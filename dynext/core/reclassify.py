@@ -95,9 +95,8 @@ def _embed_alike(new: Exit, old: Exit, projection: nn.Module | None) -> None:
 def _fill(classifier: Cosine, found: Prototypes, e: int) -> None:
     size = found.vector_e[e].shape[1]
     if size != classifier.in_features:
-        raise FitError(
-            f"the vectors at exit {e} are of size {size}, what they are compared with {classifier.in_features}"
-        )
+        seen = classifier.in_features
+        raise FitError(f"the vectors at exit {e} are of size {size}, what it sees is of size {seen}; make them of that")
     classifier.weight.copy_(found.vector_e[e])
     classifier.center.copy_(found.center_e[e])
     classifier.scale.fill_(SCALE)
