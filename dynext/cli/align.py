@@ -37,6 +37,9 @@ APART = 1000
 """Most real rows that are kept apart for thresholds; a quarter of them where that is less."""
 
 
+VIEWS = {0: None, 1: Views(count=1), 2: Views(count=2)}
+
+
 @click.command(short_help="Make exits see as the last exit sees.")
 @artefact_options
 @click.option(
@@ -106,7 +109,7 @@ def align(
         loss=loss,
         weight=weight,
         trunk=trunk,
-        views=Views(count=views, copies=max(views, 2)) if views in (1, 2) else None,
+        views=VIEWS[views],
         steps=steps,
         seed=seed,
         drop_conflicts=drop_conflicts,
