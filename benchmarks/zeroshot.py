@@ -2,10 +2,11 @@
 
 Controls: Gaussian noise without batch statistics, and all training images, unlabelled. Same heads, same steps. The
 **data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
-thresholds from the same 500 unlabelled rows for both. Thresholds from no image at all are reported beside them: those
-that hold on two kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that one kind alone
-suggests. Labels are those of test rows that nothing was chosen on. Everything is measured after the last step. Seconds
-are the CPU's, all threads together, for synthesis and distillation.
+class biases and thresholds from the same 500 unlabelled rows for both ("no biases": thresholds alone). Exits'
+accuracies are those without any image. Thresholds from no image at all are reported beside them: those that hold on two
+kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that one kind alone suggests. Labels
+are those of test rows that nothing was chosen on. Everything is measured after the last step. Seconds are the CPU's, all
+threads together, for synthesis and distillation.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
@@ -32,6 +33,7 @@ from harness import figure, parser, table, write
 import dynext as dx
 from dynext.core.collect import table_of
 from dynext.core.features import Features, cache_features, head_logits
+from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.thresholds import CAUTION, OTHER_METHOD, ROWS, choose_cautiously
 
 SOURCES = (
@@ -150,12 +152,19 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
     seconds += time.process_time() - began
     test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test rows")
     seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled rows")
-    yield {**_line(source, "frozen", seed, seconds, seen, test), **_unseen(bench, net, test)}
+    unseen = _unseen(bench, net, test)
+    plain = _line(source, "frozen", seed, seconds, seen, test)
+    righted, seen = recalibrated(net, seen)
+    test = table_of(net, head_logits(righted, bench.test_features), label_n=bench.test.y, rows="test rows")
+    line = _line(source, "frozen", seed, seconds, seen, test)
+    # accuracies are those without any image; biases need some
+    yield {**line, "exits": plain["exits"], "saved, no biases": plain["saved"], **unseen}
     if "joint" in wanted:
         began = time.process_time()
         net, told = dx.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
         seconds += time.process_time() - began
-        line = _line(source, "joint", seed, seconds, dx.collect(net, bench.calibration), dx.collect(net, bench.test))
+        righted, seen = recalibrated(net, dx.collect(net, bench.calibration))
+        line = _line(source, "joint", seed, seconds, seen, dx.collect(righted, bench.test))
         # what the static net gives is known from the frozen trunk
         static = float((bench.test_features.logits_nk.argmax(1) == bench.test.y).double().mean())
         yield {
@@ -238,10 +247,11 @@ def _summary(lines: list[Line]) -> list[Line]:
     for (source, train), group in groups.items():
         row: Line = {"source": source, "train": train, "seeds": len(group)}
         row |= {key: statistics.fmean(line[key] for line in group) for key in ("seconds", "saved", "lost")}
-        unseen = [key for key in group[0] if key.endswith((" kind", " kinds"))]
+        unseen = [key for key in group[0] if key.endswith((" kind", " kinds", " biases"))]
         row |= {key: statistics.fmean(line[key] for line in group) for key in unseen}
         row["saved sd"] = statistics.stdev(line["saved"] for line in group) if len(group) > 1 else None
-        row["ratio"] = row["saved"] / statistics.fmean(line["saved"] for line in real) if real else None
+        most = statistics.fmean(line["saved"] for line in real) if real else 0.0
+        row["ratio"] = row["saved"] / most if most else None
         exits = [statistics.fmean(column) for column in zip(*(line["exits"] for line in group), strict=True)]
         row["exits"] = " ".join(f"{100 * share:.1f}" for share in exits)
         if real:
