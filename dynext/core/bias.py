@@ -16,7 +16,7 @@ from dynext.core.table import ExitTable
 from dynext.errors import PolicyError
 
 SPREAD = 2.0
-"""Deviation of the prior on a bias, in units of calibrated logits: weak, yet it keeps a class that no row has near 0."""
+"""Deviation of the prior on a bias, in calibrated logits: weak, yet it keeps a class that no row has near 0."""
 
 ITERATIONS = 100
 

@@ -40,5 +40,5 @@ def with_biases(net: DynamicNet, bias_ek: Tensor) -> DynamicNet:
         for exit, bias_k in zip(found.exits, bias_ek, strict=False):  # the last row is the full net's
             layer = exit.get_submodule("classifier")
             if isinstance(layer, nn.Linear) and layer.bias is not None:
-                layer.bias += bias_k.to(layer.bias)
+                layer.bias.add_(bias_k.to(layer.bias))
     return found
