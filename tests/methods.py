@@ -25,7 +25,7 @@ class Method:
     """A method of `dynext.train` and what is known of it."""
 
     train: Train
-    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8)
+    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8, separable=0)
     frozen: bool = False
     """The trunk must not move."""
     cascade: str | None = None
