@@ -136,7 +136,7 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, s
     """Convolutions, a 3x3 grid of averages, linear; for maps ``[c h w]``.
 
     First ``convs`` full 3x3 convolutions of stride 2, then ``separable`` depthwise separable ones, each with BatchNorm
-    and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128. A head that sees far and knows where
+    and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, at most four times the tap's. A head that sees far and knows where
     (the grid) carries over best from synthesized rows to real ones.
     """
 
@@ -144,7 +144,7 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, s
         _expect(tap, 3, "conv")
         spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
-        width = hidden or min(max(channels, 64), 128)
+        width = hidden or min(max(channels, 64), 128, max(4 * channels, 16))
         return {**spec, "hidden": width, "convs": convs, "separable": separable}
 
     return heads

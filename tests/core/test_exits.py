@@ -43,8 +43,8 @@ def test_pooled_mixes_mean_and_maximum() -> None:
 def test_large_maps_are_averaged_down_before_a_head_looks() -> None:
     exit = build_exit(conv_heads(5)((8, 56, 56)), after=0, name="here")
     assert exit.reduce(torch.randn(2, 8, 56, 56)).shape == (2, 8, 14, 14)
-    separable = (9 * 64 + 64 * 64) * 49
-    assert count_macs(exit, torch.randn(2, 8, 56, 56)) == 9 * 8 * 64 * 49 + 2 * separable + 64 * 9 * 5
+    separable = (9 * 32 + 32 * 32) * 49
+    assert count_macs(exit, torch.randn(2, 8, 56, 56)) == 9 * 8 * 32 * 49 + 2 * separable + 32 * 9 * 5
 
 
 def test_a_head_saved_before_there_were_separable_convolutions_is_built_without() -> None:
