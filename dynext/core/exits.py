@@ -136,8 +136,8 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, s
     """Convolutions, a 3x3 grid of averages, linear; for maps ``[c h w]``.
 
     First ``convs`` full 3x3 convolutions of stride 2, then ``separable`` depthwise separable ones, each with BatchNorm
-    and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, but at most four times these. A head that
-    sees far and knows where (the grid) carries over best from synthesized rows to real ones.
+    and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, but at most four times these. A head
+    that sees far and knows where (the grid) carries over best from synthesized rows to real ones.
     """
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
