@@ -14,7 +14,8 @@ Methods: `labels` (no alignment), `distillation` (logits only), `l2` (features t
 
     python benchmarks/align.py [--quick] [--data cifar10 --checkpoint FILE --train NPZ --test NPZ] [--json FILE]
 
-A run that was stopped goes on from its JSON file.
+A run that was stopped goes on from its JSON file, method by method; `--methods` and `--seeds` do a part of it, and the
+same command with more of them adds to the file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ import dynext as dx
 AFTER = (0.15, 0.3, 0.45, 0.7)
 HELD_OUT = (2, 5, 8)
 SHOTS = (5, 20)
+ASKED = ("quick", "data", "steps", "rows", "test_rows", "batch_size", "weight")
+"""Options that all lines of a JSON file share."""
+
 LOSSES = ("cosine", "ntxent", "barlow", "vicreg", "selfcon")
 METHODS: dict[str, dict[str, Any]] = {
     "labels": {"weight": 0.0, "learn": "labels"},
@@ -56,6 +60,9 @@ class Setting:
     static: float
     """Accuracy of the net before anything is trained."""
     steps: int
+    batch_size: int
+    weight: float | None
+    """Of every loss; each its own without it."""
     draws: int
     seed: int
 
@@ -76,9 +83,13 @@ def main() -> None:
     options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 rows to judge on")
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
-    options.add_argument("--steps", type=int, help="[default: 2000; 6 with --quick]")
+    options.add_argument("--steps", type=int, help="of each training [default: 2000; 6 with --quick]")
+    options.add_argument("--rows", type=int, help="to train on [default: 8192; 160 with --quick]")
+    options.add_argument("--test-rows", type=int, help="to judge on [default: all; 120 with --quick]")
+    options.add_argument("--batch-size", type=int, help="[default: 128; 32 with --quick]")
+    options.add_argument("--weight", type=float, help="of every loss [default: each its own]")
     given = options.parse_args()
-    asked = {"quick": given.quick, "steps": given.steps, "data": given.data}
+    asked = {key: getattr(given, key) for key in ASKED}
     lines = earlier(given.json, asked)
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
@@ -91,8 +102,12 @@ def main() -> None:
 
 def earlier(path: Path | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
     """What a run with the same settings that was stopped has left in its JSON file."""
-    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
-    return kept["lines"] if kept.get("asked") == asked else []
+    if path is None or not path.exists():
+        return []
+    kept = json.loads(path.read_text())
+    if kept.get("asked") != asked:
+        raise SystemExit(f"{path} holds a run of other settings, {kept.get('asked')}; name another file, or delete it")
+    return kept["lines"]
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
@@ -104,7 +119,8 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
     else:
         opened = dx.open_model("bundled:fashion_resnet20")
         train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
-    apart, rows, judged = (300, 160, 120) if given.quick else (1000, 8192, len(test))
+    apart, rows, judged, batch = (300, 160, 120, 32) if given.quick else (1000, 8192, len(test), 128)
+    rows, judged = given.rows or rows, min(given.test_rows or judged, len(test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=AFTER[:2] if given.quick else AFTER)
     net, test = dx.attach(staged, dx.default_heads(staged.num_classes), seed=seed), test.subset(torch.arange(judged))
@@ -115,6 +131,8 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
         apart=train.subset(order[:apart]),
         test=test,
         steps=given.steps or (6 if given.quick else 2000),
+        batch_size=given.batch_size or batch,
+        weight=given.weight,
         draws=2 if given.quick else 10,
         seed=seed,
     )
@@ -122,7 +140,8 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
 
 def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     """One line: what a method gives on all classes, then with some held out."""
-    common = {"steps": given.steps, "seed": given.seed, "progress": False, **options}
+    same = {"steps": given.steps, "batch_size": given.batch_size, "weight": given.weight, "seed": given.seed}
+    common = {**same, "progress": False, **options}
     aligned = dx.align(given.net, given.taught, **common)
     apart, test = dx.embed(aligned.net, given.apart), dx.embed(aligned.net, given.test)
     seen = dx.collect(aligned.net, given.apart.unlabelled())

@@ -95,7 +95,9 @@ def write(
     for path, text in ((options.json, json.dumps(result, indent=1) + "\n"), (options.markdown, page)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            part = path.with_name(f".{path.name}.part")  # whoever is killed here still has what was written before
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
     return result
 
 

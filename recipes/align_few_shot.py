@@ -27,6 +27,8 @@ class Config:
     weight: float | None = None
     steps: int = 2000
     rows: int = 8192
+    apart: int = 8192
+    """Images kept apart: examples come from them, and unlabelled they show what the full net takes for a class."""
     shots: int = 5
     draws: int = 5
     """How often the labelled examples are drawn anew; figures are means."""
@@ -36,7 +38,9 @@ class Config:
 
 
 PAPER = Config()
-SMOKE = replace(PAPER, after=(0.15, 0.3), steps=3, rows=60, shots=1, draws=1, test=64, folder=Path("runs/smoke_few"))
+SMOKE = replace(
+    PAPER, after=(0.15, 0.3), steps=3, rows=60, apart=120, shots=1, draws=1, test=64, folder=Path("runs/smoke_few")
+)
 
 
 def main(config: Config) -> dict[str, object]:
@@ -44,7 +48,7 @@ def main(config: Config) -> dict[str, object]:
     train = dx.data.fashion_mnist("train")
     test = dx.data.fashion_mnist("test").subset(torch.arange(config.test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))
-    apart, rest = train.subset(order[: max(1000, config.rows)]), train.subset(order[max(1000, config.rows) :])
+    apart, rest = train.subset(order[: config.apart]), train.subset(order[config.apart :])
     known = ~torch.isin(rest.y, torch.tensor(config.held_out))
     taught = rest.subset(known.nonzero()[: config.rows, 0]).unlabelled()
 

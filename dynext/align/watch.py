@@ -58,8 +58,10 @@ class Watch:
         return {"looks": [asdict(look) for look in self.looks], "dropped": self.dropped}
 
     def resume(self, state: dict[str, Any]) -> None:
-        tuples = ("spread_e", "rank_e")
-        self.looks = [Look(**{k: tuple(v) if k in tuples else v for k, v in look.items()}) for look in state["looks"]]
+        self.looks = [
+            Look(**{**look, "spread_e": tuple(look["spread_e"]), "rank_e": tuple(look["rank_e"])})
+            for look in state["looks"]
+        ]
         self.dropped = int(state["dropped"])
 
 

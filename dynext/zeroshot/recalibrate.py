@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ def recalibrated(net: DynamicNet, table: ExitTable) -> tuple[DynamicNet, ExitTab
     """A copy of ``net`` whose exits have `class_biases` of ``table`` in their last layers, and the table that it makes.
 
     In that table each row is answered with biases that were found without it (five folds), so that thresholds chosen
-    on it are not chosen on what is already known. With fewer rows than folds nothing is changed.
+    on it are not chosen on what is already known. With fewer rows than folds nothing is changed, and cosine classifiers
+    stay as they are: they have no bias.
     """
     if len(table) < FOLDS:
         return net, table
@@ -28,7 +30,7 @@ def recalibrated(net: DynamicNet, table: ExitTable) -> tuple[DynamicNet, ExitTab
     for fold in range(FOLDS):
         held_out = fold_n == fold
         biases_ek = class_biases(table.subset((~held_out).nonzero()[:, 0]))
-        logits_nek[held_out] += biases_ek.to(logits_nek)
+        logits_nek[held_out] += _taken(net, biases_ek).to(logits_nek)
     told = f"{table.rows}, each answered with class biases that were found without it"
     return with_biases(net, class_biases(table)), replace(table, logits_nek=logits_nek, rows=told)
 
@@ -39,6 +41,16 @@ def with_biases(net: DynamicNet, bias_ek: Tensor) -> DynamicNet:
     with torch.no_grad():
         for exit, bias_k in zip(found.exits, bias_ek, strict=False):  # the last row is the full net's
             layer = exit.get_submodule("classifier")
-            if isinstance(layer, nn.Linear) and layer.bias is not None:
+            if _has_bias(layer):
                 layer.bias.add_(bias_k.to(layer.bias))
     return found
+
+
+def _taken(net: DynamicNet, bias_ek: Tensor) -> Tensor:
+    """Zero where a classifier has nothing to add them to."""
+    able = [_has_bias(exit.get_submodule("classifier")) for exit in net.exits]
+    return bias_ek * torch.tensor([*able, False])[:, None]
+
+
+def _has_bias(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    return isinstance(layer, nn.Linear) and layer.bias is not None

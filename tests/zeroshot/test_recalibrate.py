@@ -69,3 +69,12 @@ def test_fewer_rows_than_folds_change_nothing() -> None:
     net, rows = lopsided(FOLDS - 1)
     table = dx.collect(net, rows)
     assert recalibrated(net, table) == (net, table)
+
+
+def test_cosine_classifiers_have_no_bias_and_stay_as_they_are() -> None:
+    net, rows = lopsided()
+    cosine = dx.attach(net.staged, dx.cosine_heads(dx.conv_heads(10, hidden=8)), at=[0])
+    table = dx.collect(cosine, rows)
+    found, judged = recalibrated(cosine, table)
+    assert torch.equal(judged.logits_nek, table.logits_nek)
+    assert_close(dx.collect(found, rows).logits_nek, table.logits_nek)
