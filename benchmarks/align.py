@@ -31,11 +31,12 @@ import torch
 from harness import figure, parser, table, write
 
 import dynext as dx
+from dynext.core.embeddings import given_to, last_linear
 
 AFTER = (0.15, 0.3, 0.45, 0.7)
 HELD_OUT = (2, 5, 8)
 SHOTS = (5, 20)
-ASKED = ("quick", "data", "steps", "rows", "test_rows", "batch_size", "weight")
+ASKED = ("quick", "data", "steps", "rows", "test_rows", "batch_size", "weight", "exits", "hidden")
 """Options that all lines of a JSON file share."""
 
 LOSSES = ("cosine", "ntxent", "barlow", "vicreg", "selfcon")
@@ -50,15 +51,40 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Rows that all methods of a seed are judged on; the frozen trunk is run over them once."""
+
+    rows: dx.data.Rows
+    features: dx.Features
+    final_nd: torch.Tensor
+    """What the last exit sees of them."""
+
+    @classmethod
+    def of(cls, net: dx.DynamicNet, rows: dx.data.Rows) -> Judge:
+        with given_to(last_linear(net)) as given:
+            features = dx.cache_features(net, None, rows, progress=False)
+        return cls(rows=rows, features=features, final_nd=torch.cat([f.clone() for f in given]))
+
+    @torch.no_grad()
+    def seen(self, found: dx.Alignment) -> dx.Embeddings:
+        """`dx.embed` of these rows, without the trunk where that is as it was."""
+        if found.trunk == "joint":
+            return dx.embed(found.net, self.rows)
+        pairs = list(zip(found.net.eval().exits, self.features.reduced_e, strict=True))
+        early = [torch.cat([exit.embedder(part.float()) for part in reduced.split(512)]) for exit, reduced in pairs]
+        logits = [exit.classifier(f) for (exit, _), f in zip(pairs, early, strict=True)]
+        logits_nek = torch.stack([*logits, self.features.logits_nk], dim=1)
+        return dx.Embeddings(embedding_e=(*early, self.final_nd), logits_nek=logits_nek, label_n=self.rows.y)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """What all methods of a seed share."""
 
     net: dx.DynamicNet
     taught: dx.data.Rows
-    apart: dx.data.Rows
-    test: dx.data.Rows
-    static: float
-    """Accuracy of the net before anything is trained."""
+    apart: Judge
+    test: Judge
     steps: int
     batch_size: int
     weight: float | None
@@ -69,6 +95,11 @@ class Setting:
     @property
     def seen(self) -> list[int]:
         return [k for k in range(self.net.num_classes) if k not in HELD_OUT]
+
+    @property
+    def static(self) -> float:
+        """Accuracy of the net before anything is trained."""
+        return float((self.test.features.logits_nk.argmax(1) == self.test.rows.y).double().mean())
 
     def without_held_out(self) -> dx.data.Rows:
         known = ~torch.isin(self.taught.y, torch.tensor(HELD_OUT))
@@ -87,6 +118,8 @@ def main() -> None:
     options.add_argument("--rows", type=int, help="to train on [default: 8192; 160 with --quick]")
     options.add_argument("--test-rows", type=int, help="to judge on [default: all; 120 with --quick]")
     options.add_argument("--batch-size", type=int, help="[default: 128; 32 with --quick]")
+    options.add_argument("--exits", type=int, help="how many of the early ones [default: 4; 2 with --quick]")
+    options.add_argument("--hidden", type=int, help="channels of the exits [default: theirs]")
     options.add_argument("--weight", type=float, help="of every loss [default: each its own]")
     given = options.parse_args()
     asked = {key: getattr(given, key) for key in ASKED}
@@ -119,17 +152,17 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
     else:
         opened = dx.open_model("bundled:fashion_resnet20")
         train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
-    apart, rows, judged, batch = (300, 160, 120, 32) if given.quick else (1000, 8192, len(test), 128)
+    apart, rows, judged, batch = (400, 160, 120, 32) if given.quick else (1000, 8192, len(test), 128)
     rows, judged = given.rows or rows, min(given.test_rows or judged, len(test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=AFTER[:2] if given.quick else AFTER)
-    net, test = dx.attach(staged, dx.default_heads(staged.num_classes), seed=seed), test.subset(torch.arange(judged))
+    after = AFTER[: given.exits or (2 if given.quick else None)]
+    staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=after)
+    net = dx.attach(staged, dx.default_heads(staged.num_classes, hidden=given.hidden), seed=seed)
     return Setting(
         net=net,
-        static=float(dx.collect(net, test).right_ne[:, -1].double().mean()),
         taught=train.subset(order[apart : apart + rows]),
-        apart=train.subset(order[:apart]),
-        test=test,
+        apart=Judge.of(net, train.subset(order[:apart])),
+        test=Judge.of(net, test.subset(torch.arange(judged))),
         steps=given.steps or (6 if given.quick else 2000),
         batch_size=given.batch_size or batch,
         weight=given.weight,
@@ -143,9 +176,10 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     same = {"steps": given.steps, "batch_size": given.batch_size, "weight": given.weight, "seed": given.seed}
     common = {**same, "progress": False, **options}
     aligned = dx.align(given.net, given.taught, **common)
-    apart, test = dx.embed(aligned.net, given.apart), dx.embed(aligned.net, given.test)
-    seen = dx.collect(aligned.net, given.apart.unlabelled())
-    judged = replace(seen, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test rows")
+    apart, test = given.apart.seen(aligned), given.test.seen(aligned)
+    some = dx.collect(aligned.net, given.apart.rows.subset(torch.arange(8)).unlabelled())  # what exits cost
+    seen = replace(some, logits_nek=apart.logits_nek, rows="rows kept apart")
+    judged = replace(some, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test rows")
     policy = dx.choose(seen, max_drop=0.01, temperature=dx.calibrate(seen))
     outcome = dx.simulate(judged, policy)
     found: dict[str, Any] = {
@@ -185,13 +219,13 @@ def held_out(aligned: dx.Alignment, given: Setting) -> dict[str, Any]:
 
     As `dx.zero_shot` answers, from embeddings that are taken once.
     """
-    asked = dx.embed(aligned.net, given.test)
-    own = dx.held_out_accuracy(asked.logits_nek, given.test.y, HELD_OUT)
+    asked, label_n = given.test.seen(aligned), given.test.rows.y
+    own = dx.held_out_accuracy(asked.logits_nek, label_n, HELD_OUT)
     found: dict[str, Any] = {"held out, own classifier": list(own.zero_shot_e)}
     if not aligned.weight:
         return found
     z = aligned.space.project(asked)
-    shown = aligned.space.project(dx.embed(aligned.net, given.apart.unlabelled()))
+    shown = aligned.space.project(given.apart.seen(aligned))
     ways = {"prototypes": dx.final_prototypes(shown, aligned.net.num_classes)}
     if aligned.loss in ("cosine", "l2"):
         ways["weights"] = aligned.space.class_vectors(aligned.net)
@@ -199,7 +233,7 @@ def held_out(aligned: dx.Alignment, given: Setting) -> dict[str, Any]:
         exits, zero = aligned.net.num_exits, torch.zeros(vector_kd.shape[1])
         logits_nek = dx.Prototypes(vector_e=(vector_kd,) * exits, center_e=(zero,) * exits).logits(z.embedding_e)
         logits_nek[:, -1] = asked.logits_nek[:, -1]
-        known = dx.held_out_accuracy(logits_nek, given.test.y, HELD_OUT)
+        known = dx.held_out_accuracy(logits_nek, label_n, HELD_OUT)
         found[f"zero-shot by {way}"] = list(known.zero_shot_e)
         found[f"harmonic by {way}"] = list(known.harmonic_e)
     return found
