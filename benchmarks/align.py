@@ -244,14 +244,13 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     base = mean(lines, "distillation", "5-shot")
     for method in METHODS:
-        group = [line for line in lines if line["method"] == method]
-        if not group:
+        if not (group := [line for line in lines if line["method"] == method]):
             continue
         for way in ("5-shot", "5-shot in the space"):
             found = mean(lines, method, way)
             if base and found and method not in ("labels", "distillation"):
                 gain = min(100 * (a - b) for a, b in zip(found[:2], base[:2], strict=True))
-                out.append(figure(f"{method}: {way} above distillation, worse of exits 0 and 1", gain, "points", ">= 5"))
+                out.append(figure(f"{method}: {way} above distillation, at exits 0 and 1", gain, "points", ">= 5"))
         for way in ("prototypes", "weights"):
             known = mean(lines, method, f"zero-shot by {way}")
             if known:
