@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS := dev,notebooks,onnx,timm
-PYTEST_FLAGS ?=
+# a process for each core, a thread for each process: the small nets of tests gain nothing from more threads
+PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 
 BIN := $(VENV)/bin
 # constraints.txt names one torch, so that no other package brings a newer build along
@@ -15,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/dynext demo
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

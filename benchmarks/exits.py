@@ -24,9 +24,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from harness import figure, parser, table, write
-from torch import Tensor
+from looks import outlines, pictures
 
 import dynext as dx
 
@@ -70,9 +69,11 @@ def main() -> None:
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
     options.add_argument("--steps", type=int, help="[default: 3000; 30 with --quick]")
+    options.add_argument("--depth", type=int, help="of the ResNet [default: 20; 8 with --quick]")
+    options.add_argument("--width", type=int, help="channels of its first stage [default: 16; 8 with --quick]")
     options.add_argument("--pictures", type=Path, metavar="FOLDER", help="class activation maps go here")
     given = options.parse_args()
-    asked = {"quick": given.quick, "steps": given.steps}
+    asked = {"quick": given.quick, "steps": given.steps, "depth": given.depth, "width": given.width}
     lines, looks = earlier(given.json, asked)
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
@@ -100,6 +101,9 @@ def earlier(path: Path | None, asked: dict[str, Any]) -> tuple[list[dict[str, An
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
+    width = given.width or (8 if given.quick else 16)
+    # published for a first stage of 16 channels; beside a narrower net it is made narrower as well
+    narrow = {"width": width, "growth": 2, "hidden": 4 * width} if width < 16 else {}
     train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     held_out, rows = (1000, 2000) if given.quick else (5000, len(train))
@@ -110,10 +114,10 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
         test=test.subset(torch.arange(1000)) if given.quick else test,
         steps=given.steps or (30 if given.quick else 3000),
         lr=0.1,
-        depth=8 if given.quick else 20,
-        width=8 if given.quick else 16,
+        depth=given.depth or (8 if given.quick else 20),
+        width=width,
         after=(0.3, 0.6) if given.quick else AFTER,
-        msdnet={"blocks": 3, "width": 4, "growth": 2} if given.quick else {},
+        msdnet={"blocks": 3, "width": 4, "growth": 2} if given.quick else narrow,
     )
 
 
@@ -186,46 +190,6 @@ def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> di
         "cost": outcome.macs / backbone,
         "lost": last - outcome.accuracy,
     }
-
-
-def outlines(net: dx.DynamicNet, rows: dx.data.Rows) -> dict[str, Any]:
-    """Mean correlation of each exit's class activation maps with the edges of the images (Sobel)."""
-    x = rows.take(torch.arange(256)).x
-    edges = sobel(x.mean(1, keepdim=True))
-    found = []
-    for e in range(net.num_exits):
-        maps = F.interpolate(dx.class_activation(net, x, e)[:, None], size=x.shape[-2:], mode="bilinear")
-        a, b = (part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in (maps, edges))
-        cosine = F.cosine_similarity(a, b)
-        found.append(float(cosine[maps.flatten(1).std(1) > 0].mean()))
-    return {"edges": found}
-
-
-def sobel(x: Tensor) -> Tensor:
-    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    both = F.conv2d(x, torch.stack([kernel, kernel.T])[:, None], padding=1)
-    return both.square().sum(1, keepdim=True).sqrt()
-
-
-def pictures(net: dx.DynamicNet, rows: dx.data.Rows, folder: Path | None, seed: int) -> None:
-    """Ten images, and where each exit looks."""
-    if folder is None:
-        return
-    import matplotlib.pyplot as plt
-
-    x = rows.take(torch.arange(10)).x
-    size = (10, net.num_exits + 1)
-    drawn, axes = plt.subplots(size[1], size[0], figsize=(size[0], size[1]), squeeze=False)
-    for n, image in enumerate(rows.spec.pixels(x)):
-        axes[0][n].imshow(image[0], cmap="gray")
-    for e in range(net.num_exits):
-        for n, seen in enumerate(dx.class_activation(net, x, e)):
-            axes[e + 1][n].imshow(seen, cmap="magma")
-    for axis in axes.flat:
-        axis.axis("off")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(folder / f"exits_look_{seed}.png", dpi=100)
-    plt.close(drawn)
 
 
 def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[dict[str, Any]]:

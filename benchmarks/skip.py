@@ -36,6 +36,7 @@ QUICK = {
     "pretraining": 4, "reinforcing": 3, "curriculum": 3, "joint": 3, "tuning": 2, "batch": 16, "test": 256,
     "seconds": 0.5, "rows": 256, "steps": 10, "skip_steps": 6, "calibration": 200,
 }  # fmt: skip
+STEPS = ("pretraining", "reinforcing", "curriculum", "joint", "tuning", "skip_steps")
 METHODS = ("skipnet", "blockdrop")
 KINDS = ("static", "skipnet", "blockdrop")
 RANKED = 512
@@ -68,6 +69,7 @@ class Bench:
     @classmethod
     def of(cls, given: argparse.Namespace) -> Bench:
         size = {**(QUICK if given.quick else FULL), **({"batch": given.batch} if given.batch else {})}
+        size |= {name: max(int(given.share * size[name]), 1) for name in STEPS}
         opened = dx.open_model(given.model, checkpoint=given.checkpoint)
         if given.train is None:
             train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
@@ -165,6 +167,8 @@ def main() -> None:
     options.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, metavar="NAME", help="without data")
     options.add_argument("--price", type=float, default=0.2, help="of running every gated block, for skipnet")
     options.add_argument("--batch", type=int)
+    options.add_argument("--share", type=float, default=1.0, help="of all numbers of steps, for small machines")
+    options.add_argument("--images", nargs="*", type=int, help="unlabelled ones to choose by, without data [0 500]")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     bench = Bench.of(given)
@@ -182,7 +186,7 @@ def main() -> None:
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
         lines.append(bench.line("skipnet: reinforcement learning from scratch", bench.judged(net, policy)))
     for kind in given.kinds:
-        for images in (0, bench.size["calibration"]):
+        for images in given.images if given.images is not None else (0, bench.size["calibration"]):
             net, policy = _without_data(bench, kind, images)
             name = f"data-free {kind}, {images} unlabelled images to choose by"
             lines.append({**bench.line(name, bench.judged(net, policy)), "exits on": sum(policy.enabled_e) - 1})
@@ -231,7 +235,7 @@ def _write(given: argparse.Namespace, lines: list[Line], clocks: list[Line], *, 
             figures.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
             figures.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
     page = f"\n{table(lines)}\n{table(clocks)}"
-    write("skip", given, figures, markdown=page, quiet=quiet, lines=lines, clocks=clocks, seed=given.seed)
+    write("skip", given, figures, markdown=page, quiet=quiet, lines=lines, clocks=clocks)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def choose(
         paths += [[v for v in skipping if not v.on], [v for v in skipping if v.on]]
         picked = _cheapest(paths, static, max_drop, judge)
     elif budget is not None:
-        picked = _best(verdicts, static, budget)
+        picked = _best(verdicts, static, budget, None if budget_ms is None else budget_ms / budget)
     note = _note(next(iter(groups.values())), judge, delta, risk, picked, verdicts, budget, max_drop, unit)
     return _policy(tables[0], confidence, temperature_e, grid_t, picked, note)
 
@@ -169,7 +169,7 @@ def _cheapest(paths: Sequence[Sequence[Verdict]], static: Verdict, max_drop: flo
     return min(picks, key=lambda pick: (pick.price, pick.risk))
 
 
-def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float) -> _Pick:
+def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float, static_ms: float | None) -> _Pick:
     """The best score within the budget; equal scores go to the cheaper, so that cost is monotone in the budget."""
     best: tuple[float, float, _Pick] | None = None
     cheapest = 1.0
@@ -185,9 +185,12 @@ def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float) -> _Pick:
             if best is None or found[:2] < best[:2]:
                 best = found
     if best is None:
+        asked, least = f"budget {budget} of the static net's MACs", f"{cheapest:.3f}"
+        if static_ms is not None:
+            asked, least = f"budget_ms {budget * static_ms:.4g}", f"{cheapest * static_ms:.4g} ms a row"
         raise PolicyError(
-            f"budget {budget} of the static net's MACs cannot be met: the cheapest within reach is {cheapest:.3f}; "
-            f"allow at least that, or attach earlier or cheaper exits"
+            f"{asked} cannot be met: the cheapest within reach is {least}; allow at least that, or attach earlier or "
+            f"cheaper exits"
         )
     return best[2]
 

@@ -21,8 +21,6 @@ from dynext.graph import split
 from dynext.seeding import seeded
 
 Steps = Literal["even", "linear"]
-HIDDEN = 128
-"""Channels of a classifier's convolutions, as published for CIFAR."""
 
 
 def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -68,6 +66,7 @@ class MSDNet(nn.Module):
         width, growth: channels of the first layer and of what each layer adds, at the finest scale.
         factors: of each scale, multiply both and bound the bottlenecks.
         reduction: share of the channels kept where a scale goes.
+        hidden: channels of each classifier's two convolutions, 128 as published for CIFAR.
 
     Source: Huang et al., ICLR 2018, arXiv:1703.09844, section 4 and appendix A; defaults are its CIFAR nets'. A map is
     computed when the first classifier needs it and not before ("lazy evaluation").
@@ -85,13 +84,14 @@ class MSDNet(nn.Module):
         growth: int = 6,
         factors: tuple[int, ...] = (1, 2, 4),
         reduction: float = 0.5,
+        hidden: int = 128,
     ) -> None:
         super().__init__()
         factors = tuple(factors)
-        if min(blocks, base, step, num_classes, channels, width, *factors) < 1 or growth < 2 or growth % 2:
+        if min(blocks, base, step, num_classes, channels, width, hidden, *factors) < 1 or growth < 2 or growth % 2:
             raise ModelError(
-                f"blocks {blocks}, base {base}, step {step}, width {width}, factors {factors}, growth {growth}; "
-                f"give 1 or more of each, and an even growth"
+                f"blocks {blocks}, base {base}, step {step}, width {width}, factors {factors}, growth {growth}, "
+                f"hidden {hidden}; give 1 or more of each, and an even growth"
             )
         if steps not in ("even", "linear") or not 0 < reduction <= 1 or len(factors) < 2:
             raise ModelError(
@@ -119,11 +119,11 @@ class MSDNet(nn.Module):
                 shrunk = {str(s): conv(width * factors[s], kept * factors[s], 1) for s in self._scales(layer)}
                 self.transitions[str(layer)] = nn.ModuleDict(shrunk)
                 width = kept
-        embedder = [conv(width * factors[-1], HIDDEN, 3, 2), conv(HIDDEN, HIDDEN, 3, 2)]
+        embedder = [conv(width * factors[-1], hidden, 3, 2), conv(hidden, hidden, 3, 2)]
         self.classifier = nn.Sequential(
-            *embedder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(HIDDEN, num_classes)
+            *embedder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(hidden, num_classes)
         )
-        self.num_classes, self.channels = num_classes, channels
+        self.num_classes, self.channels, self.hidden = num_classes, channels, hidden
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -191,4 +191,4 @@ def msdnet(
     with seeded(seed):
         net = MSDNet(**{**CONFIGURATIONS[configuration], **changes})  # type: ignore[arg-type]
     staged = split(net.eval(), torch.zeros(1, net.channels, side, side), after=net.places)
-    return attach(staged, strided_heads(net.num_classes, hidden=HIDDEN), seed=seed)
+    return attach(staged, strided_heads(net.num_classes, hidden=net.hidden), seed=seed)
