@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,12 @@ class Bench:
     def of(cls, given: argparse.Namespace) -> Bench:
         size = {**(QUICK if given.quick else FULL), **({"batch": given.batch} if given.batch else {})}
         size |= {name: max(int(given.share * size[name]), 1) for name in STEPS}
-        opened = dx.open_model(given.model, checkpoint=given.checkpoint)
         if given.train is None:
             train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+            like = {} if given.checkpoint is None else asdict(train.spec)
+            opened = dx.open_model(given.model, checkpoint=given.checkpoint, **like)
         else:
+            opened = dx.open_model(given.model, checkpoint=given.checkpoint)
             train, test = dx.data.array(given.train, opened.spec), dx.data.array(given.test, opened.spec)
         draw = torch.Generator().manual_seed(given.seed)
         order = torch.randperm(len(train), generator=draw)
