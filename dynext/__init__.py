@@ -57,6 +57,7 @@ from dynext.core.search import choose
 from dynext.core.spend import BatchPlan, plan_batch, simulate_batch
 from dynext.core.table import ExitTable, Outcome, oracle, simulate
 from dynext.core.timing import Timing, side_by_side
+from dynext.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
 from dynext.errors import (
     ArtifactError,
     DynextError,
@@ -68,6 +69,14 @@ from dynext.errors import (
 )
 from dynext.fit import FitConfig, FitResult, fit
 from dynext.graph import Stage, StagedNet, split, stages_by_hand
+from dynext.meta.adapt import Adaptation, adapt
+from dynext.meta.classes import recipe_with_classes, with_classes
+from dynext.meta.few_shot import FewShot, few_shot
+from dynext.meta.inner import InnerLoop
+from dynext.meta.ownership import Ownership, ownership
+from dynext.meta.start import MetaStart
+from dynext.meta.tasks import Task, tasks
+from dynext.meta.train import meta_train
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
@@ -99,6 +108,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONFIDENCES",
+    "Adaptation",
     "Artifact",
     "ArtifactError",
     "Bank",
@@ -110,9 +120,12 @@ __all__ = [
     "CostTable",
     "DynamicNet",
     "DynextError",
+    "Episode",
+    "Episodes",
     "Exit",
     "ExitTable",
     "Features",
+    "FewShot",
     "FitConfig",
     "FitError",
     "FitResult",
@@ -120,24 +133,30 @@ __all__ = [
     "GateFit",
     "GateTraining",
     "Gates",
+    "InnerLoop",
     "InputSpec",
     "JointReport",
     "Learned",
+    "MetaStart",
     "ModelError",
     "Opened",
     "Outcome",
+    "Ownership",
     "Policy",
     "PolicyError",
     "Prediction",
     "Ranking",
     "Report",
+    "SameClasses",
     "Shift",
     "Source",
     "SourceError",
     "SplitError",
     "Stage",
     "StagedNet",
+    "Task",
     "Timing",
+    "adapt",
     "at_equal_cost",
     "attach",
     "attach_gates",
@@ -165,6 +184,7 @@ __all__ = [
     "exact_front",
     "export",
     "feedforward_gates",
+    "few_shot",
     "fit",
     "genetic_front",
     "imta",
@@ -173,10 +193,12 @@ __all__ = [
     "load",
     "losses",
     "measure",
+    "meta_train",
     "models",
     "multi_exit_distillation",
     "open_model",
     "oracle",
+    "ownership",
     "plan_batch",
     "policy_gates",
     "pooled_heads",
@@ -186,6 +208,7 @@ __all__ = [
     "random_gates",
     "rank_stages",
     "recipe_cli",
+    "recipe_with_classes",
     "recurrent_gates",
     "report",
     "run_batch",
@@ -200,15 +223,19 @@ __all__ = [
     "skipnet_pretrain",
     "skipnet_reinforce",
     "split",
+    "split_classes",
     "stages_by_hand",
     "static_control",
     "static_gates",
     "strided_heads",
     "synthesize",
+    "tasks",
     "testing",
     "token_heads",
     "train_jointly",
     "train_mixed",
+    "with_classes",
+    "with_rotations",
     "write_page",
     "zero_time_waste",
 ]

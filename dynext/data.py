@@ -139,7 +139,9 @@ def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, down
     Source: Lake et al., Science 350, 2015.
     """
     x, y, _ = omniglot_images(part, root, side, download)
-    return Rows(pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y), spec=InputSpec(shape=(1, side, side), **UNIT))
+    return Rows(
+        pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y), spec=InputSpec(shape=(1, side, side), **UNIT)
+    )
 
 
 def digits(*, side: int = 8) -> Rows:

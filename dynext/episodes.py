@@ -159,7 +159,9 @@ def split_classes(rows: Rows, counts: Sequence[int], *, seed: int = 0) -> list[R
     """
     members = members_of(rows)
     if not counts or min(counts) < 1 or sum(counts) > len(members):
-        raise SourceError(f"splits of {list(counts)} classes out of {len(members)}; give 1 or more each, no more in all")
+        raise SourceError(
+            f"splits of {list(counts)} classes out of {len(members)}; give 1 or more each, no more in all"
+        )
     labels = list(members)
     order = [labels[i] for i in torch.randperm(len(labels), generator=generator(seed)).tolist()]
     found, start = [], 0

@@ -49,7 +49,9 @@ def omniglot_images(
     if side < 4:
         raise SourceError(f"side={side}; give 4 pixels or more")
     place = _place(FILES[part], root, download)
-    pixels, labels, names = [], [], []
+    pixels: list[np.ndarray] = []
+    labels: list[int] = []
+    names: list[str] = []
     for name, content in _files(place):
         label = "/".join(Path(name).parts[-3:-1])
         if not names or names[-1] != label:
@@ -57,7 +59,9 @@ def omniglot_images(
         labels.append(len(names) - 1)
         pixels.append(_strokes(name, content, side))
     if not pixels:
-        raise SourceError(f"{place} holds no Alphabet/character01/*.png; name Omniglot's own zip, or what it unpacks to")
+        raise SourceError(
+            f"{place} holds no Alphabet/character01/*.png; name Omniglot's own zip, or what it unpacks to"
+        )
     return np.stack(pixels), np.array(labels, dtype=np.int64), tuple(names)
 
 

@@ -74,5 +74,3 @@ def recipe_with_classes(recipe: Mapping[str, Any] | None, num_classes: int) -> d
     if recipe is None or recipe["kind"] == "file":
         return None
     return {**recipe, "arguments": {**recipe["arguments"], "num_classes": num_classes}}
-
-

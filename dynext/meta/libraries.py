@@ -33,9 +33,12 @@ def with_higher(problem: Problem, inner: InnerLoop) -> Tensor:
     groups = [{"params": [names[name]], "lr": 1.0} for name in problem.adapted]
     rates = {"lr": [problem.rate(name) for name in problem.adapted]}
     second = inner.rule == "second_order"
-    with _patchable(learner), higher.innerloop_ctx(
-        learner, torch.optim.SGD(groups), copy_initial_weights=False, override=rates, track_higher_grads=True
-    ) as (patched, optimizer):
+    with (
+        _patchable(learner),
+        higher.innerloop_ctx(
+            learner, torch.optim.SGD(groups), copy_initial_weights=False, override=rates, track_higher_grads=True
+        ) as (patched, optimizer),
+    ):
         for _ in range(inner.steps):
             loss = loss_of(patched(*problem.support), problem.support_y)
             optimizer.step(loss, grad_callback=None if second else _constants)

@@ -63,9 +63,7 @@ class Ownership:
         return sum(self.sizes[name] for name in names)
 
 
-def ownership(
-    net: DynamicNet, exits: Sequence[Sequence[int]] | None = None, *, adapts: Adapts = "head"
-) -> Ownership:
+def ownership(net: DynamicNet, exits: Sequence[Sequence[int]] | None = None, *, adapts: Adapts = "head") -> Ownership:
     """Who owns, shares and adapts what.
 
     Args:
@@ -154,7 +152,8 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(w) if c in (1, 5) else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(w) if c in (1, 5) else cell.rjust(w)
+            for c, (cell, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )

@@ -49,8 +49,8 @@ def prototype_layer(embedding_bd: Tensor, y_b: Tensor, way: int) -> tuple[Tensor
     >>> (torch.tensor([[0.5], [1.5]]) @ weight.T + bias).argmax(1).tolist()
     [0, 1]
 
-    Source: Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 1, 2 and 8; as the start of an inner loop, Triantafillou et
-    al., ICLR 2020, arXiv:1903.03096, section 3 (Proto-MAML).
+    Source: Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 1, 2 and 8; as the start of an inner loop, Triantafillou
+    et al., ICLR 2020, arXiv:1903.03096, section 3 (Proto-MAML).
     """
     one_hot_bw = F.one_hot(y_b, way).to(embedding_bd)
     mean_wd = (one_hot_bw.T @ embedding_bd) / one_hot_bw.sum(0)[:, None]
@@ -58,7 +58,11 @@ def prototype_layer(embedding_bd: Tensor, y_b: Tensor, way: int) -> tuple[Tensor
 
 
 def prototype_loss(
-    learner: Learner, layers: Sequence[nn.Linear], norms: Norms, support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]
+    learner: Learner,
+    layers: Sequence[nn.Linear],
+    norms: Norms,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Cross-entropy of the queries by the support's class means, summed over the learner's exits.
 
@@ -82,16 +86,17 @@ def prototype_parameters(
     Raises:
         FitError: a classifier without a bias, or for another number of classes.
     """
+    way = int(y_b.max()) + 1
     layers = [classifier_of(net, e) for e in exits]
     names = {id(p): name for name, p in net.named_parameters()}
     found: dict[str, Tensor] = {}
     seen = embeddings(Learner(net, exits), layers, norms, x, 0)
     for e, layer, embedding_bd in zip(exits, layers, seen, strict=True):
-        if layer.bias is None or layer.out_features != int(y_b.max()) + 1:
+        if layer.bias is None or layer.out_features != way:
+            with_bias = "no bias" if layer.bias is None else "a bias"
             raise FitError(
-                f"the classifier of exit {e} has {layer.out_features} outputs{'' if layer.bias is not None else ', no bias'}"
-                f"; prototypes of {int(y_b.max()) + 1} classes need as many and a bias (dx.with_classes)"
+                f"the classifier of exit {e} has {layer.out_features} outputs and {with_bias}; prototypes of {way} "
+                f"classes need as many and a bias (dx.with_classes)"
             )
-        weight, bias = prototype_layer(embedding_bd, y_b, layer.out_features)
-        found[names[id(layer.weight)]], found[names[id(layer.bias)]] = weight, bias
+        found[names[id(layer.weight)]], found[names[id(layer.bias)]] = prototype_layer(embedding_bd, y_b, way)
     return found

@@ -20,7 +20,7 @@ from dynext.meta.ownership import Adapts, Claim, Ownership, ownership
 
 
 class EpisodeSource(Protocol):
-    """Where episodes come from: `dynext.episodes.Episodes` (new classes), or `SameClasses` (all the classes, always)."""
+    """Where episodes come from: `dynext.episodes.Episodes` (new classes), or `SameClasses` (always the same)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -72,9 +72,7 @@ def separate(net: DynamicNet, found: Ownership) -> tuple[Claim, ...]:
             continue
         alone = ownership(net, [[e] for e in claim.exits], adapts="used").claims
         users = {name: [one for one in alone if name in one.adapts] for name in claim.adapts}
-        apart = [
-            replace(one, adapts=tuple(name for name in claim.adapts if users[name] == [one])) for one in alone
-        ]
+        apart = [replace(one, adapts=tuple(name for name in claim.adapts if users[name] == [one])) for one in alone]
         common = any(len(by) > 1 for by in users.values()) or not all(one.adapts for one in apart)
         claims += [claim] if common else apart
     return tuple(claims)
