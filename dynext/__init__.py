@@ -72,11 +72,13 @@ from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.meta.adapt import Adaptation, adapt
 from dynext.meta.classes import recipe_with_classes, with_classes
 from dynext.meta.few_shot import FewShot, few_shot
+from dynext.meta.fusion import meta_fusion
 from dynext.meta.inner import InnerLoop
 from dynext.meta.ownership import Ownership, ownership
 from dynext.meta.start import MetaStart
 from dynext.meta.tasks import Task, tasks
 from dynext.meta.train import meta_train
+from dynext.meta.weigh import weigh_rows
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
@@ -193,6 +195,7 @@ __all__ = [
     "load",
     "losses",
     "measure",
+    "meta_fusion",
     "meta_train",
     "models",
     "multi_exit_distillation",
@@ -234,6 +237,7 @@ __all__ = [
     "token_heads",
     "train_jointly",
     "train_mixed",
+    "weigh_rows",
     "with_classes",
     "with_rotations",
     "write_page",

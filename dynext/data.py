@@ -238,7 +238,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _IMAGE_SUFFIXES]
     if not files:
         raise SourceError(f"no image in {folder} ({' '.join(sorted(_IMAGE_SUFFIXES))}); name a folder that holds some")
-    names = sorted({p.relative_to(folder).parts[0] for p in files})
+    names = class_names(folder)
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
         raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
     if limit is not None and limit < len(files):
@@ -249,6 +249,12 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
         pixels[i] = image(file, spec)
     y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
     return Rows(pixels=pixels, y=y, spec=spec)
+
+
+def class_names(folder: Path | str) -> tuple[str, ...]:
+    """The sub-folders of ``folder`` that hold an image, in the order in which `images` numbers them."""
+    files = [p.relative_to(folder) for p in Path(folder).rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES]
+    return tuple(sorted({p.parts[0] for p in files}))
 
 
 def image(file: Path | str, spec: InputSpec) -> Tensor:
