@@ -38,14 +38,22 @@ CHECKED = 100
 @click.option("--data", default="digits", show_default=True, metavar="DATA", help=KINDS)
 @click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the data set lies.")
 @click.option("--download", is_flag=True, help="Fetch it if it is nowhere.")
-@click.option("--classes", metavar="A/B", help="Train on A classes, keep B others apart for dynext evaluate --episodes.")
+@click.option(
+    "--classes", metavar="A/B", help="Train on A classes, keep B others apart for dynext evaluate --episodes."
+)
 @click.option("--after", type=Places(), help="Where exits stand: layer names or shares of the MACs; else automatic.")
-@click.option("--method", type=click.Choice(list(NAMED)), default="heads", show_default=True, help="How tasks are learned.")
+@click.option(
+    "--method", type=click.Choice(list(NAMED)), default="heads", show_default=True, help="How tasks are learned."
+)
 @click.option("--inner-steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps of a task.")
-@click.option("--inner-lr", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="Their size.")
+@click.option(
+    "--inner-lr", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="Their size."
+)
 @click.option("--bn", type=click.Choice(["task", "frozen", "per_step"]), default="task", show_default=True,
               help="What BatchNorm normalizes by.")  # fmt: skip
-@click.option("--engine", type=click.Choice(list(ENGINES)), default="dynext", help="Who differentiates.  [default: ours]")
+@click.option(
+    "--engine", type=click.Choice(list(ENGINES)), default="dynext", help="Who differentiates.  [default: ours]"
+)
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Outer steps.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Their size.")
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Episodes of an outer step.")
@@ -117,8 +125,13 @@ def meta_train(
     checkpoint.unlink(missing_ok=True)
     accuracy_e = [(share.mean, share.half) for share in seen.accuracy_e]
     if as_json:
-        print_json({"folder": str(output), "accuracy": accuracy_e, "policy": policy.to_dict(), "provenance": provenance})
+        print_json(
+            {"folder": str(output), "accuracy": accuracy_e, "policy": policy.to_dict(), "provenance": provenance}
+        )
         return
-    lines = [("exit", "after", "right"), *((str(e), start.net.exit_names[e], str(s)) for e, s in enumerate(seen.accuracy_e))]
+    lines = [
+        ("exit", "after", "right"),
+        *((str(e), start.net.exit_names[e], str(s)) for e, s in enumerate(seen.accuracy_e)),
+    ]
     click.echo(f"On {CHECKED} episodes of the classes that were trained on:\n{columns(lines, left=(1,))}")
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")

@@ -13,7 +13,10 @@ from dynext.cli import main
 from dynext.cli.commands import Commands
 from dynext.errors import DynextError
 
-COMMANDS = ("demo", "inspect", "convert", "evaluate", "predict", "bench", "export", "report", "synthesize", "recipe")
+COMMANDS = (
+    "demo", "inspect", "convert", "evaluate", "predict", "bench", "export", "report", "synthesize", "meta-train",
+    "adapt", "recipe",
+)  # fmt: skip
 
 
 def test_the_commands_stand_in_a_newcomers_order() -> None:

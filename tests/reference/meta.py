@@ -70,3 +70,15 @@ def prototype_log_probabilities(support: np.ndarray, y: np.ndarray, query: np.nd
     means = np.stack([support[y == c].mean(0) for c in range(classes)])
     distance = ((query[:, None] - means[None]) ** 2).sum(-1)
     return np.log(softmax(-distance))
+
+
+def leaving(sure: np.ndarray, share: tuple[float, ...]) -> np.ndarray:
+    """Exit after exit, the surest of those still there."""
+    found = np.full(len(sure), len(share) - 1)
+    there = list(range(len(sure)))
+    for e, part in enumerate(share[:-1]):
+        out = sorted(there, key=lambda row: -sure[row, e])[: int(len(sure) * part)]
+        for row in out:
+            found[row] = e
+            there.remove(row)
+    return found
