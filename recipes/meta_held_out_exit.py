@@ -18,11 +18,11 @@ import dynext as dx
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A CIFAR ResNet-14 with exits after each stage and inside the second; the one in the middle is held out."""
+    """A CIFAR ResNet-14 with exits after its first two stages and inside the second; that one is held out."""
 
     depth: int = 14
     width: int = 16
-    after: tuple[float, ...] = (0.2, 0.4, 0.6)
+    after: tuple[str, ...] = ("layer1", "layer2.0", "layer2")
     held_out: int = 1
     inner_steps: int = 3
     inner_lr: float = 0.1
@@ -41,8 +41,8 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, depth=8, width=4, inner_steps=1, steps=2, support=40, after_steps=(1, 2), lrs=(0.1,), rows=400, test=50,
-    folder=Path("runs/smoke_meta_held_out"),
+    PAPER, depth=8, width=4, after=("layer1", "layer2"), inner_steps=1, steps=2, support=40, after_steps=(1, 2),
+    lrs=(0.1,), rows=400, test=50, folder=Path("runs/smoke_meta_held_out"),
 )  # fmt: skip
 
 
