@@ -21,7 +21,6 @@ from dynext.core.search import choose
 from dynext.fit import FitConfig
 from dynext.graph import split as cut
 from dynext.meta.classes import recipe_with_classes, with_classes
-from dynext.meta.engines import ENGINES
 from dynext.meta.few_shot import few_shot
 from dynext.meta.inner import NAMED, InnerLoop
 from dynext.meta.ownership import ownership
@@ -49,11 +48,6 @@ CHECKED = 100
 @click.option(
     "--inner-lr", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="Their size."
 )
-@click.option("--bn", type=click.Choice(["task", "frozen", "per_step"]), default="task", show_default=True,
-              help="What BatchNorm normalizes by.")  # fmt: skip
-@click.option(
-    "--engine", type=click.Choice(list(ENGINES)), default="dynext", help="Who differentiates.  [default: ours]"
-)
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Outer steps.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Their size.")
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Episodes of an outer step.")
@@ -72,8 +66,6 @@ def meta_train(
     method: str,
     inner_steps: int,
     inner_lr: float,
-    bn: Any,
-    engine: str,
     steps: int,
     lr: float,
     batch: int,
@@ -97,13 +89,13 @@ def meta_train(
     episodes = episodes_of(taught, shaped, seed)
     staged = cut(opened.model, torch.zeros(1, *opened.spec.shape), after=after)
     net = with_classes(attach(staged, default_heads(opened.num_classes), seed=seed), episodes.way, seed=seed)
-    changes = {"bn": bn} if method == "prototypes" else {"bn": bn, "steps": inner_steps, "lr": inner_lr}
+    changes = {} if method == "prototypes" else {"steps": inner_steps, "lr": inner_lr}
     inner = InnerLoop.of(method, **changes)
     if not as_json:
         click.echo(f"{ownership(net, adapts=inner.adapts)}\n")
     checkpoint = output.absolute().with_name(f".{output.name}.meta-train")
     config = FitConfig(steps=steps, lr=lr, seed=seed, accelerator=device, checkpoint=checkpoint)
-    start = train(net, episodes, config, inner=inner, batch=batch, engine=engine)
+    start = train(net, episodes, config, inner=inner, batch=batch)
     seen = few_shot(start, episodes, count=CHECKED)
     policy = choose(seen.table, temperature=calibrate(seen.table))
     provenance = {

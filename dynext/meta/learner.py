@@ -19,13 +19,14 @@ Live = tuple[Tensor, ...]
 
 
 class Learner(nn.Module):
-    """The live tensors before stage ``begin`` (0: the rows themselves) to the logits ``[b k]`` of each of ``exits``.
+    """The live tensors before stage ``begin`` (0: the rows themselves) to the logits ``[b k]`` of ``exits``, in order.
 
     It holds the net's own modules: its parameters are the net's.
     """
 
     def __init__(self, net: DynamicNet, exits: Sequence[int], begin: int = 0) -> None:
         super().__init__()
+        exits = sorted(exits)
         last = net.num_exits - 1
         places = [len(net.staged.stages) - 1 if e == last else int(net.exits[e].after) for e in exits]
         self.begin, self.numbers = begin, tuple(exits)

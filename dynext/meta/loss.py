@@ -62,7 +62,7 @@ class MetaLoss(nn.Module):
         # Tuples, so that the net's modules are registered once.
         self.parts = tuple(part_of(net, claim, cached=cached) for claim in claims)
         self.trunks = (Trunk(net, [part.learner.begin for part in self.parts]),)
-        exits = tuple(e for claim in claims for e in claim.exits)
+        exits = sorted(e for claim in claims for e in claim.exits)
         self.whole = (Learner(net, exits),)
         self.layers = tuple(classifier_of(net, e) for e in exits) if inner.rule == "prototypes" else ()
         self.rates = nn.ParameterDict()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from meta.conftest import assert_untouched, smooth_net, state_of, zoo_net
+from meta_nets import assert_untouched, smooth_net, state_of, zoo_net
 from reference import meta as reference
 from torch import nn
 from torch.testing import assert_close

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from meta.conftest import assert_untouched, smooth_net, some_rows, state_of, zoo_net
+from meta_nets import assert_untouched, smooth_net, some_rows, state_of, zoo_net
 from reference import meta as reference
 from torch import nn
 from torch.testing import assert_close

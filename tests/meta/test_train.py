@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from meta.conftest import assert_untouched, state_of
+from meta_nets import assert_untouched, state_of
 from reference import meta as reference
 
 import dynext as dx
