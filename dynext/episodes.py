@@ -67,6 +67,11 @@ class Episodes:
     def shape(self) -> tuple[int, ...]:
         return self.rows.shape
 
+    @property
+    def about(self) -> str:
+        """What tells these episodes from others, for checkpoints."""
+        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} rows"
+
     @cached_property
     def members(self) -> dict[int, Tensor]:
         """Numbers of the rows of each class."""
@@ -123,6 +128,11 @@ class SameClasses:
     @property
     def way(self) -> int:
         return max(class_sizes(self.rows)) + 1
+
+    @property
+    def about(self) -> str:
+        """What tells these episodes from others, for checkpoints."""
+        return f"{self.support} + {self.query} of {len(self.rows)} rows"
 
     def draw(self, draw: Generator) -> Episode:
         index = torch.randperm(len(self.rows), generator=draw)[: self.support + self.query]

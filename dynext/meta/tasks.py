@@ -28,6 +28,9 @@ class EpisodeSource(Protocol):
     @property
     def way(self) -> int: ...
 
+    @property
+    def about(self) -> str: ...
+
     def draw(self, draw: Generator) -> Episode: ...
 
 

@@ -79,7 +79,8 @@ def meta_train(
         columns = [[e.support for e in drawn], [e.query for e in drawn]]
         return trained(*(tensor for column in columns for tensor in _stacked(column, like)))
 
-    options = {"inner": asdict(inner), "exits": [claim.exits for claim in found.claims], "batch": batch, "trunk": trunk}
+    options = {"inner": asdict(inner), "exits": [claim.exits for claim in found.claims], "batch": batch, "trunk": trunk,
+               "way": episodes.way, "episodes": episodes.about}  # fmt: skip
     fit(module.train(), step, replace(config, label="meta-training", about=str(options)))
     statistics = None
     if inner.bn == "task":

@@ -84,12 +84,13 @@ class Weighed(nn.Module):
             loss_be = _losses(torch.func.functional_call(learner, leaves, (x,)), y_b)
             weight_be = row_weights(self.weigher(loss_be.detach()), self.strength)
             weighted = (weight_be * loss_be).sum(1).mean()
-            grads = torch.autograd.grad(weighted, list(leaves.values()), create_graph=True)
+            found = torch.autograd.grad(weighted, list(leaves.values()), create_graph=True, allow_unused=True)
+            grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
             # A step that is not taken: what the weights would do to the rows that judge them.
-            ahead = {n: leaves[n] - self.pseudo_lr * g for n, g in zip(leaves, grads, strict=True)}
+            ahead = {**leaves, **{name: leaves[name] - self.pseudo_lr * grad for name, grad in grads.items()}}
             logits_e = torch.func.functional_call(learner, ahead, (judged_x,))
         judged = self._as_they_leave(logits_e, judged_y_b)
-        toward = torch.stack([(own[n] * g.detach()).sum() for n, g in zip(leaves, grads, strict=True)]).sum()
+        toward = torch.stack([(own[name] * grad.detach()).sum() for name, grad in grads.items()]).sum()
         # The net's gradient is the weighted loss's, the weigher's that of the rows which judge.
         return weighted.detach() + (toward - toward.detach()) + (judged - judged.detach())
 

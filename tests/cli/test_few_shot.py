@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ SMALL = ("--way", "3", "--shot", "2", "--queries", "3", "--steps", "2", "--batch
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("meta") / "net"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dynext.cli.meta_train.CHECKED", 5)
+        patch.setattr(importlib.import_module("dynext.cli.meta_train"), "CHECKED", 5)
         told = done("meta-train", *TINY, "-o", folder, *SMALL, "--classes", "6/4")
     return folder, told
 
