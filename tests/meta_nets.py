@@ -27,11 +27,14 @@ class Smooth(nn.Module):
         return self.linear(self.second(self.first(x)).mean((2, 3)))
 
 
-def smooth_net(norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> dx.DynamicNet:
+def smooth_net(
+    norm: Callable[[int], nn.Module] = lambda _: nn.Identity(),
+    heads: Callable[[tuple[int, ...]], dict[str, object]] | None = None,
+) -> dx.DynamicNet:
     """Two exits and the last, three classes, float64; heads without kinks, BatchNorm or pooling of maxima."""
     with seeded(0):
         model = Smooth(norm).eval()
-    net = dx.attach(dx.split(model, torch.zeros(1, 3, 8, 8), after=["first", "second"]), flat_heads)
+    net = dx.attach(dx.split(model, torch.zeros(1, 3, 8, 8), after=["first", "second"]), heads or flat_heads)
     return net.double()
 
 

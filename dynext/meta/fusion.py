@@ -15,7 +15,7 @@ from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig, fit
 from dynext.meta.inner import loss_of
-from dynext.meta.learner import Learner
+from dynext.meta.learner import Learner, called_with
 from dynext.meta.norms import settle
 from dynext.meta.ownership import used
 from dynext.seeding import generator
@@ -97,7 +97,7 @@ class Fusion(nn.Module):
             for _ in range(steps):
                 leaves = {name: p.requires_grad_() for name, p in parameters.items()}
                 with evaluating(self.net), batch_statistics(self.net), torch.enable_grad():
-                    logits_e = torch.func.functional_call(learner, {own[n]: p for n, p in leaves.items()}, (x,))
+                    logits_e = called_with(learner, {own[n]: p for n, p in leaves.items()}, (x,))
                     grads = torch.autograd.grad(loss_of(logits_e, y_b), list(leaves.values()))
                 parameters = {n: (leaves[n] - lr * g).detach() for n, g in zip(leaves, grads, strict=True)}
             found.append(parameters)
@@ -109,7 +109,7 @@ class Fusion(nn.Module):
         (everything,) = self.everything
         own = self._inside(everything)
         with evaluating(self.net), batch_statistics(self.net):
-            logits_e = torch.func.functional_call(everything, {own[name]: p for name, p in fused.items()}, (x,))
+            logits_e = called_with(everything, {own[name]: p for name, p in fused.items()}, (x,))
         loss = loss_of(logits_e, y_b)
         with torch.no_grad():
             for name, p in fused.items():

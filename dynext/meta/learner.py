@@ -8,8 +8,11 @@ Shapes: b rows, k classes, e exits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from dynext.core.net import DynamicNet
@@ -74,3 +77,30 @@ def begins_at(net: DynamicNet, exits: Sequence[int], adapted: Iterable[nn.Parame
             return s
     last = net.num_exits - 1
     return min(len(net.staged.stages) - 1 if e == last else int(net.exits[e].after) + 1 for e in exits)
+
+
+_PLACES: WeakKeyDictionary[nn.Module, dict[str, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def called_with(module: nn.Module, tensors: Mapping[str, Tensor], inputs: Live) -> Any:
+    """``module(*inputs)`` with some of its parameters and buffers replaced, by their names in it; tied ones everywhere.
+
+    ``torch.func.functional_call`` ties weights by name. A module that stands in two places has two names for one
+    place, and the second is then put back to what the first was replaced by: the module keeps a foreign tensor. Here
+    each place is named once.
+    """
+    places = _PLACES.get(module)
+    if places is None:
+        places = _PLACES[module] = _places(module)
+    everywhere = {place: tensor for name, tensor in tensors.items() for place in places[name]}
+    return torch.func.functional_call(module, everywhere, inputs, tie_weights=False)
+
+
+def _places(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each parameter and buffer, by each of its names: one name of every place that holds it."""
+    of_tensor: dict[int, list[str]] = {}
+    for path, part in module.named_modules():
+        held = [*part.named_parameters("", False, False), *part.named_buffers("", False, False)]
+        for key, tensor in held:
+            of_tensor.setdefault(id(tensor), []).append(f"{path}.{key}".lstrip("."))
+    return {name: tuple(names) for names in of_tensor.values() for name in names}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynext.core.modes import batch_statistics, evaluating
+from dynext.meta.learner import called_with
 
 Norm = Literal["task", "frozen", "per_step"]
 
@@ -79,13 +80,13 @@ class Norms:
     def call(self, module: nn.Module, parameters: Mapping[str, Tensor], inputs: tuple[Tensor, ...], step: int) -> Any:
         """``module(*inputs)``, a part of the net, with ``parameters`` by their names in it, at an inner step."""
         if self.statistics is None or self.norm != "per_step":
-            return torch.func.functional_call(module, dict(parameters), inputs)
+            return called_with(module, parameters, inputs)
         here = {id(buffer): name for name, buffer in module.named_buffers()}
         own = dict(self.net.named_buffers())
         buffers = {
             here[id(own[name])]: tensor for name, tensor in self.statistics.at(step).items() if id(own[name]) in here
         }
-        out = torch.func.functional_call(module, {**parameters, **buffers}, inputs)
+        out = called_with(module, {**parameters, **buffers}, inputs)
         if self.gathering:
             back = {here[id(own[name])]: name for name in self.statistics.names if id(own[name]) in here}
             self.statistics.put(step, {back[name]: tensor for name, tensor in buffers.items()})

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
-from dynext.meta.learner import Learner
+from dynext.meta.learner import Learner, called_with
 from dynext.meta.linear import last_linear
 
 Adapts = Literal["head", "classifier", "owned", "used"]
@@ -110,7 +110,7 @@ def used(net: DynamicNet, exit: int) -> tuple[str, ...]:
     leaves = {name: p.detach().requires_grad_() for name, p in learner.named_parameters()}
     x = torch.zeros(2, *net.staged.input_shape, dtype=like.dtype, device=like.device)
     with torch.enable_grad(), evaluating(net):
-        (logits,) = torch.func.functional_call(learner, leaves, (x,))
+        (logits,) = called_with(learner, leaves, (x,))
         grads = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
     depends = {name for name, grad in zip(leaves, grads, strict=True) if grad is not None}
     there = {p for name, p in learner.named_parameters() if name in depends}

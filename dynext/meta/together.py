@@ -17,15 +17,16 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from dynext.errors import FitError
 from dynext.meta.engines import differentiable_attention
 from dynext.meta.inner import InnerLoop, loss_of
+from dynext.meta.learner import called_with
 from dynext.meta.loss import MetaLoss, Part
 
 
 def check_vmap(net: nn.Module, inner: InnerLoop) -> None:
     """Refuse what vmap gets silently wrong, or cannot do.
 
-    With torch 2.13, BatchNorm or InstanceNorm with a scale and a shift, on statistics of the batch, gives second-order
-    gradients that are off by several per cent under vmap. GroupNorm, LayerNorm, norms without a scale, and frozen
-    statistics are exact.
+    With torch 2.13, BatchNorm on statistics of the batch, InstanceNorm and LayerNorm, each with a scale and a shift,
+    give second-order gradients that are off by several per cent under vmap. GroupNorm, norms without a scale, and
+    frozen statistics are exact.
 
     Raises:
         FitError: names the first such layer.
@@ -36,12 +37,18 @@ def check_vmap(net: nn.Module, inner: InnerLoop) -> None:
             f"{inner.rule!r}, bn={inner.bn!r}, learned_lr={inner.learned_lr}"
         )
     for name, m in net.named_modules():
-        batch = isinstance(m, _BatchNorm) and (inner.bn == "task" or m.running_mean is None)
-        if (batch or isinstance(m, _InstanceNorm)) and m.affine and inner.rule == "second_order":
+        if inner.rule == "second_order" and _wrong(m, inner):
             raise FitError(
                 f"{name} is a {type(m).__name__} with a scale on the statistics of the rows at hand; vmap gives wrong "
-                f"second-order gradients there. Leave vmap out, give bn='frozen', or use GroupNorm"
+                f"second-order gradients there. Leave vmap out, freeze BatchNorm (bn='frozen'), or use GroupNorm"
             )
+
+
+def _wrong(m: nn.Module, inner: InnerLoop) -> bool:
+    if isinstance(m, nn.LayerNorm):
+        return m.elementwise_affine
+    batch = isinstance(m, _BatchNorm) and (inner.bn == "task" or m.running_mean is None)
+    return bool((batch or isinstance(m, _InstanceNorm)) and m.affine)
 
 
 def together(loss: MetaLoss) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -81,7 +88,7 @@ def _after_steps(
     parameters: dict[str, Tensor] = dict(part.learner.named_parameters())
 
     def cost(adapted: dict[str, Tensor]) -> Tensor:
-        return loss_of(torch.func.functional_call(part.learner, {**parameters, **adapted}, support), support_y)
+        return loss_of(called_with(part.learner, {**parameters, **adapted}, support), support_y)
 
     adapted: dict[str, Tensor] = {name: parameters[name] for name in part.adapted}
     for _ in range(inner.steps):
@@ -89,4 +96,4 @@ def _after_steps(
         if inner.rule == "first_order":
             grads = {name: grad.detach() for name, grad in grads.items()}
         adapted = {name: adapted[name] - inner.lr * grads[name] for name in adapted}
-    return loss_of(torch.func.functional_call(part.learner, {**parameters, **adapted}, query), query_y)
+    return loss_of(called_with(part.learner, {**parameters, **adapted}, query), query_y)

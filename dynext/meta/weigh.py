@@ -18,7 +18,7 @@ from dynext.core.quota import quotas
 from dynext.errors import FitError
 from dynext.fit import FitConfig, fit
 from dynext.meta.fusion import SETTLED
-from dynext.meta.learner import Learner
+from dynext.meta.learner import Learner, called_with
 from dynext.meta.norms import settle
 from dynext.seeding import generator, seeded
 from dynext.train.loop import Augment, Rows, check_plain, handed_back, labelled
@@ -81,14 +81,14 @@ class Weighed(nn.Module):
         own = dict(learner.named_parameters())
         leaves = {name: p.detach().requires_grad_() for name, p in own.items()}
         with evaluating(self.net), batch_statistics(self.net):
-            loss_be = _losses(torch.func.functional_call(learner, leaves, (x,)), y_b)
+            loss_be = _losses(called_with(learner, leaves, (x,)), y_b)
             weight_be = row_weights(self.weigher(loss_be.detach()), self.strength)
             weighted = (weight_be * loss_be).sum(1).mean()
             found = torch.autograd.grad(weighted, list(leaves.values()), create_graph=True, allow_unused=True)
             grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
             # A step that is not taken: what the weights would do to the rows that judge them.
             ahead = {**leaves, **{name: leaves[name] - self.pseudo_lr * grad for name, grad in grads.items()}}
-            logits_e = torch.func.functional_call(learner, ahead, (judged_x,))
+            logits_e = called_with(learner, ahead, (judged_x,))
         judged = self._as_they_leave(logits_e, judged_y_b)
         toward = torch.stack([(own[name] * grad.detach()).sum() for name, grad in grads.items()]).sum()
         # The net's gradient is the weighted loss's, the weigher's that of the rows which judge.
