@@ -76,9 +76,8 @@ def meta_train(
 ) -> None:
     """Meta-train MODEL on episodes of DATA and save it in DIR: new classes from a few images, at every exit.
 
-    Every exit is a task of each episode. What its task owns, shares and adapts is printed first. Thresholds are chosen
-    on episodes of the classes that were trained on; dynext evaluate DIR --episodes judges on others. A training that
-    was interrupted goes on when the same command is run again.
+    Every exit is a task of each episode; what it owns, shares and adapts is printed first. Thresholds are chosen on
+    episodes of the classes trained on; dynext evaluate DIR --episodes judges on others.
 
     \b
     Example: dynext meta-train cifar:resnet8 --shape 1x8x8 --argument channels=1 --classes 6/4 --way 3 -o digits

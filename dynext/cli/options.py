@@ -167,7 +167,9 @@ def output_option(*names: str, **attributes: Any) -> Callable[[Command], Command
     return click.option(*names, metavar="DIR", type=path, callback=_free_folder, **attributes)
 
 
-def _free_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+def _free_folder(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None:
+        return None
     value = writable_folder(ctx, param, value)
     if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
         raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
