@@ -46,7 +46,7 @@ class Config:
 PAPER = Config()
 SMOKE = replace(
     PAPER, data="digits", channels=4, way=3, shot=2, query=4, steps=2, inner_steps=1, inner_lr=0.1, batch=1,
-    episodes=5, folder=Path("runs/smoke_meta_few_shot"),
+    episodes=5, budget=1.0, folder=Path("runs/smoke_meta_few_shot"),
 )  # fmt: skip
 
 
