@@ -1,14 +1,19 @@
-"""Nets for tasks: one without norms and without kinks, those of the zoo; and rows for them."""
+"""Nets for tasks: one without norms and without kinks, those of the zoo; rows for them; their meta-losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
-from zoo import NETS
+from torch.testing import assert_close
+from zoo import NETS as ZOO
 
 import dynext as dx
+from dynext.meta.inner import InnerLoop
+from dynext.meta.loss import MetaLoss
+from dynext.meta.tasks import separate
 from dynext.seeding import generator, seeded
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -44,8 +49,19 @@ def flat_heads(tap: tuple[int, ...]) -> dict[str, object]:
 
 def zoo_net(name: str, num_classes: int = 10) -> dx.DynamicNet:
     """A net of the zoo with two early exits, float64."""
-    model, example = NETS[name]()
+    model, example = ZOO[name]()
     return dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.default_heads(num_classes, hidden=4)).double()
+
+
+NETS = {
+    "smooth": cache(smooth_net),
+    "batch norm": cache(lambda: smooth_net(nn.BatchNorm2d)),
+    "residual": cache(lambda: zoo_net("residual")),
+    "attention": cache(lambda: zoo_net("vit_like")),
+    "several live tensors": cache(lambda: zoo_net("unet_like")),
+    "shared weights": cache(lambda: zoo_net("shared_weights")),
+}
+"""Made once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
 
 
 def some_rows(num_classes: int, support: int = 6, query: int = 9, seed: int = 0) -> Rows:
@@ -68,3 +84,13 @@ def assert_untouched(net: nn.Module, before: dict[str, torch.Tensor]) -> None:
     assert before.keys() == net.state_dict().keys()
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def meta_loss(net: dx.DynamicNet, inner: InnerLoop, exits=None, **how) -> MetaLoss:
+    return MetaLoss(net, separate(net, dx.ownership(net, exits, adapts=inner.adapts)), inner, **how)
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float = 1e-10) -> None:
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert_close(found[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")

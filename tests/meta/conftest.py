@@ -22,4 +22,4 @@ def digit_net() -> dx.DynamicNet:
     with seeded(0):
         model = dx.models.ResNet(8, num_classes=3, width=4, channels=1).eval()
     staged = dx.split(model, torch.zeros(1, 1, 8, 8), after=["layer1", "layer2"])
-    return dx.attach(staged, dx.conv_heads(3, hidden=8))
+    return dx.attach(staged, dx.conv_heads(3, hidden=8, separable=0))

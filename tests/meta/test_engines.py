@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from meta_nets import assert_untouched, smooth_net, some_rows, state_of, zoo_net
+from meta_nets import NETS, assert_same, assert_untouched, meta_loss, smooth_net, some_rows, state_of, zoo_net
 from reference import meta as reference
 from torch import nn
 from torch.testing import assert_close
@@ -18,28 +16,7 @@ import dynext as dx
 from dynext.errors import FitError
 from dynext.meta.inner import NAMED, InnerLoop
 from dynext.meta.loss import MetaLoss, gradients
-from dynext.meta.tasks import separate
 from dynext.meta.together import check_vmap, together
-
-NETS = {
-    "smooth": cache(smooth_net),
-    "batch norm": cache(lambda: smooth_net(nn.BatchNorm2d)),
-    "residual": cache(lambda: zoo_net("residual")),
-    "attention": cache(lambda: zoo_net("vit_like")),
-    "several live tensors": cache(lambda: zoo_net("unet_like")),
-    "shared weights": cache(lambda: zoo_net("shared_weights")),
-}
-"""Made once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
-
-
-def meta_loss(net: dx.DynamicNet, inner: InnerLoop, exits=None, **how) -> MetaLoss:
-    return MetaLoss(net, separate(net, dx.ownership(net, exits, adapts=inner.adapts)), inner, **how)
-
-
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float = 1e-10) -> None:
-    assert found.keys() == wanted.keys()
-    for name, grad in wanted.items():
-        assert_close(found[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")
 
 
 class Linear(nn.Module):
@@ -109,62 +86,6 @@ def test_finite_differences(adapts: str, norm, bn: str) -> None:
     direction = {name: torch.randn(g.shape, generator=draw, dtype=g.dtype) for name, g in found.items()}
     along = sum(float((found[name] * direction[name]).sum()) for name in found)
     assert along == pytest.approx(by_difference(loss, rows, direction), rel=1e-5)
-
-
-@pytest.mark.parametrize("engine", ["higher", "learn2learn"])
-@pytest.mark.parametrize("rule", ["second_order", "first_order"])
-@pytest.mark.parametrize(("adapts", "name"), [("head", "residual"), ("used", "batch norm"), ("used", "attention")])
-def test_engines_give_the_same_meta_gradients(name: str, adapts: str, rule: str, engine: str) -> None:
-    if engine == "learn2learn":
-        learn2learn_or_skip()
-    net = NETS[name]()
-    rows = some_rows(net.num_classes)
-    inner = InnerLoop(adapts=adapts, rule=rule, steps=2)
-    own = gradients(meta_loss(net, inner), *rows)
-    before, kinds = state_of(net), [type(m) for m in net.modules()]
-    assert_same(gradients(meta_loss(net, inner, engine=engine), *rows), own, atol=1e-12)
-    assert_untouched(net, before)
-    assert kinds == [type(m) for m in net.modules()]
-
-
-@pytest.mark.parametrize("engine", ["higher", "learn2learn"])
-def test_engines_take_learned_step_sizes_and_float32(engine: str) -> None:
-    if engine == "learn2learn":
-        learn2learn_or_skip()
-    net = smooth_net(nn.BatchNorm2d).float()
-    sx, sy, qx, qy = some_rows(3)
-    rows = (sx.float(), sy, qx.float(), qy)
-    own, other = (meta_loss(net, InnerLoop.of("meta_sgd"), engine=e) for e in ("dynext", engine))
-    assert_same(gradients(other, *rows), gradients(own, *rows), atol=1e-6)
-    for mine, theirs in zip(own.rates.values(), other.rates.values(), strict=True):
-        wanted = torch.autograd.grad(own(*rows), mine)[0]
-        assert_close(torch.autograd.grad(other(*rows), theirs)[0], wanted, rtol=0, atol=1e-6)
-
-
-def learn2learn_or_skip() -> None:
-    from dynext.meta.libraries import learn2learn
-
-    try:
-        learn2learn()
-    except FitError as error:
-        pytest.skip(str(error))
-
-
-def test_without_learn2learn_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    with pytest.raises(FitError, match=r"pip install --no-deps .*build_ext learn2learn==0.2.0"):
-        meta_loss(smooth_net(), InnerLoop(), engine="learn2learn")(*some_rows(3))
-    assert not any(name.startswith("learn2learn.") and not hasattr(m, "__path__") and m.__spec__ is None
-                   for name, m in sys.modules.items())  # fmt: skip
-
-
-class Absent:
-    """Finds no learn2learn."""
-
-    def find_spec(self, name: str, path=None, target=None) -> None:
-        if name == "learn2learn":
-            raise ModuleNotFoundError("No module named 'learn2learn'")
 
 
 @pytest.mark.parametrize(("adapts", "rule"), [("head", "second_order"), ("classifier", "second_order"),
