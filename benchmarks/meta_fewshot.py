@@ -142,8 +142,8 @@ def missing(lines: list[dict[str, Any]], given: argparse.Namespace) -> Iterator[
     """Trainings that are to be run, each with the tasks and methods that wait for it."""
     there = {(line["task"], line["method"]) for line in lines}
     for training in given.methods:
-        wanted = [[(task, method) for method in TRAININGS[training]] for task in given.tasks]
-        for pairs in [sum(wanted, [])] if training in FOR_ANY_TASK else wanted:
+        for tasks in [given.tasks] if training in FOR_ANY_TASK else [[task] for task in given.tasks]:
+            pairs = [(task, method) for task in tasks for method in TRAININGS[training]]
             left = [pair for pair in pairs if pair not in there]
             if left:
                 yield training, left

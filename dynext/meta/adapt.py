@@ -169,18 +169,20 @@ def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
 def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
     """Each row's logits ``[n e k]`` from exits that learned without it.
 
-    Groups are drawn within each class, so that a class never vanishes; the statistics of ``bn="task"`` are those of
-    the rows at hand.
+    Groups are drawn within each class, so that a class never vanishes. The trunk is run once for all groups, but with
+    ``bn="task"``, whose statistics are those of the rows at hand.
     """
     group_n = _groups(y_n, seed)
+    seen = None if pupil.way.bn == "task" else pupil.look(x)
     logits_nek = torch.empty(len(y_n), pupil.net.num_exits, pupil.net.num_classes)
     for group in group_n.unique().tolist():
         out_n = group_n == group
-        changed = pupil.learned(x[~out_n], y_n[~out_n])
-        if pupil.way.bn == "task":  # a row alone has no statistics: it is seen among those that were learned
+        if seen is None:  # a row alone has no statistics: it is seen among those that were learned
+            changed = pupil.learned(x[~out_n], y_n[~out_n])
             among = pupil.answers(changed, torch.cat([x[~out_n], x[out_n]]))
             logits_nek[out_n] = among[-int(out_n.sum()) :].cpu()
         else:
+            changed = pupil.learned_from(seen.only(~out_n), y_n[~out_n])
             logits_nek[out_n] = pupil.answers(changed, x[out_n]).cpu()
     return logits_nek
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.meta.inner import InnerLoop, Problem, loss_of, steps_on_support
-from dynext.meta.learner import Learner, Trunk
+from dynext.meta.learner import Learner, Live, Trunk
 from dynext.meta.loss import Part, part_of
 from dynext.meta.norms import Norms, StepStatistics
 from dynext.meta.ownership import Adapts, ownership
-from dynext.meta.prototypes import prototype_parameters
+from dynext.meta.prototypes import classifier_of, embeddings, prototype_parameters
 from dynext.meta.start import MetaStart
 from dynext.meta.tasks import separate
 
@@ -57,6 +57,22 @@ class Way:
 HALVINGS = 16
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """Rows as the unchanging part of the net gives them. With BatchNorms that do not look at the other rows, some of
+    them are what the same rows alone would give."""
+
+    embedding_e: tuple[Tensor, ...]
+    """What each exit's classifier sees ``[b d]``; empty where no class means are taken."""
+    lives: Mapping[int, Live]
+    """What is live before the stages where tasks begin."""
+
+    def only(self, there_b: Tensor) -> Seen:
+        """Of some rows."""
+        lives = {begin: tuple(tensor[there_b] for tensor in live) for begin, live in self.lives.items()}
+        return Seen(embedding_e=tuple(embedding[there_b] for embedding in self.embedding_e), lives=lives)
+
+
 class Pupil:
     """A net, where to start from, and a way to learn; `learned` gives the parameters after a set of rows."""
 
@@ -78,17 +94,33 @@ class Pupil:
 
     def learned(self, x: Tensor, y_b: Tensor) -> dict[str, Tensor]:
         """What rows ``x [b ...]`` and labels ``[b]`` change, by the parameters' names in the net."""
+        return self.learned_from(self.look(x), y_b)
+
+    @torch.no_grad()
+    def look(self, x: Tensor) -> Seen:
+        """What learning from rows ``x [b ...]`` needs of that part of the net which it leaves as it is."""
+        embedding_e: list[Tensor] = []
+        lives: dict[int, Live] = {}
+        with self.norms.ready():
+            if self.way.method == "prototypes" or self.way.classifiers == "prototypes":
+                layers = [classifier_of(self.net, e) for e in self.everything.numbers]
+                embedding_e = embeddings(self.everything, layers, self.norms, x, 0)
+            if self.parts:
+                trunk = Trunk(self.net, [part.learner.begin for part in self.parts])
+                lives = dict(zip(trunk.begins, self.norms.call(trunk, {}, (x,), 0), strict=True))
+        return Seen(embedding_e=tuple(embedding_e), lives=lives)
+
+    def learned_from(self, seen: Seen, y_b: Tensor) -> dict[str, Tensor]:
+        """What the rows that were ``seen`` and their labels ``[b]`` change, by the parameters' names in the net."""
         changed: dict[str, Tensor] = {}
         with self.norms.ready(), torch.no_grad():
-            if self.way.method == "prototypes" or self.way.classifiers == "prototypes":
-                changed |= prototype_parameters(self.net, range(self.net.num_exits), self.norms, x, y_b)
+            if seen.embedding_e:
+                changed |= prototype_parameters(self.net, seen.embedding_e, y_b)
             if self.parts:
-                changed |= self._stepped(x, y_b, changed)
+                changed |= self._stepped(seen.lives, y_b, changed)
         return {name: tensor.detach() for name, tensor in changed.items()}
 
-    def _stepped(self, x: Tensor, y_b: Tensor, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        trunk = Trunk(self.net, [part.learner.begin for part in self.parts])
-        lives = dict(zip(trunk.begins, self.norms.call(trunk, {}, (x,), 0), strict=True))
+    def _stepped(self, lives: Mapping[int, Live], y_b: Tensor, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for part in self.parts:
             own = {id(p): name for name, p in self.net.named_parameters()}

@@ -78,20 +78,17 @@ def prototype_loss(
     return torch.stack(losses).sum()
 
 
-def prototype_parameters(
-    net: DynamicNet, exits: Sequence[int], norms: Norms, x: Tensor, y_b: Tensor
-) -> Mapping[str, Tensor]:
-    """The classifiers of ``exits`` as class means of the rows ``x [b ...]``, by their names in the net.
+def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Tensor) -> Mapping[str, Tensor]:
+    """The classifiers of all exits as class means of what they see ``[b d]``, by their names in the net.
 
     Raises:
         FitError: a classifier without a bias, or for another number of classes.
     """
     way = int(y_b.max()) + 1
-    layers = [classifier_of(net, e) for e in exits]
     names = {id(p): name for name, p in net.named_parameters()}
     found: dict[str, Tensor] = {}
-    seen = embeddings(Learner(net, exits), layers, norms, x, 0)
-    for e, layer, embedding_bd in zip(exits, layers, seen, strict=True):
+    for e, embedding_bd in enumerate(embedding_e):
+        layer = classifier_of(net, e)
         if layer.bias is None or layer.out_features != way:
             with_bias = "no bias" if layer.bias is None else "a bias"
             raise FitError(

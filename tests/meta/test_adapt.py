@@ -86,16 +86,19 @@ def test_steps_lower_the_loss_on_the_support_rows(digit_net, digit_rows) -> None
     assert (further < means).any()
 
 
-def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(digit_net, digit_rows) -> None:
+@pytest.mark.parametrize(("method", "steps"), [("prototypes", 0), ("head", 2)])
+def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
+    method: str, steps: int, digit_net, digit_rows
+) -> None:
     rows = support(digit_rows[1], way=3, shot=2).support
-    way = Way(method="prototypes", steps=0, lr=0.1, bn="frozen", classifiers="prototypes")
+    way = Way(method=method, steps=steps, lr=0.1, bn="frozen", classifiers="prototypes", careful=True)
     pupil = pupil_for(as_start(digit_net), way, 3)
     found = left_out(pupil, rows.x, rows.y, seed=0)
     never = dx.Policy.never(3)
     for i in range(len(rows.x)):
         others = torch.arange(len(rows.x)) != i
         rest = dx.Batch(x=rows.x[others], y=rows.y[others])
-        alone = dx.adapt(digit_net, rest, policy=never).net
+        alone = dx.adapt(digit_net, rest, method=method, steps=steps, policy=never).net
         with torch.no_grad():
             assert_close(found[i], alone.all_exits(rows.x[i : i + 1])[0], rtol=1e-4, atol=1e-4)
 
