@@ -35,8 +35,10 @@ TRAININGS = {
     "joint": ("joint", "joint + steps"), "fusion": ("fusion", "fusion + steps"),
 }  # fmt: skip
 """Each training, and the methods that use what it gives."""
-FOR_ANY_TASK = ("joint", "fusion")
-"""Trainings that know nothing of ways and shots."""
+FOR_ANY_TASK = ("prototypes", "joint", "fusion")
+"""Trainings that know nothing of the tested ways and shots."""
+MANY = 30
+"""Classes of the episodes that prototypes are trained on: more than are tested, as their paper found best."""
 BUDGET = 0.6
 
 
@@ -99,23 +101,26 @@ def trained(training: str, task: str, given: Setting) -> tuple[Any, dict[str, fl
     def config(steps: int) -> dx.FitConfig:
         return dx.FitConfig(steps=steps, lr=2e-3, seed=given.seed, progress=False)
 
-    if training in FOR_ANY_TASK:
+    if training in ("joint", "fusion"):
         net = given.net(int(given.taught.y.max()) + 1)
         verb = {"joint": dx.train_jointly, "fusion": dx.meta_fusion}[training]
         return in_time(given.seconds, lambda steps: verb(net, given.taught, config(steps), batch_size=64), probe=5)
-    net, drawn = given.net(way), given.drawn(given.taught, way, shot, seed=0)
+    net, drawn, batch = given.net(way), given.drawn(given.taught, way, shot, seed=0), given.batch
+    if training == "prototypes":
+        many = min(MANY, int(given.taught.y.max()) + 1)
+        drawn, batch = dx.Episodes(rows=given.taught, way=many, shot=1, query=5), 1
     changes = {} if training == "prototypes" else {"steps": 3, "lr": 0.4 if training == "maml" else 0.1}
     inner = dx.InnerLoop.of(training, **changes)
     return in_time(
         given.seconds,
-        lambda steps: dx.meta_train(net, drawn, config(steps), inner=inner, batch=given.batch),
+        lambda steps: dx.meta_train(net, drawn, config(steps), inner=inner, batch=batch),
         probe=5,
     )
 
 
 def how_to_learn(method: str) -> dict[str, Any]:
     """How an episode is learned; a meta-learned start knows by itself."""
-    if not method.startswith(FOR_ANY_TASK):
+    if not method.startswith(("joint", "fusion")):
         return {}
     return {"method": "head", "steps": 5, "lr": 0.1} if method.endswith("steps") else {"method": "prototypes"}
 
@@ -200,8 +205,11 @@ def percent(mean: float, half: float) -> str:
 def on_held_out(seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """The recipe's own figures."""
     recipe = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "meta_held_out_exit.py"))
-    config = recipe["SMOKE"] if given.quick else replace(recipe["PAPER"], steps=given.held_out_steps)
-    found = recipe["main"](replace(config, seed=seed, folder=config.folder / f"{config.steps}_steps"))
+    config = recipe["SMOKE"] if given.quick else replace(
+        recipe["PAPER"], steps=given.held_out_steps, width=given.held_out_width
+    )
+    folder = config.folder / f"width{config.width}_steps{config.steps}"
+    found = recipe["main"](replace(config, seed=seed, folder=folder))
     return {"seed": seed, **json.loads(json.dumps(found))}
 
 
@@ -235,13 +243,14 @@ def options() -> argparse.Namespace:
     found.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     found.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the held-out exit [default: 0 1 2]")
     found.add_argument("--held-out-steps", type=int, default=3000, help="outer steps of it [default: 3000]")
+    found.add_argument("--held-out-width", type=int, default=16, help="of its ResNet-14 [default: 16]")
     return found.parse_args()
 
 
 def main() -> None:
     given = options()
     torch.set_num_threads(1)
-    asked = {name: getattr(given, name) for name in ("quick", "seconds", "episodes", "held_out_steps")}
+    asked = {name: getattr(given, name) for name in ("quick", "seconds", "episodes", "held_out_steps", "held_out_width")}
     lines, held_out = kept_lines(given.json, asked)
     setting = setting_of(given)
     if given.quick:
