@@ -139,7 +139,7 @@ def compare(kind: str, dtype: torch.dtype, rule: str, repeats: int) -> dict[str,
 def heads_alone(kind: str, repeats: int) -> dict[str, float]:
     """A meta-step on heads with cached features against a joint step on the same rows, four exits, three steps.
 
-    What it costs hangs on what heads cost beside the trunk: those of the small multi-exit net are dearer than its trunk.
+    The ratio hangs on what heads cost beside the trunk: those of the small multi-exit net are dearer than its trunk.
     """
     inner = dx.InnerLoop()
     given = rows(torch.float32)
@@ -190,7 +190,9 @@ def main() -> None:
     for kind, found in heads.items():
         figures.append(figure(f"heads alone, cached, over a joint step, {kind}", found["cached"], "x", "<= 2.1"))
         figures.append(figure(f"heads alone, uncached, over a joint step, {kind}", found["uncached"], "x"))
-        figures.append(figure(f"cached gradient less the uncached one, float64, {kind}", found["apart"], "", "<= 1e-10"))
+        figures.append(
+            figure(f"cached gradient less the uncached one, float64, {kind}", found["apart"], "", "<= 1e-10")
+        )
     write("meta_engines", given, figures, markdown=f"\n{table(lines)}", lines=lines, heads=heads)
 
 

@@ -205,8 +205,10 @@ def percent(mean: float, half: float) -> str:
 def on_held_out(seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """The recipe's own figures."""
     recipe = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "meta_held_out_exit.py"))
-    config = recipe["SMOKE"] if given.quick else replace(
-        recipe["PAPER"], steps=given.held_out_steps, width=given.held_out_width
+    config = (
+        recipe["SMOKE"]
+        if given.quick
+        else replace(recipe["PAPER"], steps=given.held_out_steps, width=given.held_out_width)
     )
     folder = config.folder / f"width{config.width}_steps{config.steps}"
     found = recipe["main"](replace(config, seed=seed, folder=folder))
@@ -250,7 +252,9 @@ def options() -> argparse.Namespace:
 def main() -> None:
     given = options()
     torch.set_num_threads(1)
-    asked = {name: getattr(given, name) for name in ("quick", "seconds", "episodes", "held_out_steps", "held_out_width")}
+    asked = {
+        name: getattr(given, name) for name in ("quick", "seconds", "episodes", "held_out_steps", "held_out_width")
+    }
     lines, held_out = kept_lines(given.json, asked)
     setting = setting_of(given)
     if given.quick:
