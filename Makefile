@@ -9,6 +9,9 @@ PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 BIN := $(VENV)/bin
 # constraints.txt names one torch, so that no other package brings a newer build along
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Its shipped C does not compile on Python 3.11 and later, so it is generated anew; its requirements ask for an old numpy,
+# and what is used of it needs nothing that dynext does not bring.
+LEARN2LEARN := --no-deps --config-settings=--build-option=build_ext learn2learn==0.2.0
 
 .PHONY: demo test lint clean
 
@@ -38,4 +41,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing dynext with its development extras into $(VENV) (once; torch is large)"
 	$(INSTALL) --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LEARN2LEARN) \
+		|| echo "learn2learn could not be built; the tests that compare with it are skipped"
 	@touch $@ $(VENV)/.installed

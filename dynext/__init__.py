@@ -68,6 +68,7 @@ from dynext.core.search import choose
 from dynext.core.spend import BatchPlan, plan_batch, simulate_batch
 from dynext.core.table import ExitTable, Outcome, oracle, simulate
 from dynext.core.timing import Timing, side_by_side
+from dynext.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
 from dynext.errors import (
     ArtifactError,
     DynextError,
@@ -79,6 +80,16 @@ from dynext.errors import (
 )
 from dynext.fit import FitConfig, FitResult, fit
 from dynext.graph import Stage, StagedNet, split, stages_by_hand
+from dynext.meta.adapt import Adaptation, adapt
+from dynext.meta.classes import recipe_with_classes, with_classes
+from dynext.meta.few_shot import FewShot, evaluate_episodes
+from dynext.meta.fusion import meta_fusion
+from dynext.meta.inner import InnerLoop
+from dynext.meta.ownership import Ownership, ownership
+from dynext.meta.start import MetaStart
+from dynext.meta.tasks import Task, tasks
+from dynext.meta.train import meta_train
+from dynext.meta.weigh import weigh_rows
 from dynext.models.catalog import Opened, open_model
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
@@ -110,6 +121,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONFIDENCES",
+    "Adaptation",
     "Alignment",
     "Artifact",
     "ArtifactError",
@@ -123,9 +135,12 @@ __all__ = [
     "DynamicNet",
     "DynextError",
     "Embeddings",
+    "Episode",
+    "Episodes",
     "Exit",
     "ExitTable",
     "Features",
+    "FewShot",
     "FitConfig",
     "FitError",
     "FitResult",
@@ -134,12 +149,15 @@ __all__ = [
     "GateTraining",
     "Gates",
     "HeldOut",
+    "InnerLoop",
     "InputSpec",
     "JointReport",
     "Learned",
+    "MetaStart",
     "ModelError",
     "Opened",
     "Outcome",
+    "Ownership",
     "Policy",
     "PolicyError",
     "Prediction",
@@ -147,6 +165,7 @@ __all__ = [
     "Ranking",
     "Rechosen",
     "Report",
+    "SameClasses",
     "Shift",
     "Source",
     "SourceError",
@@ -154,8 +173,10 @@ __all__ = [
     "SplitError",
     "Stage",
     "StagedNet",
+    "Task",
     "Timing",
     "Views",
+    "adapt",
     "align",
     "at_equal_cost",
     "attach",
@@ -185,6 +206,7 @@ __all__ = [
     "distill_jointly",
     "draw_shots",
     "embed",
+    "evaluate_episodes",
     "exact_front",
     "export",
     "feedforward_gates",
@@ -199,10 +221,13 @@ __all__ = [
     "load",
     "losses",
     "measure",
+    "meta_fusion",
+    "meta_train",
     "models",
     "multi_exit_distillation",
     "open_model",
     "oracle",
+    "ownership",
     "plan_batch",
     "policy_gates",
     "pooled_heads",
@@ -214,6 +239,7 @@ __all__ = [
     "rank_stages",
     "rechoose",
     "recipe_cli",
+    "recipe_with_classes",
     "reclassify",
     "recurrent_gates",
     "report",
@@ -229,15 +255,20 @@ __all__ = [
     "skipnet_pretrain",
     "skipnet_reinforce",
     "split",
+    "split_classes",
     "stages_by_hand",
     "static_control",
     "static_gates",
     "strided_heads",
     "synthesize",
+    "tasks",
     "testing",
     "token_heads",
     "train_jointly",
     "train_mixed",
+    "weigh_rows",
+    "with_classes",
+    "with_rotations",
     "write_page",
     "zero_shot",
     "zero_time_waste",

@@ -1,4 +1,4 @@
-"""Data sets as Sources: Fashion-MNIST, CIFAR-10, digits, image folders, arrays.
+"""Data sets as Sources: Fashion-MNIST, CIFAR-10, Omniglot, digits, image folders, arrays.
 
 Pixels stay uint8 in memory; rows are normalized when they are drawn.
 """
@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from dynext.bundled import bundled_file
 from dynext.errors import SourceError, line
 from dynext.idx import fashion_file, read_idx
+from dynext.omniglot import Part, omniglot_images
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 
 Split = Literal["train", "test"]
@@ -30,6 +31,7 @@ FASHION_CLASSES = (
 FASHION_SPEC = InputSpec(shape=(1, 28, 28), mean=(0.2860,), std=(0.3530,))
 CIFAR10_SPEC = InputSpec(shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """The normalization of the public CIFAR-10 ResNets (ImageNet's figures)."""
+UNIT = {"mean": (0.5,), "std": (0.5,)}
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -125,6 +127,33 @@ def cifar10(split: Split, *, root: Path | str) -> Rows:
     return Rows(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
 
 
+def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Rows:
+    """Omniglot's characters as classes, twenty images ``[1 side side]`` of each, strokes white on black.
+
+    ``root`` is its zip, the folder that this unpacks to, or a folder with either; with ``download=True`` fetched into
+    ``root`` or the cache, checksums compared.
+
+    Raises:
+        SourceError: it is nowhere, or damaged.
+
+    Source: Lake et al., Science 350, 2015.
+    """
+    x, y, _ = omniglot_images(part, root, side, download)
+    return Rows(
+        pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y), spec=InputSpec(shape=(1, side, side), **UNIT)
+    )
+
+
+def digits(*, side: int = 8) -> Rows:
+    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package."""
+    from sklearn.datasets import load_digits  # brings scipy's sparse half along
+
+    x, y = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(x).float().reshape(-1, 1, 8, 8) / 16
+    pixels = pixels if side == 8 else F.interpolate(pixels, (side, side), mode="bilinear").clamp(0, 1)
+    return Rows(pixels=pixels, y=torch.from_numpy(y).long(), spec=InputSpec(shape=(1, side, side), **UNIT))
+
+
 def array(path: Path | str, spec: InputSpec) -> Rows:
     """A ``.npz`` with pixels ``x`` as `open_rows` takes them and perhaps ``y``, or a bare ``.npy``.
 
@@ -209,7 +238,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _IMAGE_SUFFIXES]
     if not files:
         raise SourceError(f"no image in {folder} ({' '.join(sorted(_IMAGE_SUFFIXES))}); name a folder that holds some")
-    names = sorted({p.relative_to(folder).parts[0] for p in files})
+    names = class_names(folder)
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
         raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
     if limit is not None and limit < len(files):
@@ -220,6 +249,12 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
         pixels[i] = image(file, spec)
     y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
     return Rows(pixels=pixels, y=y, spec=spec)
+
+
+def class_names(folder: Path | str) -> tuple[str, ...]:
+    """The sub-folders of ``folder`` that hold an image, in the order in which `images` numbers them."""
+    files = [p.relative_to(folder) for p in Path(folder).rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES]
+    return tuple(sorted({p.parts[0] for p in files}))
 
 
 def image(file: Path | str, spec: InputSpec) -> Tensor:

@@ -22,7 +22,7 @@ Train = Callable[[DynamicNet, Rows, dx.FitConfig], "DynamicNet | tuple[DynamicNe
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method of `dynext.train` and what is known of it."""
+    """A method that trains exits on labelled rows, and what is known of it."""
 
     train: Train
     heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8, separable=0)
@@ -74,6 +74,8 @@ METHODS = {
     "boostnet": Method(train=lambda net, rows, config: dx.boostnet(net, rows, config), cascade="boost"),
     "jei_dnn": Method(train=lambda net, rows, config: dx.jei_dnn(net, rows, config), frozen=True),
     "mixed": Method(train=lambda net, rows, config: dx.train_mixed(net, rows, config, backbone=second(config))),
+    "meta_fusion": Method(train=lambda net, rows, config: dx.meta_fusion(net, rows, config)),
+    "weighed_rows": Method(train=lambda net, rows, config: dx.weigh_rows(net, rows, config)),
 }
 
 

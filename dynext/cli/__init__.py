@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dynext import __version__
+from dynext.cli.adapt import adapt
 from dynext.cli.align import align
 from dynext.cli.bench import bench
 from dynext.cli.commands import Commands
@@ -13,6 +14,7 @@ from dynext.cli.demo import demo
 from dynext.cli.evaluate import evaluate
 from dynext.cli.export import export
 from dynext.cli.inspect import inspect
+from dynext.cli.meta_train import meta_train
 from dynext.cli.predict import predict
 from dynext.cli.recipe import recipe
 from dynext.cli.report import report
@@ -40,5 +42,9 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, inspect, convert, evaluate, predict, align, bench, export, report, synthesize, recipe):
+COMMANDS = (
+    demo, inspect, convert, evaluate, predict, align, meta_train, adapt, bench, export, report, synthesize, recipe,
+)  # fmt: skip
+
+for command in COMMANDS:
     main.add_command(command)

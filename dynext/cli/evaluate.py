@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from dynext.artifact import Artifact
+from dynext.cli.classes import episode_options
 from dynext.cli.folder import write_folder
+from dynext.cli.on_episodes import judge_on_episodes
 from dynext.cli.options import artefact_options, data_options, device_option, json_option, open_artefact
 from dynext.cli.pictures import first_and_last, load_pictures
 from dynext.cli.rows import Watched, open_rows, unlabelled_rows
@@ -40,6 +42,11 @@ BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 @click.option(
     "--budget", type=click.FloatRange(min=0, min_open=True), help="With --choose: share of the MACs to spend."
 )
+@click.option(
+    "--episodes", type=click.IntRange(min=1), is_flag=False, flag_value=600,
+    help="Few-shot: learn and answer so many episodes of --data; alone 600.",
+)  # fmt: skip
+@episode_options
 @device_option
 @json_option
 def evaluate(
@@ -53,8 +60,10 @@ def evaluate(
     choosing: bool,
     max_drop: float | None,
     budget: float | None,
+    episodes: int | None,
     device: str,
     as_json: bool,
+    **shaped: Any,
 ) -> None:
     """Judge the dynamic net in DIR on test rows: at its saved policy, and along budgets.
 
@@ -63,6 +72,9 @@ def evaluate(
 
     With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
     were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose).
+
+    With --episodes it tells how well each exit learns new classes of --data (digits, omniglot:small2, a folder a class)
+    from --shot images of each.
 
     \b
     Example: dynext evaluate fashion --data fashion-mnist
@@ -77,6 +89,14 @@ def evaluate(
     if choosing and unlabelled is None:
         raise click.UsageError("--choose takes --unlabelled images, never the test rows of --data")
     kept = open_artefact(folder, model, arguments)
+    if episodes is not None:
+        if data is None:
+            raise click.UsageError("--episodes are drawn from labelled --data; give some, such as digits")
+        kept.net.to(device)
+        judge_on_episodes(
+            folder, kept, data, root=root, download=download, count=episodes, shaped=shaped, as_json=as_json
+        )
+        return
     if unlabelled is not None:
         _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
         return

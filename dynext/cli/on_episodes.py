@@ -1,0 +1,57 @@
+"""``dynext evaluate --episodes``: accuracy on few-shot episodes, per exit and under the saved policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dynext.artifact import Artifact
+from dynext.cli.classes import SPLIT, class_rows, episodes_of, split_rows
+from dynext.cli.show import columns, print_json
+from dynext.meta.few_shot import FewShot, evaluate_episodes
+from dynext.meta.start import FILE, MetaStart
+
+
+def judge_on_episodes(
+    folder: Path,
+    kept: Artifact,
+    data: str,
+    *,
+    root: Path | None,
+    download: bool,
+    count: int,
+    shaped: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Print what the net in ``folder`` learns from ``count`` episodes of ``data``.
+
+    Where it was meta-trained on some classes of the same data, the others are used, and the output says so.
+    """
+    rows = class_rows(data, kept.spec, root=root, download=download)
+    split = kept.provenance.get(SPLIT) if kept.provenance.get("data") == data else None
+    apart = None if split is None else split_rows(rows, split, kept.provenance["seed"])[1]
+    start = MetaStart.read(folder / FILE, kept.net) if (folder / FILE).exists() else kept.net
+    found = evaluate_episodes(start, episodes_of(apart or rows, shaped, seed=1), count=count)
+    told = f"{count} {shaped['way']}-way {shaped['shot']}-shot episodes of " + (
+        f"the classes of {data} that training did not see" if apart is not None else f"all classes of {data}"
+    )
+    dynamic, spent = found.under(kept.policy)
+    if as_json:
+        shares = [{"mean": share.mean, "half": share.half} for share in found.accuracy_e]
+        under = {"mean": dynamic.mean, "half": dynamic.half, "macs": spent}
+        print_json({"folder": str(folder), "episodes": told, "exits": shares, "saved_policy": under})
+        return
+    click.echo(f"{told}; accuracy with 95 % intervals over episodes, labels are the basis:\n")
+    click.echo(_lines(found, dynamic, spent))
+
+
+def _lines(found: FewShot, dynamic: object, spent: float) -> str:
+    table = found.table
+    macs_e = [(t + h) / max(table.static_macs, 1) for t, h in zip(table.trunk_macs_e, table.head_macs_e, strict=True)]
+    names = table.name_e or tuple(str(e) for e in range(table.num_exits))
+    lines = [("exit", "after", "MACs", "accuracy")]
+    lines += [(str(e), names[e], f"{macs_e[e]:.0%}", str(share)) for e, share in enumerate(found.accuracy_e)]
+    lines.append(("policy", "where it is sure", f"{spent:.0%}", str(dynamic)))
+    return columns(lines, left=(0, 1))

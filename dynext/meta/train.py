@@ -1,0 +1,156 @@
+"""Meta-training: parameters from which each exit is learned in a few steps.
+
+Shapes: t episodes a step, b rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dynext.core.net import DynamicNet
+from dynext.errors import FitError, SourceError
+from dynext.fit import FitConfig, fit
+from dynext.meta.inner import InnerLoop
+from dynext.meta.learner import Learner
+from dynext.meta.loss import MetaLoss
+from dynext.meta.norms import settle
+from dynext.meta.ownership import Ownership, ownership
+from dynext.meta.start import MetaStart
+from dynext.meta.tasks import EpisodeSource, separate
+from dynext.meta.together import together
+from dynext.seeding import generator
+from dynext.train.loop import handed_back
+from dynext.types import Batch
+
+SETTLED = 8
+"""Episodes whose rows the running statistics are taken from in the end."""
+
+
+def meta_train(
+    net: DynamicNet,
+    episodes: EpisodeSource,
+    config: FitConfig,
+    *,
+    inner: InnerLoop | None = None,
+    exits: Sequence[Sequence[int]] | None = None,
+    batch: int = 4,
+    trunk: Literal["learned", "frozen"] = "learned",
+    engine: str = "dynext",
+    vmap: bool = False,
+) -> MetaStart:
+    """A copy of ``net`` whose exits are each learned from a few rows in a few steps.
+
+    A step draws ``batch`` episodes; each is a task at each exit. The trunk is run once for an episode where the inner
+    loop leaves it alone (the default), and learns from the outer gradient. With ``bn="task"`` the running statistics
+    are in the end set to those of some episodes' support rows, so that the net can be used like any other.
+
+    Args:
+        inner: how a task is learned; `InnerLoop`'s defaults (heads alone, second order) without it.
+        exits: the exits of each task; one task an exit without it. Exits in none are held out: what they alone own is
+            not touched.
+        trunk: ``"frozen"`` trains what tasks adapt and nothing else.
+        engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries.
+        vmap: all episodes of a step at once, where that is exact; needs episodes of one size.
+
+    Raises:
+        FitError: episodes of another way than the net has classes, a cascade, or what an engine cannot do.
+        SourceError: rows of another shape than the net eats.
+
+    Source: MAML and its relatives, see `InnerLoop.of`; exits as tasks: Meta-GF, Sun et al., ECCV 2022, which fuses
+    exits instead (`meta_fusion`).
+    """
+    inner = inner or InnerLoop()
+    found = checked(net, episodes, inner, exits, batch, trunk)
+    student = copy.deepcopy(net).requires_grad_(True)
+    loss = MetaLoss(student, separate(student, found), inner, engine=engine)
+    if trunk == "frozen":
+        _freeze_unadapted(student, found)
+    module = _Steps(loss, vmap=vmap)
+
+    def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
+        drawn = [episodes.draw(draw) for _ in range(batch)]
+        like = next(student.parameters())
+        columns = [[e.support for e in drawn], [e.query for e in drawn]]
+        return trained(*(tensor for column in columns for tensor in _stacked(column, like)))
+
+    options = {"inner": asdict(inner), "exits": [claim.exits for claim in found.claims], "batch": batch, "trunk": trunk,
+               "way": episodes.way, "episodes": episodes.about}  # fmt: skip
+    fit(module.train(), step, replace(config, label="meta-training", about=str(options)))
+    statistics = None
+    if inner.bn == "task":
+        _settled(student, episodes, config.seed)
+    elif loss.statistics is not None:
+        kept = loss.statistics
+        statistics = {n: torch.stack([kept.at(s)[n].cpu() for s in range(inner.steps + 1)]) for n in kept.names}
+        _put(student, kept.at(inner.steps))
+    step_sizes = loss.step_sizes()
+    return MetaStart(net=handed_back(student, net).eval(), inner=inner, step_sizes=step_sizes, statistics=statistics)
+
+
+class _Steps(nn.Module):
+    """Several episodes ``[t b ...]`` to the mean of their losses."""
+
+    def __init__(self, loss: MetaLoss, *, vmap: bool) -> None:
+        super().__init__()
+        self.loss = loss
+        self.at_once = together(loss) if vmap else None
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        if self.at_once is not None:
+            return self.at_once(*columns).mean()
+        return torch.stack([self.loss(*rows) for rows in zip(*columns, strict=True)]).mean()
+
+
+def checked(
+    net: DynamicNet,
+    episodes: EpisodeSource,
+    inner: InnerLoop,
+    exits: Sequence[Sequence[int]] | None,
+    batch: int,
+    trunk: str,
+) -> Ownership:
+    """Who owns what, if the episodes suit the net."""
+    if tuple(episodes.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(episodes.shape)}; the net eats {net.staged.input_shape}")
+    if batch < 1:
+        raise FitError(f"batch={batch}; a step takes 1 episode or more")
+    if trunk == "frozen" and inner.bn != "frozen":
+        raise FitError(f"a frozen trunk keeps its statistics, and bn={inner.bn!r} gives it others; give bn='frozen'")
+    if inner.rule != "prototypes" and episodes.way != net.num_classes:
+        raise FitError(
+            f"{episodes.way}-way episodes for a net of {net.num_classes} classes; make it one of {episodes.way} "
+            f"(dx.with_classes), or draw {net.num_classes}-way episodes"
+        )
+    return ownership(net, exits, adapts=inner.adapts)
+
+
+def _freeze_unadapted(net: DynamicNet, found: Ownership) -> None:
+    adapted = {name for claim in found.claims for name in claim.adapts}
+    for name, p in net.named_parameters():
+        p.requires_grad_(name in adapted)
+
+
+def _stacked(batches: Sequence[Batch], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``[t b ...]`` and labels ``[t b]`` where the training runs."""
+    labels = [batch.y for batch in batches if batch.y is not None]
+    return torch.stack([batch.x for batch in batches]).to(like), torch.stack(labels).to(like.device)
+
+
+def _settled(net: DynamicNet, episodes: EpisodeSource, seed: int) -> None:
+    like = next(net.parameters())
+    draw = generator(seed + 1)
+    x = torch.cat([episodes.draw(draw).support.x for _ in range(SETTLED)])
+    settle(net, Learner(net, range(net.num_exits)), x.to(like))
+
+
+@torch.no_grad()
+def _put(net: DynamicNet, buffers: dict[str, Tensor]) -> None:
+    own = dict(net.named_buffers())
+    for name, tensor in buffers.items():
+        own[name].copy_(tensor)

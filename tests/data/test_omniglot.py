@@ -1,0 +1,118 @@
+"""Omniglot from its zip, its folder, or the net; scikit-learn's digits; damaged files say so."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynext import omniglot as files
+from dynext.data import digits, omniglot
+from dynext.errors import SourceError
+from dynext.testing import check_source
+
+
+def png(strokes: list[tuple[int, int]]) -> bytes:
+    """A white sheet of 105 pixels a side with black squares."""
+    sheet = np.full((105, 105), 255, np.uint8)
+    for i, j in strokes:
+        sheet[i : i + 15, j : j + 15] = 0
+    content = io.BytesIO()
+    Image.fromarray(sheet).convert("1").save(content, "PNG")
+    return content.getvalue()
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for alphabet, character, drawer in (("B", 1, 2), ("A", 2, 1), ("A", 1, 2), ("A", 1, 1)):
+            name = f"images_background_small1/{alphabet}/character{character:02}/000{character}_{drawer:02}.png"
+            archive.writestr(name, png([(15 * drawer, 30)]))
+        archive.writestr("__MACOSX/x/character01/no.png", b"")
+
+
+@pytest.mark.parametrize("form", ["zip", "short name", "zip itself", "folder", "unpacked itself"])
+def test_every_place_gives_the_same_rows(form: str, tmp_path: Path) -> None:
+    name = "omniglot_small1.zip" if form == "short name" else "images_background_small1.zip"
+    write_zip(tmp_path / name)
+    root = tmp_path / name if form == "zip itself" else tmp_path
+    if form in ("folder", "unpacked itself"):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            archive.extractall(tmp_path)
+        (tmp_path / name).unlink()
+        root = tmp_path / "images_background_small1" if form == "unpacked itself" else tmp_path
+    rows = omniglot("small1", root=root, side=7)
+    assert rows.pixels.shape == (4, 1, 7, 7)
+    assert rows.y.tolist() == [0, 0, 1, 2]
+    assert rows.pixels[0, 0].argmax() == 7 + 2  # first drawer: the stroke in row 1, column 2, white on black
+    assert rows.pixels[1, 0].argmax() == 14 + 2
+    assert int(rows.pixels[0, 0, 6, 6]) == 0
+    check_source(rows, (1, 7, 7))
+
+
+def test_names_are_alphabet_and_character(tmp_path: Path) -> None:
+    write_zip(tmp_path / "images_background_small1.zip")
+    _, y, names = files.omniglot_images("small1", tmp_path, 28, False)
+    assert names == ("A/character01", "A/character02", "B/character01")
+    assert y.max() == 2
+
+
+def test_what_is_not_there_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"Omniglot \(images_evaluation\) is in none of .*download=True"):
+        omniglot("evaluation", root=tmp_path)
+    with pytest.raises(SourceError, match="no part 'large'; give one of|no part 'large' of Omniglot"):
+        omniglot("large", root=tmp_path)
+    (tmp_path / "images_evaluation.zip").write_bytes(b"<html>")
+    with pytest.raises(SourceError, match="is no zip that can be read"):
+        omniglot("evaluation", root=tmp_path)
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(SourceError, match="holds no Alphabet/character01"):
+        omniglot("small1", root=tmp_path / "empty.zip")
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("x/A/character01/1.png", b"no image")
+    with pytest.raises(SourceError, match="1.png is no image that can be read"):
+        omniglot("small1", root=tmp_path / "bad.zip")
+    with pytest.raises(SourceError, match="side=2"):
+        omniglot("small1", root=tmp_path, side=2)
+
+
+def test_download_compares_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zip(tmp_path / "served.zip")
+    content = (tmp_path / "served.zip").read_bytes()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(content))
+    with pytest.raises(SourceError, match=r"has checksum .*, expected e704a628"):
+        omniglot("small1", root=tmp_path / "cache", download=True)
+    assert not (tmp_path / "cache").exists()
+    known = {"images_background_small1": hashlib.md5(content).hexdigest()}
+    monkeypatch.setattr(files, "MD5", known)
+    assert len(omniglot("small1", root=tmp_path / "cache", download=True)) == 4
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: pytest.fail("downloaded twice"))
+    assert len(omniglot("small1", root=tmp_path / "cache", download=True)) == 4
+
+
+def test_the_published_small_sets(shared: Path) -> None:
+    path = shared / "data" / "omniglot_small2.zip"
+    if not path.exists():
+        pytest.skip("no Omniglot among the development data")
+    rows = omniglot("small2", root=shared / "data", side=14)
+    counts = torch.bincount(rows.y)
+    assert len(rows) == 3120
+    assert counts.tolist() == [20] * 156
+
+
+def test_digits_come_in_any_size() -> None:
+    rows = digits()
+    assert rows.pixels.shape == (1797, 1, 8, 8)
+    assert rows.y.unique().tolist() == list(range(10))
+    assert float(rows.pixels.max()) == 1.0
+    larger = digits(side=28)
+    assert larger.shape == (1, 28, 28)
+    assert torch.equal(larger.y, rows.y)
+    check_source(larger)

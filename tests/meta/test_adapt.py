@@ -1,0 +1,284 @@
+"""Adapting: a new net, the old one untouched; class means, steps, thresholds left out; save and load; errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from meta_nets import assert_untouched, smooth_net, state_of, zoo_net
+from reference import meta as reference
+from torch import nn
+from torch.testing import assert_close
+
+import dynext as dx
+from dynext.errors import FitError, PolicyError, SourceError
+from dynext.meta.adapt import left_out, pupil_for
+from dynext.meta.learn import Way, as_start
+from dynext.meta.linear import last_linear
+from dynext.testing import check_net
+
+SPEC = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+
+
+def support(rows: dx.data.Rows, way: int = 4, shot: int = 4) -> dx.Episode:
+    return dx.Episodes(rows=rows, way=way, shot=shot, query=6)[0]
+
+
+@pytest.mark.parametrize("bn", ["frozen", "task"])
+@pytest.mark.parametrize("method", ["prototypes", "head", "used"])
+def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
+    method: str, bn: str, digit_net, digit_rows, tmp_path: Path
+) -> None:
+    digit_net.train()
+    before, flags, state = state_of(digit_net), [m.training for m in digit_net.modules()], torch.get_rng_state()
+    episode = support(digit_rows[1])
+    steps = None if method == "prototypes" else 2
+    found = dx.adapt(digit_net, episode.support, method=method, steps=steps, bn=bn)
+    assert_untouched(digit_net, before)
+    assert flags == [m.training for m in digit_net.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+    assert found.net.num_classes == 4
+    assert len(found.table) == len(episode.support.x)
+    assert "support rows, each left out" in found.table.rows
+    assert found.policy.temperature_e == found.calibration.temperature_e
+    check_net(found.net, episode.query.x)
+
+    dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, table=found.table)
+    arch = dx.models.ResNet(8, num_classes=4, width=4, channels=1)
+    again = dx.load(tmp_path / "net", model=arch)
+    x = episode.query.x
+    assert_close(again.net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
+    assert again.policy == found.policy
+
+
+def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None:
+    episode = support(digit_rows[1])
+    net = dx.adapt(digit_net, episode.support).net
+    seen: list[list[np.ndarray]] = []
+    for x in (episode.support.x, episode.query.x):
+        embedded = [[]]
+        hook = last_linear(digit_net).module.register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
+        with torch.no_grad():
+            taps, _ = digit_net.taps(x)
+        hook.remove()
+        early = [exit.embed(tap) for exit, tap in zip(digit_net.exits, taps, strict=True)]
+        seen.append([t.detach().double().numpy() for t in (*early, embedded[-1])])
+    with torch.no_grad():
+        found_bek = net.all_exits(episode.query.x).double().log_softmax(-1).numpy()
+    for e, (known, asked) in enumerate(zip(*seen, strict=True)):
+        wanted = reference.prototype_log_probabilities(known, episode.support.y.numpy(), asked, 4)
+        np.testing.assert_allclose(found_bek[:, e], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_steps_lower_the_loss_on_the_support_rows(digit_net, digit_rows) -> None:
+    rows = support(digit_rows[1]).support
+
+    def losses(steps: int | None, method: str) -> torch.Tensor:
+        net = dx.adapt(digit_net, rows, method=method, steps=steps).net
+        with torch.no_grad():
+            return torch.stack([nn.functional.cross_entropy(z, rows.y) for z in net.all_exits(rows.x).unbind(1)])
+
+    means, stepped, further = losses(None, "prototypes"), losses(1, "head"), losses(4, "head")
+    assert (stepped <= means).all()
+    assert (further <= stepped).all()
+    assert (further < means).any()
+
+
+@pytest.mark.parametrize(("method", "steps"), [("prototypes", 0), ("head", 2)])
+def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
+    method: str, steps: int, digit_net, digit_rows
+) -> None:
+    rows = support(digit_rows[1], way=3, shot=2).support
+    way = Way(method=method, steps=steps, lr=0.1, bn="frozen", classifiers="prototypes", careful=True)
+    pupil = pupil_for(as_start(digit_net), way, 3)
+    found = left_out(pupil, rows.x, rows.y, seed=0)
+    never = dx.Policy.never(3)
+    for i in range(len(rows.x)):
+        others = torch.arange(len(rows.x)) != i
+        rest = dx.Batch(x=rows.x[others], y=rows.y[others])
+        alone = dx.adapt(digit_net, rest, method=method, steps=steps, policy=never).net
+        with torch.no_grad():
+            assert_close(found[i], alone.all_exits(rows.x[i : i + 1])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_many_rows_are_left_out_in_groups(digit_net, digit_rows) -> None:
+    found = dx.adapt(digit_net, support(digit_rows[1], way=4, shot=20).support)
+    assert len(found.table) == 80
+    assert torch.isfinite(found.table.logits_nek).all()
+
+
+def test_the_same_classes_keep_their_classifiers(digit_net, digit_rows) -> None:
+    rows = support(digit_rows[0], way=2, shot=3).support  # two of the net's three classes
+    found = dx.adapt(digit_net, rows, method="classifier", steps=1, classifiers="kept", lr=0.05)
+    assert found.net.num_classes == 3
+    (names,) = {tuple(claim.adapts) for claim in dx.ownership(digit_net, [[0]], adapts="classifier").claims}
+    moved = {n for n, p in found.net.named_parameters() if not torch.equal(p, digit_net.get_parameter(n))}
+    assert set(names) <= moved
+    assert moved == {n for claim in dx.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
+
+
+def test_a_meta_learned_start_goes_on_as_it_was_trained(digit_net, digit_rows) -> None:
+    base, new = digit_rows
+    inner = dx.InnerLoop(steps=2, lr=0.3, bn="per_step")
+    config = dx.FitConfig(steps=2, lr=1e-3, progress=False)
+    start = dx.meta_train(digit_net, dx.Episodes(rows=base, way=3, shot=2, query=3), config, inner=inner, batch=1)
+    rows = support(new, way=3, shot=2).support
+    found = dx.adapt(start, rows, policy=dx.Policy.never(3))
+    for name, buffer in found.net.named_buffers():
+        if name.endswith("running_mean"):
+            assert torch.equal(buffer, start.statistics[name][2])
+    with pytest.raises(FitError, match=r"\(2 steps' here, 3 steps asked\)"):
+        dx.adapt(start, rows, steps=3)
+    with pytest.raises(SourceError, match="is of class 3, the net knows 3; give classifiers='prototypes'"):
+        dx.adapt(start, support(new).support)
+
+
+def test_statistics_of_the_support_become_the_nets(digit_net, digit_rows) -> None:
+    rows = support(digit_rows[1]).support
+    net = dx.adapt(digit_net, rows, bn="task", policy=dx.Policy.never(3)).net
+    stem = digit_net.staged.stages[0].body.get_submodule("conv1")
+    mean = net.staged.stages[0].body.get_submodule("bn1").running_mean
+    with torch.no_grad():
+        assert_close(mean, stem(rows.x).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_like", "unet_like", "shared_weights"])
+def test_other_shapes_of_nets_learn_new_classes(name: str) -> None:
+    net = zoo_net(name)
+    x = torch.randn(8, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = dx.Batch(x=x, y=torch.arange(8) % 2)
+    found = dx.adapt(net, rows, method="owned", steps=1)
+    assert found.net.num_classes == 2
+    check_net(found.net.float(), x.float())
+
+
+def test_new_classes_keep_everything_but_the_classifiers(digit_net) -> None:
+    found = dx.with_classes(digit_net, 7)
+    kept, own = digit_net.state_dict(), found.state_dict()
+    assert kept.keys() == own.keys()
+    changed = {name for name in kept if kept[name].shape != own[name].shape}
+    assert changed == {n for claim in dx.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
+    assert all(torch.equal(kept[name], own[name]) for name in kept if name not in changed)
+    assert [exit.spec["num_classes"] for exit in found.exits] == [7, 7]
+    assert found.staged.macs - digit_net.staged.macs == 16 * (7 - 3)
+    whole = dx.split(dx.models.ResNet(8, num_classes=7, width=4, channels=1), torch.zeros(1, 1, 8, 8))
+    assert found.staged.macs == whole.macs
+    with pytest.raises(FitError, match="num_classes=1"):
+        dx.with_classes(digit_net, 1)
+
+
+def test_recipes_of_other_classes() -> None:
+    recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 2, "num_classes": 10}}
+    assert dx.recipe_with_classes(recipe, 4)["arguments"] == {"width": 2, "num_classes": 4}
+    assert recipe["arguments"]["num_classes"] == 10
+    assert dx.recipe_with_classes({"kind": "file", "name": "a.py:f", "arguments": {}}, 4) is None
+    assert dx.recipe_with_classes(None, 4) is None
+
+
+class Averaged(nn.Module):
+    """Ends in a mean, not in a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).relu()).mean((2, 3))
+
+
+def test_a_net_that_does_not_end_in_a_linear_layer() -> None:
+    net = dx.attach(dx.split(Averaged(), torch.zeros(1, 3, 8, 8), after=["body"]), dx.pooled_heads(3))
+    with pytest.raises(FitError, match="do not come out of an nn.Linear"):
+        dx.with_classes(net, 4)
+
+
+def batch(y: list[int], side: int = 8) -> dx.Batch:
+    return dx.Batch(x=torch.zeros(len(y), 1, side, side), y=torch.tensor(y))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (batch([0, 0, 0]), r"all support rows are of one class \(0\); there is nothing to tell it from"),
+        (batch([0, 1]), "class 0 has one support row; thresholds are chosen by leaving rows out"),
+        (batch([0, 0, 1]), "class 1 has one support row; .* Give another, or policy="),
+        (batch([0, 0, 2, 2]), "no support row of class 1; number the classes from 0 without gaps"),
+        (batch([0, 0, 1, 1], side=9), r"support rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"),
+        (batch([]), "there is not one support row"),
+        (dx.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
+    ],
+)
+def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:
+    with pytest.raises(SourceError, match=told):
+        dx.adapt(digit_net, rows)
+
+
+def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None:
+    rows = support(digit_rows[1], way=3, shot=1).support
+    policy = dx.Policy(threshold_e=(0.9, 0.9, 0.0), temperature_e=(1.0, 2.0, 3.0))
+    found = dx.adapt(digit_net, rows, policy=policy)
+    assert found.policy == policy
+    assert found.table is None
+    with pytest.raises(PolicyError, match="the policy is for 2 exits"):
+        dx.adapt(digit_net, rows, policy=dx.Policy.never(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"method": "heads"}, "method='heads'; give one of prototypes, head, classifier, owned, used"),
+        ({"steps": -1}, "steps=-1"),
+        ({"lr": 0.0, "steps": 1}, "lr=0.0"),
+        ({"classifiers": "new"}, "classifiers='new'"),
+        ({"bn": "batch"}, "bn='batch'"),
+        ({"bn": "per_step", "steps": 1}, r"\(none here, 1 steps asked\)"),
+    ],
+)
+def test_arguments_that_make_no_sense(given: dict, told: str, digit_net) -> None:
+    with pytest.raises(FitError, match=told):
+        dx.adapt(digit_net, batch([0, 0, 1, 1]), **given)
+
+
+def test_cascades_are_refused() -> None:
+    with pytest.raises(FitError, match="the net is a cascade"):
+        dx.with_classes(dx.cascade(smooth_net().float(), "boost"), 4)
+
+
+class TestFewShot:
+    """Many episodes."""
+
+    def test_it_answers_as_adapt_does(self, digit_net, digit_rows) -> None:
+        episodes = dx.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
+        found = dx.evaluate_episodes(digit_net, episodes, count=3, progress=False)
+        wanted = []
+        for i in range(3):
+            net = dx.adapt(digit_net, episodes[i].support, policy=dx.Policy.never(3)).net
+            with torch.no_grad():
+                wanted.append(net.all_exits(episodes[i].query.x))
+        assert_close(found.table.logits_nek, torch.cat(wanted), rtol=1e-4, atol=1e-4)
+        assert found.episode_n.tolist() == [0] * 12 + [1] * 12 + [2] * 12
+
+    def test_means_and_intervals_are_over_episodes(self, digit_net, digit_rows) -> None:
+        episodes = dx.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
+        found = dx.evaluate_episodes(digit_net, episodes, count=8, progress=False)
+        right = found.table.right_ne.double().view(8, 12, 3).mean(1).numpy()
+        for e, share in enumerate(found.accuracy_e):
+            assert share.mean == pytest.approx(right[:, e].mean())
+            assert share.half == pytest.approx(1.96 * right[:, e].std(ddof=1) / 8**0.5)
+        policy = dx.choose(found.table, max_drop=0.1, rule="plain", temperature=dx.calibrate(found.table))
+        share, spent = found.under(policy)
+        outcome = dx.simulate(found.table, policy)
+        assert share.mean == pytest.approx(outcome.accuracy)
+        assert spent == pytest.approx(1 - outcome.saved)
+        assert "±" in str(share)
+
+    def test_what_is_no_set_of_episodes(self, digit_net, digit_rows) -> None:
+        ways = [dx.Episodes(rows=digit_rows[1], way=way, shot=1, query=2)[0] for way in (2, 3)]
+        with pytest.raises(FitError, match="episodes of 2 and of 3 classes"):
+            dx.evaluate_episodes(digit_net, ways, progress=False)
+        with pytest.raises(SourceError, match="there is not one episode"):
+            dx.evaluate_episodes(digit_net, [], progress=False)
+        with pytest.raises(SourceError, match="count=0"):
+            dx.evaluate_episodes(digit_net, ways, count=0)
