@@ -30,6 +30,7 @@ from dynext.core.exits import (
     attention_heads,
     conv_heads,
     default_heads,
+    masked_heads,
     pooled_heads,
     strided_heads,
     token_heads,
@@ -62,6 +63,7 @@ from dynext.errors import (
     DynextError,
     FitError,
     ModelError,
+    PlanError,
     PolicyError,
     SourceError,
     SplitError,
@@ -69,6 +71,14 @@ from dynext.errors import (
 from dynext.fit import FitConfig, FitResult, fit
 from dynext.graph import Stage, StagedNet, split, stages_by_hand
 from dynext.models.catalog import Opened, open_model
+from dynext.prune.apply import apply_plan
+from dynext.prune.attention import distill_attention, transfer_attention
+from dynext.prune.auxiliary import Auxiliary, detach, lend_attention
+from dynext.prune.finetune import distill_static, finetune
+from dynext.prune.maps import activation_maps, attention_map, gradient_maps
+from dynext.prune.plan import Cut, Plan
+from dynext.prune.quantize import quantize
+from dynext.prune.rank import rank
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
 from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
@@ -101,6 +111,7 @@ __all__ = [
     "CONFIDENCES",
     "Artifact",
     "ArtifactError",
+    "Auxiliary",
     "Bank",
     "BankQuality",
     "Batch",
@@ -108,6 +119,7 @@ __all__ = [
     "Calibration",
     "Conversion",
     "CostTable",
+    "Cut",
     "DynamicNet",
     "DynextError",
     "Exit",
@@ -126,6 +138,8 @@ __all__ = [
     "ModelError",
     "Opened",
     "Outcome",
+    "Plan",
+    "PlanError",
     "Policy",
     "PolicyError",
     "Prediction",
@@ -138,10 +152,13 @@ __all__ = [
     "Stage",
     "StagedNet",
     "Timing",
+    "activation_maps",
+    "apply_plan",
     "at_equal_cost",
     "attach",
     "attach_gates",
     "attention_heads",
+    "attention_map",
     "batch_statistics",
     "be_your_own_teacher",
     "blockdrop_curriculum",
@@ -160,18 +177,25 @@ __all__ = [
     "convert",
     "data",
     "default_heads",
+    "detach",
     "distill",
+    "distill_attention",
     "distill_jointly",
+    "distill_static",
     "exact_front",
     "export",
     "feedforward_gates",
+    "finetune",
     "fit",
     "genetic_front",
+    "gradient_maps",
     "imta",
     "in_rounds",
     "jei_dnn",
+    "lend_attention",
     "load",
     "losses",
+    "masked_heads",
     "measure",
     "models",
     "multi_exit_distillation",
@@ -181,9 +205,11 @@ __all__ = [
     "policy_gates",
     "pooled_heads",
     "quality",
+    "quantize",
     "quota_front",
     "random_control",
     "random_gates",
+    "rank",
     "rank_stages",
     "recipe_cli",
     "recurrent_gates",
@@ -209,6 +235,7 @@ __all__ = [
     "token_heads",
     "train_jointly",
     "train_mixed",
+    "transfer_attention",
     "write_page",
     "zero_time_waste",
 ]

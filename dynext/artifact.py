@@ -28,11 +28,13 @@ from torch import Tensor, nn
 from dynext.atomic import replaced_folder
 from dynext.core.cascade import cascade
 from dynext.core.cost import CostTable
+from dynext.core.int8 import to_int8
 from dynext.core.net import DynamicNet, from_specs
 from dynext.core.policy import Policy
 from dynext.core.table import ExitTable
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet, split
+from dynext.graph.shrink import shrink
 from dynext.models.catalog import rebuild
 from dynext.seeding import seeded
 from dynext.types import InputSpec
@@ -100,6 +102,7 @@ def save(
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
             "cascade": net.cascade,
             "gates": None if net.gates is None else net.gates.spec,
+            "int8": net.int8,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
@@ -129,7 +132,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     card = _card(folder)
     try:
         state = _weights(folder / WEIGHTS, card["weights"])
-        net = _untrained(folder, card, model)
+        net = to_int8(_untrained(folder, card, model), card.get("int8"))
         _fill(net, state, folder)
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
@@ -177,6 +180,7 @@ def _stages(staged: StagedNet) -> dict[str, Any]:
         "granularity": staged.granularity,
         "names": [stage.name for stage in stages],
         "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in stages],
+        "shrunk": staged.shrunk,
     }
 
 
@@ -252,9 +256,10 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
 
 
 def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | None) -> StagedNet:
-    if isinstance(model, StagedNet):
-        return copy.deepcopy(model)
     stages = card["stages"]
+    shrunk = stages.get("shrunk")  # folders from before nets were pruned have no such key
+    if isinstance(model, StagedNet):
+        return shrink(model, shrunk)
     if stages["granularity"] == "hand":
         raise ArtifactError("the stages were given by hand; give them again: model=dx.stages_by_hand(...)")
     if model is None:
@@ -266,7 +271,8 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
     dtype = getattr(torch, card["dtype"])
     model = model.cpu().to(dtype)
     example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
-    return split(model, example, cuts, granularity=stages["granularity"])
+    cuts = cuts if shrunk is None else shrunk["cuts"]
+    return shrink(split(model, example, cuts, granularity=stages["granularity"]), shrunk)
 
 
 def _check_stages(folder: Path, kept: Mapping[str, Any], staged: StagedNet) -> None:

@@ -1,7 +1,7 @@
 """Training by attention: later layers' masks distilled into exits, and what it is to be compared with.
 
-The trunk stays as it is: it is run once over the rows, and heads learn on what it gave. Rows may be labelled, unlabelled
-or synthesized; without labels the full net's answers take their place.
+The trunk stays as it is: it is run once over the rows, and heads learn on what it gave. Rows may be labelled,
+unlabelled or synthesized; without labels the full net's answers take their place.
 
 Shapes: b rows, p positions, k classes. There are e exits, the last is the full net.
 """

@@ -1,7 +1,7 @@
 """Attention maps: where on its map a stage is active, and where its answer hangs on what it sees.
 
-A tap becomes a map ``[b c h w]``: maps are maps already (channels moved to the front), tokens ``[b t d]`` are a strip of
-``t`` by 1, a vector ``[b d]`` is one position.
+A tap becomes a map ``[b c h w]``: maps are maps already (channels moved to the front), tokens ``[b t d]`` are a strip
+of ``t`` by 1, a vector ``[b d]`` is one position.
 
 Shapes: b rows, c channels, h height, w width, t tokens, d features, k classes. There are e exits, the last is the net.
 """
