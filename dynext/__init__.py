@@ -75,6 +75,7 @@ from dynext.prune.apply import apply_plan
 from dynext.prune.attention import distill_attention, transfer_attention
 from dynext.prune.auxiliary import Auxiliary, detach, lend_attention
 from dynext.prune.finetune import distill_static, finetune
+from dynext.prune.make import Pruned, make_smaller
 from dynext.prune.maps import activation_maps, attention_map, gradient_maps
 from dynext.prune.plan import Cut, Plan
 from dynext.prune.quantize import quantize
@@ -143,6 +144,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Prediction",
+    "Pruned",
     "Ranking",
     "Report",
     "Shift",
@@ -195,6 +197,7 @@ __all__ = [
     "lend_attention",
     "load",
     "losses",
+    "make_smaller",
     "masked_heads",
     "measure",
     "models",

@@ -13,6 +13,7 @@ from dynext.cli.evaluate import evaluate
 from dynext.cli.export import export
 from dynext.cli.inspect import inspect
 from dynext.cli.predict import predict
+from dynext.cli.prune import prune
 from dynext.cli.recipe import recipe
 from dynext.cli.report import report
 from dynext.cli.synthesize import synthesize
@@ -39,5 +40,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, inspect, convert, evaluate, predict, bench, export, report, synthesize, recipe):
+for command in (demo, inspect, convert, evaluate, predict, bench, prune, export, report, synthesize, recipe):
     main.add_command(command)

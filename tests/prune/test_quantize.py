@@ -1,4 +1,4 @@
-"""8 bits: rounding as the formula says, kernels that do what the formula does, answers within a bound of the float net."""
+"""8 bits: rounding is the formula, kernels do what it says, answers stay within a bound of the float net."""
 
 import copy
 import importlib
@@ -63,7 +63,7 @@ def test_ranges_have_the_least_squared_error() -> None:
     )
     assert best <= whole * (1 + 1e-6)
     assert value_range(torch.zeros(5)) == (1.0, 0)
-    low, zero = value_range(torch.tensor([2.0, 3.0]))  # zero is always within: padding is zero
+    _, zero = value_range(torch.tensor([2.0, 3.0]))  # zero is always within: padding is zero
     assert zero == 0
     assert value_range(torch.tensor([-3.0, -2.0]))[1] == 255
 
