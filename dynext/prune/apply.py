@@ -29,15 +29,12 @@ def apply_plan(net: DynamicNet, plan: Plan) -> DynamicNet:
     """
     check_prunable(net)
     small = smaller(net, exits=plan.exits, blocks=plan.blocks)
-    for cut in plan.cuts:
-        _check_cut(small, cut)
     before = copy.deepcopy(small)
-    done: dict[tuple[str, str], tuple[Cut, int]] = {}
-    channels = Channels(small)
-    for cut in plan.cuts:
-        _check_apart(channels, cut, done)
-    for cut in plan.cuts:
-        channels.group(cut.layer, cut.channels).prune()
+    if plan.cuts:
+        channels = Channels(small)
+        _check_cuts(small, channels, plan.cuts)
+        for cut in plan.cuts:
+            channels.group(cut.layer, cut.channels).prune()
     return _settled(small, before, plan)
 
 
@@ -78,14 +75,26 @@ def smaller(net: DynamicNet, *, exits: Sequence[str], blocks: Sequence[str]) -> 
     return small
 
 
-def _check_cut(net: DynamicNet, cut: Cut) -> None:
-    channels = Channels(copy.deepcopy(net))
+def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> None:
+    owners: dict[str, Cut] = {}
+    for cut in cuts:
+        _check_names(channels, cut)
+        _check_apart(channels, cut, owners)
+    if consistent(net, [(cut.layer, cut.channels) for cut in cuts]) is None:
+        return
+    for cut in cuts:  # which of them it is
+        why = consistent(net, [(cut.layer, cut.channels)])
+        if why is not None:
+            raise PlanError(
+                f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
+                f"after {_live_tensor(net, cut)!r}, and {why}"
+            )
+    raise PlanError(f"each cut may be made, but not all {len(cuts)} together; make the plan anew (dx.rank)")
+
+
+def _check_names(channels: Channels, cut: Cut) -> None:
     module = channels.layer(cut.layer)
-    if (
-        module is None
-        or channels.graph.get_pruner_of_module(module) is None
-        or module not in channels.graph.module2node
-    ):
+    if module not in channels.graph.module2node or channels.graph.get_pruner_of_module(module) is None:
         raise PlanError(f"{cut.layer!r} is no layer of this net with channels to cut; make the plan anew (dx.rank)")
     if channels.width(module) != cut.of:
         raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")
@@ -96,12 +105,8 @@ def _check_cut(net: DynamicNet, cut: Cut) -> None:
             f"{cut.layer} is coupled with {', '.join(sorted(coupled))}, the plan says {', '.join(cut.coupled)}; "
             f"it was made for another net"
         )
-    why = consistent(net, cut.layer, cut.channels) if channels.enough(group) else "a layer would keep no channel"
-    if why is not None:
-        raise PlanError(
-            f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
-            f"after {_live_tensor(net, cut)!r}, and {why}"
-        )
+    if not channels.enough(group):
+        raise PlanError(f"with {cut.layer} a layer that is coupled with it would keep no channel; cut fewer")
 
 
 def _live_tensor(net: DynamicNet, cut: Cut) -> str:
@@ -110,11 +115,11 @@ def _live_tensor(net: DynamicNet, cut: Cut) -> str:
     return net.staged.stages[stage].name
 
 
-def _check_apart(channels: Channels, cut: Cut, done: dict[tuple[str, str], tuple[Cut, int]]) -> None:
+def _check_apart(channels: Channels, cut: Cut, owners: dict[str, Cut]) -> None:
     """Two cuts may not meet at one layer's output: indices of the second would be of what the first has left."""
     for part in channels.parts(channels.group(cut.layer, cut.channels)):
         if part.side == "out":
-            other = done.setdefault((part.layer, part.side), (cut, len(part.channels)))[0]
+            other = owners.setdefault(part.layer, cut)
             if other is not cut:
                 raise PlanError(
                     f"{cut.layer} and {other.layer} both cut the output of {part.layer}; a plan names one of the "

@@ -113,15 +113,23 @@ def zero(group: Any, channels: Channels) -> None:
                 tensor.detach().index_fill_(1 if turned and name == "weight" else 0, index.to(tensor.device), 0.0)
 
 
-def consistent(net: DynamicNet, name: str, channels: Sequence[int]) -> str | None:
-    """Why removing these channels is not what setting them to zero is, or ``None`` where it is. ``net`` stays whole."""
+Trial = tuple[str, Sequence[int]]
+"""A layer's name and the output channels that would go."""
+
+
+def consistent(net: DynamicNet, trials: Sequence[Trial]) -> str | None:
+    """Why removing these channels, all of them, is not what setting them to zero is, or ``None`` where it is.
+
+    ``net`` stays whole.
+    """
     zeroed, cut = (Channels(copy.deepcopy(net)) for _ in range(2))
     x = rows(net)
     try:
         # a graph that fails prints itself, which is none of the user's business here
         with redirect_stderr(io.StringIO()), torch.no_grad():
-            zero(zeroed.group(name, channels), zeroed)
-            cut.group(name, channels).prune()
+            for name, channels in trials:
+                zero(zeroed.group(name, channels), zeroed)
+                cut.group(name, channels).prune()
             wanted, found = zeroed.whole(x), cut.whole(x)
     except (RuntimeError, ValueError, IndexError, AttributeError) as error:
         return f"the rest no longer fits ({type(error).__name__})"
@@ -129,6 +137,16 @@ def consistent(net: DynamicNet, name: str, channels: Sequence[int]) -> str | Non
         if one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=TOLERANCE * _scale(one)):
             return "what is left answers otherwise than with these channels at zero"
     return None
+
+
+def sound(net: DynamicNet, trials: Sequence[Trial]) -> list[Trial]:
+    """Those of the trials that are consistent; many are tried at once, and halved where they are not."""
+    if not trials or consistent(net, trials) is None:
+        return list(trials)
+    if len(trials) == 1:
+        return []
+    middle = len(trials) // 2
+    return sound(net, trials[:middle]) + sound(net, trials[middle:])
 
 
 def _scale(logits: Tensor) -> float:

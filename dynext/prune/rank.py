@@ -21,7 +21,7 @@ from dynext.errors import PlanError
 from dynext.prune.apply import check_prunable, smaller
 from dynext.prune.auxiliary import Auxiliary
 from dynext.prune.books import Books, Candidate, predicted
-from dynext.prune.channels import Channels, consistent
+from dynext.prune.channels import Channels
 from dynext.prune.maps import align, as_map, attention_map
 from dynext.prune.plan import Cut, Plan
 from dynext.train.controls import rank_stages
@@ -122,9 +122,9 @@ def _worth(net: DynamicNet, by: str, source: Source | None, auxiliary: Auxiliary
     importance: Any = kinds[by]()
 
     def worth(channels: Channels, layer: str) -> Tensor:
-        module = channels.layer(layer)
-        found = importance(channels.group(layer, range(channels.width(module))))  # type: ignore[arg-type]
-        return torch.ones(channels.width(module)) if found is None else found.detach().cpu()  # type: ignore[arg-type]
+        width = channels.width(_known(channels, layer))
+        found = importance(channels.group(layer, range(width)))
+        return torch.ones(width) if found is None else found.detach().cpu()
 
     if by == "taylor":
         assert source is not None  # noqa: S101
@@ -153,9 +153,9 @@ def _by_attention(net: DynamicNet, source: Source, auxiliary: Auxiliary, count: 
     channels = Channels(net)
     with evaluating(net), statistics(net.staged, source.bn), ExitStack() as open_hooks:
         for name in channels.roots():
-            module = channels.layer(name)
-            assert module is not None  # noqa: S101
-            handle = module.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out.detach()}))
+            handle = _known(channels, name).register_forward_hook(
+                lambda _, __, out, name=name: outputs.update({name: out.detach()})
+            )
             open_hooks.callback(handle.remove)
         net.all_exits(x)
 
@@ -182,20 +182,25 @@ def _looks(net: DynamicNet, auxiliary: Auxiliary, x: Tensor) -> Callable[[str], 
 def _candidates(net: DynamicNet, worth: Worth) -> list[Candidate]:
     """Groups that may lose channels, with what each is worth."""
     channels = Channels(net)
-    found = []
+    trials: list[Trial] = []
     for layer in channels.roots():
-        module = channels.layer(layer)
-        assert module is not None  # noqa: S101
-        width = channels.width(module)
-        tried = list(range(0, width, 2))
-        if width < 2 or not channels.enough(channels.group(layer, tried)) or consistent(net, layer, tried) is not None:
-            continue
+        tried = list(range(0, channels.width(_known(channels, layer)), 2))
+        if channels.enough(channels.group(layer, tried)):
+            trials.append((layer, tried))
+    found = []
+    for layer, tried in sound(net, trials):
         parts = channels.parts(channels.group(layer, tried))
         coupled = dict.fromkeys(part.layer for part in parts if part.side == "out")
         worth_c = worth(channels, layer)
-        if len(worth_c) == width:
+        if len(worth_c) == channels.width(_known(channels, layer)):
             found.append(Candidate(layer, worth_c / worth_c.mean().clamp_min(1e-12), tuple(coupled)))
     return found
+
+
+def _known(channels: Channels, layer: str) -> nn.Module:
+    module = channels.layer(layer)
+    assert module is not None  # noqa: S101  `Channels.roots` names layers that are there
+    return module
 
 
 def _cuts_for(net: DynamicNet, candidates: Sequence[Candidate], wanted: float) -> tuple[Cut, ...]:
