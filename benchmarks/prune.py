@@ -252,12 +252,9 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 found.append(figure(f"exit {e}: detached over {against}", fmean(gains), "points", target))
     ways = [one for one in lines if one["part"] == "ways"]
     static = {one["seed"]: one["accuracy"] for one in ways if one["name"] == "static"}
-    groups: dict[tuple[str, Any], list[dict[str, Any]]] = {}
-    for one in ways:
-        groups.setdefault((one["name"], one.get("budget")), []).append(one)
     within = {
         key: fmean(one["speedup"] for one in group)
-        for key, group in groups.items()
+        for key, group in grouped(lines).items()
         if fmean(static[one["seed"]] - one["accuracy"] for one in group) <= LOST
     }
     if within:
@@ -273,25 +270,30 @@ def gain(exits: list[dict[str, Any]], seed: int, e: int, against: str) -> float:
 
 
 def pages(lines: list[dict[str, Any]]) -> str:
-    exits: list[dict[str, Any]] = []
+    exits, ways = [], []
     for name in EXITS:
         of = [one for one in lines if one["part"] == "exits" and one["name"] == name]
-        if of:
-            row = {"exits": name}
-            for e in range(len(of[0]["exits"])):
-                row[f"exit {e}, %"] = spread([100 * one["exits"][e] for one in of])
-                row[f"MACs {e}"] = f"{of[0]['macs'][e]:.1%}"
-                if e < len(of[0]["head_ms"]):
-                    row[f"head {e}, ms"] = spread([one["head_ms"][e] for one in of])
-            exits.append(row)
-    ways: list[dict[str, Any]] = []
-    for name, budget in dict.fromkeys((one["name"], one.get("budget")) for one in lines if one["part"] == "ways"):
-        of = [one for one in lines if one["part"] == "ways" and (one["name"], one.get("budget")) == (name, budget)]
+        row: dict[str, Any] = {"exits": name}
+        for e in range(len(of[0]["head_ms"]) if of else 0):
+            row[f"exit {e}, %"] = spread([100 * one["exits"][e] for one in of])
+            row[f"MACs {e}"] = f"{of[0]['macs'][e]:.1%}"
+            row[f"head {e}, ms"] = spread([one["head_ms"][e] for one in of])
+        exits += [row] if of else []
+    for (name, budget), of in grouped(lines).items():
         row = {"way": name if budget is None else f"{name} {budget:g}"}
         for key, scale in (("accuracy", 100), ("macs", 100), ("ms", 1), ("speedup", 1)):
             row[key] = spread([scale * one[key] for one in of])
         ways.append(row)
     return f"\n## Exits\n\n{table(exits)}\n## Ways to spend less\n\n{table(ways)}"
+
+
+def grouped(lines: list[dict[str, Any]]) -> dict[tuple[str, Any], list[dict[str, Any]]]:
+    """The second part's lines, all seeds of a way together."""
+    found: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    for one in lines:
+        if one["part"] == "ways":
+            found.setdefault((one["name"], one.get("budget")), []).append(one)
+    return found
 
 
 def spread(values: list[float]) -> str:

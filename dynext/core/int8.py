@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -68,6 +67,8 @@ class Int8Layer(nn.Module):
         return self._in_kernel(x)
 
     def _written_out(self, x: Tensor) -> Tensor:
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the two operators
+
         ops = torch.ops.quantized_decomposed
         scale, zero = float(self.scale), int(self.zero)
         q = ops.quantize_per_tensor(x.float(), scale, zero, 0, LEVELS, torch.uint8)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynext.core.gates import static_gates
 from dynext.core.modes import evaluating, statistics
@@ -21,8 +21,8 @@ from dynext.errors import PlanError
 from dynext.prune.apply import check_prunable, smaller
 from dynext.prune.auxiliary import Auxiliary
 from dynext.prune.books import Books, Candidate, predicted
-from dynext.prune.channels import Channels
-from dynext.prune.maps import align, as_map, attention_map
+from dynext.prune.channels import Channels, Trial, sound
+from dynext.prune.maps import align, as_map, attention_map, of_reduced
 from dynext.prune.plan import Cut, Plan
 from dynext.train.controls import rank_stages
 from dynext.types import Source
@@ -53,7 +53,8 @@ def rank(
         budget: share of the full net's MACs to keep, in (0, 1].
         by: what a channel is worth. ``"magnitude"``: norm of all weights of its group. ``"bn"``: BatchNorm scales
             (network slimming). ``"taylor"``: weight times gradient of how unlike its own answers ``net`` becomes.
-            ``"attention"``: how active it is where ``auxiliary``'s distilled masks look.
+            ``"attention"``: how active it is where ``auxiliary``'s distilled masks look, or the later layers' own where
+            those have been faded out.
         source: rows for ``"taylor"``, ``"attention"`` and ``blocks``; labels are not looked at.
         blocks: how many stages to leave out; the net must have been split with ``granularity="block"``.
         rows_per_step: how many rows of the source are looked at, from its first on.
@@ -170,7 +171,8 @@ def _by_attention(net: DynamicNet, source: Source, auxiliary: Auxiliary, count: 
 def _looks(net: DynamicNet, auxiliary: Auxiliary, x: Tensor) -> Callable[[str], Tensor]:
     """For a layer, where the first exit behind it looks ``[b 1 h w]``; behind the last exit, where that one does."""
     places = [int(exit.after) for exit in auxiliary.net.exits]
-    maps = [attention_map(as_map(path.lent))[:, None] for path in auxiliary.look(x)]
+    masks = [path.own if auxiliary.strength == 1 else path.lent for path in auxiliary.look(x)]
+    maps = [attention_map(of_reduced(mask))[:, None] for mask in masks]
 
     def look_of(layer: str) -> Tensor:
         stage = int(layer.split(".")[2])
