@@ -10,7 +10,7 @@ Shapes: b rows, c channels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -33,7 +33,7 @@ x86 CPUs without VNNI add two products in 16 bits, which saturate: with weights 
 """
 
 Int8Spec = dict[str, Any]
-"""JSON: ``{"layers": [names in the float net]}``."""
+"""JSON: ``{"layers": {name in the float net: [scale, zero] of its input}}``."""
 
 
 class Int8Layer(nn.Module):
@@ -43,6 +43,9 @@ class Int8Layer(nn.Module):
         scale, zero: ``x = scale (q - zero)`` for inputs, q in 0 ... 255.
     """
 
+    weight: Tensor
+    step: Tensor
+
     def __init__(self, layer: nn.Conv2d | nn.Linear, *, relu: bool, scale: float = 1.0, zero: int = 0) -> None:
         super().__init__()
         weight = layer.weight.detach()
@@ -50,8 +53,7 @@ class Int8Layer(nn.Module):
         rounded = (weight / step_c.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-MOST, MOST)
         self.register_buffer("weight", rounded.to(torch.int8))
         self.register_buffer("step", step_c)
-        self.register_buffer("scale", torch.tensor(scale, dtype=weight.dtype))
-        self.register_buffer("zero", torch.tensor(zero))
+        self.scale, self.zero = float(scale), int(zero)
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.relu = relu
@@ -62,15 +64,14 @@ class Int8Layer(nn.Module):
         self._ready: tuple[Any, ...] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or x.device.type != "cpu" or x.dtype != torch.float32:
-            return self._written_out(x)
-        return self._in_kernel(x)
+        fits = x.device.type == "cpu" and x.dtype == torch.float32 and self.step.dtype == torch.float32
+        return self._in_kernel(x) if fits and has_kernels() and not _exporting() else self._written_out(x)
 
     def _written_out(self, x: Tensor) -> Tensor:
         from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the two operators
 
         ops = torch.ops.quantized_decomposed
-        scale, zero = float(self.scale), int(self.zero)
+        scale, zero = self.scale, self.zero
         q = ops.quantize_per_tensor(x.float(), scale, zero, 0, LEVELS, torch.uint8)
         seen = ops.dequantize_per_tensor(q, scale, zero, 0, LEVELS, torch.uint8).to(x.dtype)
         weight = self.weight.to(x.dtype) * self.step.to(x.dtype).view(-1, *[1] * (self.weight.ndim - 1))
@@ -78,11 +79,11 @@ class Int8Layer(nn.Module):
         return out.relu() if self.relu else out
 
     def _in_kernel(self, x: Tensor) -> Tensor:
-        packed, scale, zero, zeros = self._prepared()
-        q = (x / scale).round_().add_(zero).clamp_(0, LEVELS).to(torch.uint8)
+        packed, zeros = self._prepared()
+        q = (x / self.scale).round_().add_(self.zero).clamp_(0, LEVELS).to(torch.uint8)
         post = ("relu" if self.relu else "none", [], "")
         ops = torch.ops.onednn
-        known = (q, scale, zero, packed, self.step, zeros, self.bias.detach())
+        known = (q, self.scale, self.zero, packed, self.step, zeros, self.bias.detach())
         if self.conv is None:
             return ops.qlinear_pointwise(*known, 1.0, 0, torch.float32, *post)
         return ops.qconv_pointwise(*known, *self.conv, 1.0, 0, torch.float32, *post)
@@ -91,14 +92,13 @@ class Int8Layer(nn.Module):
         """The weight in the kernel's own layout, made once for the weight that is there."""
         key = (self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version)
         if self._ready is None or self._ready[0] != key:
-            scale, zero = float(self.scale), int(self.zero)
             zeros = torch.zeros(len(self.weight), dtype=torch.int64)
             ops = torch.ops.onednn
             if self.conv is None:
                 packed = ops.qlinear_prepack(self.weight, None)
             else:
-                packed = ops.qconv_prepack(self.weight, self.step, scale, zero, *self.conv, None)
-            self._ready = (key, packed, scale, zero, zeros)
+                packed = ops.qconv_prepack(self.weight, self.step, self.scale, self.zero, *self.conv, None)
+            self._ready = (key, packed, zeros)
         return self._ready[1:]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,11 +108,17 @@ class Int8Layer(nn.Module):
         return f"{list(self.weight.shape)}, relu={self.relu}"
 
 
-def to_int8(net: DynamicNet, spec: Int8Spec | None, ranges: dict[str, tuple[float, int]] | None = None) -> DynamicNet:
-    """A copy of ``net`` with the layers of ``spec`` in 8 bits, BatchNorm and ReLU behind them folded in.
+def has_kernels() -> bool:
+    """Whether this torch brings oneDNN's int8 kernels; without them quantized layers are as slow as float ones."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv_pointwise")
 
-    Args:
-        ranges: scale and zero of each layer's input; without them the layers are to be filled from a file.
+
+_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+"""Older versions of torch only know that something is being traced."""
+
+
+def to_int8(net: DynamicNet, spec: Int8Spec | None) -> DynamicNet:
+    """A copy of ``net`` with the layers of ``spec`` in 8 bits, BatchNorm and ReLU behind them folded in.
 
     Raises:
         ModelError: a layer that is not there, or that cannot be in 8 bits.
@@ -121,10 +127,9 @@ def to_int8(net: DynamicNet, spec: Int8Spec | None, ranges: dict[str, tuple[floa
     if spec is None:
         return small
     followed = dict(chains(small))
-    for name in spec["layers"]:
+    for name, (scale, zero) in spec["layers"].items():
         if name not in followed:
             raise ModelError(f"{name!r} is no layer of this net that can be in 8 bits; quantize it again")
-        scale, zero = (1.0, 0) if ranges is None else ranges[name]
         followed[name].replace(scale, zero)
     for stage in small.staged.stages:
         if isinstance(stage.body, fx.GraphModule):

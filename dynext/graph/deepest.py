@@ -88,7 +88,7 @@ def _cut(staged: StagedNet, end: fx.Node, across: list[fx.Node], live: tuple[Ten
     first = _part(last.body, placed, across)
     with torch.no_grad():
         between = first(*live)
-    second = _part(last.body, across, [node for node in result.args[0] if isinstance(node, fx.Node)])
+    second = _part(last.body, across, list(result.all_input_nodes))
     stages = [
         _stage(first, DEEPEST, live, between),
         _stage(second, last.name, between, tuple(second(*between))),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.core.exits import Exit, HeadSpec, build_exit, mask_spec
+from dynext.core.layers import Attention, FeatureAttention
 from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SplitError
@@ -184,10 +185,10 @@ def _reduced_shapes(watch: DynamicNet) -> list[tuple[int, ...]]:
         return [tuple(exit.reduce(tap).shape[1:]) for exit, tap in zip(watch.exits, taps, strict=True)]
 
 
-def _parts(exit: Exit) -> tuple[nn.Module, nn.Module]:
+def _parts(exit: Exit) -> tuple[Attention | FeatureAttention, nn.Module]:
     """Mask and embedder of a masked exit."""
     gate, embedder = cast(nn.Sequential, exit.embedder)
-    return gate, embedder
+    return cast("Attention | FeatureAttention", gate), embedder
 
 
 def _masked(exit: Exit, squeeze: int | None) -> Exit:

@@ -66,8 +66,7 @@ def quantize(
     if not names:
         raise FitError(f"no layer spends {least_macs:,} MACs a row; give a smaller least_macs")
     seen = _observed(net, source, names, bn or source.bn, batches, seed)
-    ranges = {name: value_range(torch.cat(values)) for name, values in seen.items()}
-    return to_int8(net, {"layers": [name for name in names if name in ranges]}, ranges)
+    return to_int8(net, {"layers": {name: list(value_range(torch.cat(values))) for name, values in seen.items()}})
 
 
 def value_range(value: Tensor) -> tuple[float, int]:

@@ -112,7 +112,7 @@ def test_small_and_shared_layers_stay_float() -> None:
     assert not any("again" in name for name, _ in chains(net))
     rows = dx.data.Rows(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
     coarse = dx.quantize(net, rows, least_macs=10_000)
-    assert coarse.int8["layers"] == ["staged.stages.0.body.stem.0"]
+    assert list(coarse.int8["layers"]) == ["staged.stages.0.body.stem.0"]
 
 
 def test_what_cannot_be_quantized_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_what_cannot_be_quantized_is_refused() -> None:
     with pytest.raises(FitError, match="no layer spends 1,000,000,000 MACs"):
         dx.quantize(net, rows, least_macs=10**9)
     with pytest.raises(ModelError, match="'nowhere' is no layer"):
-        to_int8(net, {"layers": ["nowhere"]})
+        to_int8(net, {"layers": {"nowhere": [1.0, 0]}})
     with pytest.raises(dx.PlanError, match="is in 8 bits"):
         dx.rank(coarse, budget=0.5)
     with pytest.raises(dx.SourceError, match="no rows"):
