@@ -68,13 +68,13 @@ class Int8Layer(nn.Module):
         return self._in_kernel(x) if fits and has_kernels() and not _exporting() else self._written_out(x)
 
     def _written_out(self, x: Tensor) -> Tensor:
-        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the two operators
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers these operators
 
         ops = torch.ops.quantized_decomposed
         scale, zero = self.scale, self.zero
         q = ops.quantize_per_tensor(x.float(), scale, zero, 0, LEVELS, torch.uint8)
         seen = ops.dequantize_per_tensor(q, scale, zero, 0, LEVELS, torch.uint8).to(x.dtype)
-        weight = self.weight.to(x.dtype) * self.step.to(x.dtype).view(-1, *[1] * (self.weight.ndim - 1))
+        weight = ops.dequantize_per_channel(self.weight, self.step, None, 0, -MOST, MOST, torch.int8).to(x.dtype)
         out = F.linear(seen, weight, self.bias) if self.conv is None else F.conv2d(seen, weight, self.bias, *self.conv)
         return out.relu() if self.relu else out
 

@@ -1,4 +1,4 @@
-"""Stages made smaller: figures are measured anew, what was taken away can be taken away again, and mismatches are named."""
+"""Stages made smaller: measured anew, shrunk the same way again on loading, and named where they no longer fit."""
 
 import copy
 import json
