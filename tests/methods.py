@@ -25,11 +25,13 @@ class Method:
     """A method of `dynext.train` and what is known of it."""
 
     train: Train
-    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8)
+    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8, separable=0)
     frozen: bool = False
     """The trunk must not move."""
     cascade: str | None = None
     """The rule of the cascade that it gives."""
+    self_taught: bool = False
+    """Rows without labels are learned from, too."""
 
 
 def second(config: dx.FitConfig) -> dx.FitConfig:
@@ -64,7 +66,10 @@ METHODS = {
     ),
     "imta": Method(train=lambda net, rows, config: dx.imta(net, rows, config, heads=second(config)), cascade="inline"),
     "zero_time_waste": Method(
-        train=lambda net, rows, config: dx.zero_time_waste(net, rows, config), frozen=True, cascade="stack"
+        train=lambda net, rows, config: dx.zero_time_waste(net, rows, config),
+        frozen=True,
+        cascade="stack",
+        self_taught=True,
     ),
     "boostnet": Method(train=lambda net, rows, config: dx.boostnet(net, rows, config), cascade="boost"),
     "jei_dnn": Method(train=lambda net, rows, config: dx.jei_dnn(net, rows, config), frozen=True),

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.core.layers import Attention, Copy, FeatureAttention, PoolMix, Reduce, TokenPool
+from dynext.core.layers import Attention, Copy, FeatureAttention, PoolMix, Reduce, Separable, TokenPool
 from dynext.errors import PolicyError, SplitError
 
 HeadSpec = dict[str, Any]
@@ -60,6 +60,7 @@ def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
             nn.ReLU(),
         ]
         channels, height, width = hidden, math.ceil(height / stride), math.ceil(width / stride)
+    layers += [Separable(hidden) for _ in range(int(spec.get("separable", 0)))]
     (kernel_h, stride_h, out_height), (kernel_w, stride_w, out_width) = _window(height), _window(width)
     layers += [nn.AvgPool2d((kernel_h, kernel_w), (stride_h, stride_w)), nn.Flatten()]
     return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
@@ -144,17 +145,20 @@ def _reduce(spec: HeadSpec) -> tuple[nn.Module, tuple[int, int, int]]:
     return Reduce(channels_last=channels_last, factor=factor), (channels, height // factor, width // factor)
 
 
-def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -> Heads:
-    """3x3 convolutions of stride 2 with BatchNorm and ReLU, a 3x3 grid of averages, linear; for maps ``[c h w]``.
+def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2) -> Heads:
+    """Convolutions, a 3x3 grid of averages, linear; for maps ``[c h w]``.
 
-    ``hidden`` channels default to the tap's own, between 64 and 128.
+    First ``convs`` full 3x3 convolutions of stride 2, then ``separable`` depthwise separable ones, each with BatchNorm
+    and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, but at most four times these. A head
+    that sees far and knows where (the grid) carries over best from synthesized rows to real ones.
     """
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "conv")
         spec = {"kind": "conv", "tap": list(tap), "num_classes": num_classes, "channels_last": channels_last(tap)}
         channels = tap[-1] if spec["channels_last"] else tap[0]
-        return {**spec, "hidden": hidden or min(max(channels, 64), 128), "convs": convs}
+        width = hidden or min(max(channels, 64), 128, max(4 * channels, 16))
+        return {**spec, "hidden": width, "convs": convs, "separable": separable}
 
     return heads
 
@@ -174,13 +178,13 @@ def strided_heads(num_classes: int, *, hidden: int = 128, convs: int = 2) -> Hea
 
 
 def attention_heads(
-    num_classes: int, *, hidden: int | None = None, convs: int = 1, squeeze: int | None = None
+    num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2, squeeze: int | None = None
 ) -> Heads:
     """`conv_heads` behind a mask that says where on the map to look (`Attention`); for maps ``[c h w]``.
 
     ``squeeze`` channels in the mask's middle default to half the tap's own, at least 8.
     """
-    plain = conv_heads(num_classes, hidden=hidden, convs=convs)
+    plain = conv_heads(num_classes, hidden=hidden, convs=convs, separable=separable)
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         _expect(tap, 3, "attention")
@@ -230,12 +234,12 @@ def token_heads(num_classes: int, *, hidden: int | None = None) -> Heads:
     return heads
 
 
-def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1) -> Heads:
+def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2) -> Heads:
     """The head that the tap's shape suggests: maps get convolutions, tokens token heads, vectors a hidden layer."""
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
         if len(tap) == 3:
-            return conv_heads(num_classes, hidden=hidden, convs=convs)(tap)
+            return conv_heads(num_classes, hidden=hidden, convs=convs, separable=separable)(tap)
         if len(tap) == 2:
             return token_heads(num_classes, hidden=hidden)(tap)
         width = hidden or min(max(math.prod(tap), 64), 256)

@@ -41,6 +41,22 @@ class PoolMix(nn.Module):
         return share * x.mean((2, 3)) + (1 - share) * x.amax((2, 3))
 
 
+class Separable(nn.Sequential):
+    """A depthwise 3x3 convolution and a pointwise one, each with BatchNorm, ReLU at the end; the map keeps its shape.
+
+    Source: MobileNet, Howard et al. 2017, arXiv:1704.04861 (there with another ReLU between the two).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+
+
 class Attention(nn.Module):
     """A map times a mask in (0, 1) of its own making: down by a strided convolution, up by a transposed one, sigmoid.
 

@@ -154,17 +154,21 @@ def train_heads(
     *,
     batch_size: int,
     module: Callable[[DynamicNet], nn.Module] = Heads,
+    self_taught: bool = False,
 ) -> DynamicNet:
     """``student``, a copy of ``net`` or a cascade of it, with its heads trained; not a bit of the trunk moves.
 
     The trunk is run once over the rows, in evaluation, and what heads see is kept (in half precision): a CPU can afford
-    thousands of steps, and no BatchNorm can drift. Rows are not augmented.
+    thousands of steps, and no BatchNorm can drift. Rows are not augmented. With ``self_taught``, rows without labels
+    are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``.
     """
     check_shape(source, net)
     check_plain(net)
     features = cache_features(net, None, source, progress=config.progress)
     labels = [batch.y for batch in source if batch.y is not None]
     y_n = torch.cat(labels) if labels else torch.empty(0)
+    if self_taught and not labels:
+        y_n = features.logits_nk.softmax(-1)
     if len(y_n) != len(features):
         raise SourceError(f"{len(y_n)} labels for {len(features)} rows; this method learns from labels, give one each")
     student.requires_grad_(False)

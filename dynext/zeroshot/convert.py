@@ -26,6 +26,7 @@ from dynext.zeroshot.drift import lost_by_drift
 from dynext.zeroshot.effort import JOINT_STEPS, effort_for
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
+from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.skip import SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import (
@@ -103,7 +104,8 @@ def convert(
             ``True``), ``"blockdrop"`` or ``"static"``. The trunk is trained for it; where skipping is not safe by the
             same rule as exits are, the trunk stays the teacher's.
         distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
-        calibrate: a few hundred *unlabelled* real rows for temperatures and thresholds (agreement with the full net).
+        calibrate: a few hundred *unlabelled* real rows for temperatures, class biases and thresholds (agreement with
+            the full net).
         distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
             seen the row (cross-fitting).
         max_drop: accuracy that may be lost (share; .01 by default). ``budget``: share of the static net's MACs.
@@ -202,6 +204,7 @@ def convert(
         else:
             trained = fit_heads(net, features, "heads")
             table = collect(trained, calibrate, rows=f"{len(calibrate):,} unlabelled rows")
+            trained, table = recalibrated(trained, table)
         skipping = [] if skipper is None else skip_tables(skipper, teacher, calibrate, table.rows)
         policy = choose_cautiously(
             [table, *skipping],

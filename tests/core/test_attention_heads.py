@@ -61,7 +61,7 @@ def test_they_fit_any_map(tap: tuple[int, ...]) -> None:
 
 
 def test_the_mask_is_paid_for() -> None:
-    exit = build_exit(attention_heads(5, hidden=64)((16, 8, 8)), after=0, name="here")
+    exit = build_exit(attention_heads(5, hidden=64, separable=0)((16, 8, 8)), after=0, name="here")
     mask = 2 * (4 * 4) * 9 * 16 * 8
     assert count_macs(exit, torch.randn(2, 16, 8, 8)) == mask + 9 * 16 * 64 * 16 + 64 * 9 * 5
 

@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("rule", RULES)
 
 def plain(name: str = "residual") -> tuple[dx.DynamicNet, torch.Tensor]:
     model, example = NETS[name]()
-    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.conv_heads(10, hidden=8))
+    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.conv_heads(10, hidden=8, separable=0))
     return net, torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(2))
 
 

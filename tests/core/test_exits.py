@@ -43,7 +43,15 @@ def test_pooled_mixes_mean_and_maximum() -> None:
 def test_large_maps_are_averaged_down_before_a_head_looks() -> None:
     exit = build_exit(conv_heads(5)((8, 56, 56)), after=0, name="here")
     assert exit.reduce(torch.randn(2, 8, 56, 56)).shape == (2, 8, 14, 14)
-    assert count_macs(exit, torch.randn(2, 8, 56, 56)) == 9 * 8 * 64 * 49 + 64 * 9 * 5
+    separable = (9 * 32 + 32 * 32) * 49
+    assert count_macs(exit, torch.randn(2, 8, 56, 56)) == 9 * 8 * 32 * 49 + 2 * separable + 32 * 9 * 5
+
+
+def test_a_head_saved_before_there_were_separable_convolutions_is_built_without() -> None:
+    old = {key: value for key, value in conv_heads(5)((8, 14, 14)).items() if key != "separable"}
+    assert build_exit(old, after=0, name="here").embedder.state_dict().keys() == (
+        build_exit(conv_heads(5, separable=0)((8, 14, 14)), after=0, name="here").embedder.state_dict().keys()
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -304,7 +304,8 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_gates_go_with_every_measure_of_confidence(kind: str, confidence: Measure) -> None:
     """Gates of one look put rows in another order; what exits remember or have learned follows them."""
     gates = gated_net(kind=kind)
-    exits = attach(gates.staged, default_heads(gates.num_classes), at=gates.staged.skippable)
+    heads = default_heads(gates.num_classes, hidden=64, separable=0)
+    exits = attach(gates.staged, heads, at=gates.staged.skippable)
     net = DynamicNet(gates.staged, exits.exits, gates.gates).eval()
     x = rows_for(net, 24)
     keep_g, clear = halving_rule(net, x)

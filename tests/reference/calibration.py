@@ -33,3 +33,15 @@ def ece(logits_nk, target_n, bins):
             sure, right = np.mean(inside, axis=0)
             total += len(inside) / len(rows) * abs(right - sure)
     return total
+
+
+def class_biases(logits_nk, target_n, spread, steps=30_000, rate=0.3):
+    """T b - its mean, by plain gradient descent on (1/T, b). Alexandari et al., ICML 2020, with a normal prior on b."""
+    n, k = logits_nk.shape
+    beta, bias_k, target_nk = 1.0, np.zeros(k), np.eye(k)[target_n]
+    for _ in range(steps):
+        e_nk = np.exp(beta * logits_nk + bias_k)
+        gap_nk = e_nk / e_nk.sum(axis=1, keepdims=True) - target_nk
+        beta -= rate * np.mean(np.sum(gap_nk * logits_nk, axis=1))
+        bias_k = bias_k - rate * (gap_nk.mean(axis=0) + bias_k / (spread**2 * n))
+    return (bias_k - bias_k.mean()) / beta

@@ -1,6 +1,7 @@
 """Every method of the table: it learns, keeps its promises, is saved, resumed and reported on."""
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,21 @@ def losses(net: dx.DynamicNet, rows: dx.data.Rows) -> torch.Tensor:
     with torch.no_grad():
         logits_bek = net.all_exits(rows.take(torch.arange(len(rows))).x)
     return torch.stack([torch.nn.functional.cross_entropy(logits, rows.y) for logits in logits_bek.unbind(1)])
+
+
+class Pieces:
+    """Batches as given."""
+
+    shape, bn = (3, 8, 8), "running"
+
+    def __init__(self, batches: tuple[dx.Batch, ...]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return sum(len(batch.x) for batch in self.batches)
+
+    def __iter__(self) -> Iterator[dx.Batch]:
+        return iter(self.batches)
 
 
 def test_there_are_methods() -> None:
@@ -89,11 +105,31 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.self_taught])
+def test_without_labels_exits_learn_the_full_nets_answers(name: str) -> None:
+    net, rows = setting(METHODS[name])
+    found, _ = trained(METHODS[name], net, rows.unlabelled(), config(steps=60))
+    x = rows.take(torch.arange(len(rows))).x
+
+    def gap(of: dx.DynamicNet) -> torch.Tensor:
+        with torch.no_grad():
+            logits_bek = of.all_exits(x)
+        target_bk = logits_bek[:, -1].softmax(-1)
+        return torch.stack([torch.nn.functional.cross_entropy(early, target_bk) for early in logits_bek.unbind(1)])
+
+    assert (gap(found)[:2] < gap(net)[:2]).all()
+    some = dx.Batch(x=x[:2], y=rows.y[:2]), dx.Batch(x=x[2:4], y=None)
+    assert torch.equal(found(x), net(x))
+    with pytest.raises(SourceError, match="2 labels for 4 rows"):
+        trained(METHODS[name], net, Pieces(some), config(steps=1))
+
+
 @ALL
 def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
     net, rows = setting(method)
-    with pytest.raises(SourceError, match="labels"):
-        trained(method, net, rows.unlabelled(), config(steps=1))
+    if not method.self_taught:
+        with pytest.raises(SourceError, match="labels"):
+            trained(method, net, rows.unlabelled(), config(steps=1))
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
     small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):

@@ -27,8 +27,9 @@ from dynext.zeroshot.synth.terms import competition
 class Inversion:
     """Weights of the loss and size of the steps, in normalized units."""
 
-    iterations: int = 20
-    lr: float = 0.05
+    iterations: int = 7
+    """Few, with large steps: twice the rows are worth more than twice the iterations."""
+    lr: float = 0.1
     bn: float = 1.0
     ce: float = 0.2
     tv: float = 0.02

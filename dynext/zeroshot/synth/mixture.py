@@ -19,8 +19,15 @@ from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_pe
 from dynext.zeroshot.synth.shares import best_shares, mixed_loss, moments
 from dynext.zeroshot.synth.usefulness import Filter, keep
 
-DEFAULT = Filter()
+DEFAULT = Filter(oversample=1.0)
+"""Every row is kept: on the bundled net the surest rows taught its first exits less than rows taken as they come."""
+
 PARTS = ("fitted", "inversion")
+ITERATIVE = ("inversion", "impressions", "generator")
+MOST = 0.25
+"""Share that iterative methods have at most together, where shares are found automatically: such a row costs twenty
+painted ones, and BatchNorm statistics, which it was made for, would give it everything."""
+
 LEAST = 0.1
 """Share that a method has at least, where shares are found automatically."""
 
@@ -45,7 +52,8 @@ def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[...
 
         Args:
             shares: of each method; found automatically without: of a few rows of each, the shares with which all
-                together come nearest to the teacher's BatchNorm statistics and an even use of its classes.
+                together come nearest to the teacher's BatchNorm statistics and an even use of its classes, iterative
+                methods held to a quarter (`affordable`).
             parts: options of the methods, by name.
             against: a net whose exits should learn from the rows; handed to the methods that can use it.
 
@@ -119,7 +127,7 @@ def _shares(
     count = min(PROBE, rows_per_chunk(spec.shape))
     probed = [moments(teacher, maker.rows(count, generator(seed))) for maker in makers.values()]
     kinds, wanted = [kind for kind, _ in probed], probed[0][1]
-    found = best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds)))
+    found = affordable(list(makers), best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds))))
     one = torch.ones(1, dtype=torch.double)
     told = {
         "shares": {name: round(share, 4) for name, share in zip(makers, found, strict=True)},
@@ -127,6 +135,15 @@ def _shares(
         "mixed_loss": float(mixed_loss(torch.tensor(found, dtype=torch.double), kinds, wanted)),
     }
     return found, told
+
+
+def affordable(names: Sequence[str], shares: Sequence[float]) -> list[float]:
+    """``shares`` with those of iterative methods scaled down to `MOST` together, if there are others beside them."""
+    costly = sum(share for name, share in zip(names, shares, strict=True) if name in ITERATIVE)
+    if costly <= MOST or costly >= 1 - 1e-9:
+        return list(shares)
+    down, up = MOST / costly, (1 - MOST) / (1 - costly)
+    return [share * (down if name in ITERATIVE else up) for name, share in zip(names, shares, strict=True)]
 
 
 def dealt(count: int, shares: Sequence[float], draw: Generator) -> list[int]:

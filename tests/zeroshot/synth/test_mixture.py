@@ -18,7 +18,7 @@ from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.synth.inversion import Inversion
 from dynext.zeroshot.synth.looks import LEAVES, OBJECTS
-from dynext.zeroshot.synth.mixture import dealt
+from dynext.zeroshot.synth.mixture import affordable, dealt
 from dynext.zeroshot.synth.procedural import leaves, objects
 from dynext.zeroshot.synth.shares import best_shares, entropy, mixed_loss, moments
 from dynext.zeroshot.synth.statistics import bn_distance
@@ -97,6 +97,13 @@ def test_measuring_leaves_no_trace(teacher: nn.Module, spec: InputSpec) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(module.training for module in teacher.modules())
     assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_iterative_methods_get_a_quarter_at_most() -> None:
+    assert affordable(["fitted", "inversion"], [0.1, 0.9]) == pytest.approx([0.75, 0.25])
+    assert affordable(["leaves", "generator", "objects"], [0.2, 0.4, 0.4]) == pytest.approx([0.25, 0.25, 0.5])
+    assert affordable(["fitted", "inversion"], [0.9, 0.1]) == [0.9, 0.1]
+    assert affordable(["inversion", "impressions"], [0.5, 0.5]) == [0.5, 0.5]
 
 
 def test_rows_are_dealt_by_share_and_rightly_on_average() -> None:
