@@ -81,7 +81,7 @@ class Int8Layer(nn.Module):
     def _in_kernel(self, x: Tensor) -> Tensor:
         packed, zeros = self._prepared()
         q = (x / self.scale).round_().add_(self.zero).clamp_(0, LEVELS).to(torch.uint8)
-        post = ("relu" if self.relu else "none", [], "")
+        post: tuple[str, list[float], str] = ("relu" if self.relu else "none", [], "")
         ops = torch.ops.onednn
         known = (q, self.scale, self.zero, packed, self.step, zeros, self.bias.detach())
         if self.conv is None:

@@ -94,7 +94,8 @@ def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> Non
 
 def _check_names(channels: Channels, cut: Cut) -> None:
     module = channels.layer(cut.layer)
-    if module not in channels.graph.module2node or channels.graph.get_pruner_of_module(module) is None:
+    graph = channels.graph
+    if module is None or module not in graph.module2node or graph.get_pruner_of_module(module) is None:
         raise PlanError(f"{cut.layer!r} is no layer of this net with channels to cut; make the plan anew (dx.rank)")
     if channels.width(module) != cut.of:
         raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ def _unit_macs(net: DynamicNet) -> dict[tuple[int, str], int]:
     live: tuple[Tensor, ...] = (rows(net),)
     with evaluating(net):
         for s, stage in enumerate(net.staged.stages):
-            macs_l = layer_macs(net, lambda _, stage=stage, live=live: stage(*live), live[0])
+            macs_l = layer_macs(net, _of_first(stage, live[1:]), live[0])
             found.update({(s, layer): macs for layer, macs in macs_l.items()})
             live = stage(*live)
             for e, exit in enumerate(net.exits):
@@ -89,6 +89,11 @@ def _unit_macs(net: DynamicNet) -> dict[tuple[int, str], int]:
                     macs_l = layer_macs(net, exit, live[stage.tap])
                     found.update({(-1 - e, layer): macs for layer, macs in macs_l.items()})
     return found
+
+
+def _of_first(stage: nn.Module, others: tuple[Tensor, ...]) -> Callable[[Tensor], object]:
+    """The stage as a function of the first live tensor."""
+    return lambda x: stage(x, *others)
 
 
 def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]]:

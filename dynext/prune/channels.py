@@ -161,5 +161,5 @@ def rows(net: DynamicNet, count: int = 2) -> Tensor:
 
 def _last_layers(whole: Whole) -> list[nn.Module]:
     """Layers whose output are logits: the last linear layer or convolution of the last stage."""
-    weighted = [m for m in whole.staged.stages[-1].modules() if isinstance(m, _ConvNd | nn.Linear)]
+    weighted: list[nn.Module] = [m for m in whole.staged.stages[-1].modules() if isinstance(m, _ConvNd | nn.Linear)]
     return weighted[-1:]

@@ -190,8 +190,8 @@ def _candidates(net: DynamicNet, worth: Worth) -> list[Candidate]:
         if channels.enough(channels.group(layer, tried)):
             trials.append((layer, tried))
     found = []
-    for layer, tried in sound(net, trials):
-        parts = channels.parts(channels.group(layer, tried))
+    for layer, sure in sound(net, trials):
+        parts = channels.parts(channels.group(layer, sure))
         coupled = dict.fromkeys(part.layer for part in parts if part.side == "out")
         worth_c = worth(channels, layer)
         if len(worth_c) == channels.width(_known(channels, layer)):

@@ -1,7 +1,6 @@
 """Lent attention: taken away without a trace, learned from rows of every kind, the loss as written."""
 
 import importlib
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -203,7 +202,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["residual", "vit_like"])
-def test_a_detached_net_is_saved_and_exported_like_any_other(name: str, strength: float, tmp_path: Path) -> None:
+def test_a_detached_net_is_saved_like_any_other(name: str, strength: float, tmp_path: Path) -> None:
     auxiliary, x = lent(name)
     auxiliary.strength = strength
     net = detach(auxiliary).requires_grad_(False)
@@ -212,10 +211,21 @@ def test_a_detached_net_is_saved_and_exported_like_any_other(name: str, strength
     again = dx.load(tmp_path / "net", model=NETS[name]()[0]).net
     assert torch.equal(again.all_exits(x), net.all_exits(x))
     assert again.head_macs_e == net.head_macs_e
-    if name == "residual" and importlib.util.find_spec("onnxruntime"):
-        dx.export(net, tmp_path / "out", policy=dx.Policy.always(net.num_exits), spec=SPEC)
-        logits = OnnxNet(tmp_path / "out").run(x.numpy()).logits
-        torch.testing.assert_close(torch.from_numpy(logits), net.all_exits(x)[:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_mask_is_exported_and_the_module_is_not(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model, example = NETS["residual"]()
+    net = dx.attach(dx.split(model, example, after=[0.3]), dx.pooled_heads(10))
+    detached = detach(lend_attention(net)).requires_grad_(False)
+    x = torch.randn(6, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    dx.export(detached, tmp_path / "out", policy=dx.Policy.always(2), spec=SPEC, formats=["onnx"])
+    logits = torch.from_numpy(OnnxNet(tmp_path / "out").run(x.numpy()).logits)
+    torch.testing.assert_close(logits, detached.all_exits(x)[:, 0], rtol=1e-3, atol=1e-4)
+    kept = {one.name for one in onnx.load(tmp_path / "out" / "exit_00.onnx").graph.initializer}
+    assert any("embedder" in name for name in kept)
+    assert not any("lookout" in name for name in kept)
 
 
 def test_mimicry_teaches_and_leaves_the_trunk() -> None:
@@ -237,7 +247,7 @@ def test_mimicry_makes_maps_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     true = training.attention_mimicry
 
     def watched(own: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        distances[weight].append(float(true(own, later)))
+        distances[weight].append(float(true(own, later).detach()))
         return true(own, later)
 
     monkeypatch.setattr(training, "attention_mimicry", watched)
