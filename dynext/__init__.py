@@ -39,6 +39,7 @@ from dynext.core.exits import (
     conv_heads,
     cosine_heads,
     default_heads,
+    masked_heads,
     pooled_heads,
     strided_heads,
     token_heads,
@@ -74,6 +75,7 @@ from dynext.errors import (
     DynextError,
     FitError,
     ModelError,
+    PlanError,
     PolicyError,
     SourceError,
     SplitError,
@@ -91,6 +93,15 @@ from dynext.meta.tasks import Task, tasks
 from dynext.meta.train import meta_train
 from dynext.meta.weigh import weigh_rows
 from dynext.models.catalog import Opened, open_model
+from dynext.prune.apply import apply_plan
+from dynext.prune.attention import distill_attention, transfer_attention
+from dynext.prune.auxiliary import Auxiliary, detach, lend_attention
+from dynext.prune.finetune import distill_static, finetune
+from dynext.prune.make import Pruned, make_smaller
+from dynext.prune.maps import activation_maps, attention_map, gradient_maps
+from dynext.prune.plan import Cut, Plan
+from dynext.prune.quantize import quantize
+from dynext.prune.rank import rank
 from dynext.recipe import recipe_cli
 from dynext.seeding import seeded
 from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
@@ -125,6 +136,7 @@ __all__ = [
     "Alignment",
     "Artifact",
     "ArtifactError",
+    "Auxiliary",
     "Bank",
     "BankQuality",
     "Batch",
@@ -132,6 +144,7 @@ __all__ = [
     "Calibration",
     "Conversion",
     "CostTable",
+    "Cut",
     "DynamicNet",
     "DynextError",
     "Embeddings",
@@ -158,10 +171,13 @@ __all__ = [
     "Opened",
     "Outcome",
     "Ownership",
+    "Plan",
+    "PlanError",
     "Policy",
     "PolicyError",
     "Prediction",
     "Prototypes",
+    "Pruned",
     "Ranking",
     "Rechosen",
     "Report",
@@ -176,12 +192,15 @@ __all__ = [
     "Task",
     "Timing",
     "Views",
+    "activation_maps",
     "adapt",
     "align",
+    "apply_plan",
     "at_equal_cost",
     "attach",
     "attach_gates",
     "attention_heads",
+    "attention_map",
     "batch_statistics",
     "be_your_own_teacher",
     "blockdrop_curriculum",
@@ -202,8 +221,11 @@ __all__ = [
     "cosine_heads",
     "data",
     "default_heads",
+    "detach",
     "distill",
+    "distill_attention",
     "distill_jointly",
+    "distill_static",
     "draw_shots",
     "embed",
     "evaluate_episodes",
@@ -212,14 +234,19 @@ __all__ = [
     "feedforward_gates",
     "few_shot",
     "final_prototypes",
+    "finetune",
     "fit",
     "genetic_front",
+    "gradient_maps",
     "held_out_accuracy",
     "imta",
     "in_rounds",
     "jei_dnn",
+    "lend_attention",
     "load",
     "losses",
+    "make_smaller",
+    "masked_heads",
     "measure",
     "meta_fusion",
     "meta_train",
@@ -233,9 +260,11 @@ __all__ = [
     "pooled_heads",
     "prototypes",
     "quality",
+    "quantize",
     "quota_front",
     "random_control",
     "random_gates",
+    "rank",
     "rank_stages",
     "rechoose",
     "recipe_cli",
@@ -266,6 +295,7 @@ __all__ = [
     "token_heads",
     "train_jointly",
     "train_mixed",
+    "transfer_attention",
     "weigh_rows",
     "with_classes",
     "with_rotations",

@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from dynext.atomic import replaced_folder
 from dynext.core.cascade import cascade
 from dynext.core.cost import CostTable
+from dynext.core.int8 import to_int8
 from dynext.core.net import DynamicNet, from_specs
 from dynext.core.policy import Policy
 from dynext.core.reclassify import replace_last
 from dynext.core.table import ExitTable
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet, split
+from dynext.graph.shrink import shrink
 from dynext.models.catalog import rebuild
 from dynext.seeding import seeded
 from dynext.types import InputSpec
@@ -102,6 +104,7 @@ def save(
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
             "cascade": net.cascade,
             "gates": None if net.gates is None else net.gates.spec,
+            "int8": net.int8,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
@@ -131,7 +134,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     card = _card(folder)
     try:
         state = _weights(folder / WEIGHTS, card["weights"])
-        net = _untrained(folder, card, model)
+        net = to_int8(_untrained(folder, card, model), card.get("int8"))
         _fill(net, state, folder)
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
@@ -179,6 +182,7 @@ def _stages(staged: StagedNet) -> dict[str, Any]:
         "granularity": staged.granularity,
         "names": [stage.name for stage in stages],
         "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in stages],
+        "shrunk": staged.shrunk,
     }
 
 
@@ -241,25 +245,24 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
     exits = card["exits"] if made is None else made["heads"]
     cuts = card["stages"]["after"] if made is None else made["after"]
     staged = _staged(card, cuts, model)
-    classes = card.get("cosine_classes")  # folders from before there were such have no such key
+    classes = card.get("cosine_classes")  # early folders have neither this key nor one for gates
     if classes is not None and not staged.cosine:
         replace_last(staged, int(classes))
     if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
         _check_stages(folder, card["stages"], staged)
     with seeded(0):
-        # folders from before there were gates have no such key
         net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))
-    if made is None:
-        return net
-    net = cascade(net, made["rule"])
-    _check_stages(folder, card["stages"], net.staged)
+    if made is not None:
+        net = cascade(net, made["rule"])
+        _check_stages(folder, card["stages"], net.staged)
     return net
 
 
 def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | None) -> StagedNet:
-    if isinstance(model, StagedNet):
-        return copy.deepcopy(model)
     stages = card["stages"]
+    shrunk = stages.get("shrunk")  # folders from before nets were pruned have no such key
+    if isinstance(model, StagedNet):
+        return shrink(model, shrunk)
     if stages["granularity"] == "hand":
         raise ArtifactError("the stages were given by hand; give them again: model=dx.stages_by_hand(...)")
     if model is None:
@@ -269,9 +272,9 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
     else:
         model = copy.deepcopy(model)
     dtype = getattr(torch, card["dtype"])
-    model = model.cpu().to(dtype)
     example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
-    return split(model, example, cuts, granularity=stages["granularity"])
+    cuts = cuts if shrunk is None else shrunk["cuts"]
+    return shrink(split(model.cpu().to(dtype), example, cuts, granularity=stages["granularity"]), shrunk)
 
 
 def _check_stages(folder: Path, kept: Mapping[str, Any], staged: StagedNet) -> None:

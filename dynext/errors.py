@@ -29,6 +29,10 @@ class FitError(DynextError):
     """Training cannot start, go on or be resumed."""
 
 
+class PlanError(DynextError):
+    """A plan of what to remove does not fit the net, or would leave it inconsistent."""
+
+
 def line(error: Exception) -> str:
     """An error as one line, for the message of a DynextError around it."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -165,3 +165,21 @@ def gate_targets(loss_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
     badness_be = loss_be.detach() + price * cost_e
     best_later_be = badness_be.flip(1).cummin(1).values.flip(1)[:, 1:]
     return (badness_be[:, :-1] <= best_later_be).to(loss_be.dtype)
+
+
+def attention_transfer(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
+    """``||a_S - a_T||^2`` between attention maps ``[b p]`` (p positions, each of length 1), mean over rows.
+
+    No gradient flows into the teacher.
+
+    Source: Zagoruyko & Komodakis, ICLR 2017, arXiv:1612.03928, eq. 2 (there the norm; ours is squared, smooth at zero).
+    """
+    return (student_bp - teacher_bp.detach()).square().sum(1).mean()
+
+
+def attention_mimicry(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
+    """Mean squared difference of two attention maps as distributions over positions ``[b p]``; the teacher is fixed.
+
+    Source: SAD, Hou et al., ICCV 2019, arXiv:1908.00821, eq. 2.
+    """
+    return F.mse_loss(student_bp, teacher_bp.detach())

@@ -6,7 +6,7 @@ import sys
 
 LATER = {
     "higher", "lightly", "lightning_fabric", "matplotlib", "onnx", "onnxruntime", "onnxscript", "pandas", "pymoo",
-    "scipy", "sklearn", "timm", "torchmetrics", "torchvision",
+    "scipy", "sklearn", "timm", "torch_pruning", "torchmetrics", "torchvision",
 }  # fmt: skip
 """What single functions need, and import when they are called."""
 

@@ -16,6 +16,7 @@ from dynext.cli.export import export
 from dynext.cli.inspect import inspect
 from dynext.cli.meta_train import meta_train
 from dynext.cli.predict import predict
+from dynext.cli.prune import prune
 from dynext.cli.recipe import recipe
 from dynext.cli.report import report
 from dynext.cli.synthesize import synthesize
@@ -43,7 +44,8 @@ def main(ctx: click.Context) -> None:
 
 
 COMMANDS = (
-    demo, inspect, convert, evaluate, predict, align, meta_train, adapt, bench, export, report, synthesize, recipe,
+    demo, inspect, convert, evaluate, predict, align, meta_train, adapt, prune, bench, export, report,
+    synthesize, recipe,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -148,6 +148,7 @@ def cascade(net: DynamicNet, rule: Rule, *, seed: int = 0) -> DynamicNet:
         links = [_link(exit, e, rule, net.num_classes).to(like).eval() for e, exit in enumerate(net.exits)]
     made = _Chain(net, rule, links)
     found = DynamicNet(made.staged(), made.exits).eval()
+    found.staged.shrunk = net.staged.shrunk
     found.cascade = {
         "rule": rule,
         "after": list(net.staged.cuts),

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.core.layers import Attention, Copy, Cosine, PoolMix, Reduce, Separable, TokenPool
+from dynext.core.layers import Attention, Copy, Cosine, FeatureAttention, PoolMix, Reduce, Separable, TokenPool
 from dynext.core.projection import build_projection
 from dynext.errors import PolicyError, SplitError
 
@@ -26,7 +26,7 @@ as `dynext.core.projection` writes it. Without them the answer is linear and the
 Heads = Callable[[tuple[int, ...]], HeadSpec]
 """Given the tap's shape (one row), the head to put there."""
 
-KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given")
+KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given", "masked")
 ANSWERS = ("linear", "cosine")
 MAX_SIDE = 16
 """Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
@@ -116,6 +116,18 @@ def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
 
 
+def _masked(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Any head behind a mask: the first child of the embedder is the mask, the second the head's own embedder."""
+    inner = spec["inner"]
+    reduce, embedder, classifier = _BUILDERS[inner["kind"]](inner)
+    if isinstance(reduce, Reduce):
+        _, (channels, height, width) = _reduce(inner)
+        mask: nn.Module = Attention(channels, int(spec["squeeze"]), (height, width))
+    else:
+        mask = FeatureAttention(int(spec["tap"][-1]), int(spec["squeeze"]))
+    return reduce, nn.Sequential(mask, embedder), classifier
+
+
 def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The tap holds the logits already: see `dynext.core.cascade`."""
     return nn.Identity(), nn.Identity(), Copy()
@@ -141,6 +153,7 @@ _BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Modu
     "token": _token,
     "flat": _flat,
     "given": _given,
+    "masked": _masked,
 }
 
 
@@ -199,6 +212,26 @@ def attention_heads(
         return {**plain(tap), "kind": "attention", "squeeze": squeeze or max(channels // 2, 8)}
 
     return heads
+
+
+def masked_heads(heads: Heads, *, squeeze: int | None = None) -> Heads:
+    """Any ``heads`` behind a mask that the tap makes of itself: where to look, on maps, tokens and vectors alike.
+
+    ``squeeze`` numbers in the mask's middle default to half the tap's channels, at least 8.
+    """
+
+    def masked(tap: tuple[int, ...]) -> HeadSpec:
+        return mask_spec(heads(tap), squeeze=squeeze)
+
+    return masked
+
+
+def mask_spec(inner: HeadSpec, *, squeeze: int | None = None) -> HeadSpec:
+    """The JSON of a head behind a mask, from the head's own."""
+    tap = tuple(inner["tap"])
+    channels = tap[0] if len(tap) == 3 and not channels_last(tap) else tap[-1]
+    width = squeeze or max(channels // 2, 8)
+    return {"kind": "masked", "tap": list(tap), "num_classes": inner["num_classes"], "squeeze": width, "inner": inner}
 
 
 def pooled_heads(num_classes: int) -> Heads:

@@ -101,6 +101,19 @@ class Cosine(nn.Module):
         return self.scale * F.linear(F.normalize(f - self.center, dim=-1), F.normalize(self.weight, dim=-1))
 
 
+class FeatureAttention(nn.Module):
+    """Tokens ``[b t d]`` or a vector ``[b d]`` times a mask in (0, 1) of its own making, each token on its own."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.mask = nn.Sequential(
+            nn.LayerNorm(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, features), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask(x)
+
+
 class Copy(nn.Module):
     """The same again in a tensor of its own: a run overwrites answers, and live tensors are still needed."""
 

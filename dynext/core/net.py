@@ -38,6 +38,8 @@ class DynamicNet(nn.Module):
         """Measured stage times by rows; `run` compacts by them where they are known."""
         self.cascade: dict[str, Any] | None = None
         """How `dynext.core.cascade` made this net out of one with plain exits, as JSON; ``None`` where it did not."""
+        self.int8: dict[str, Any] | None = None
+        """Which layers `dynext.core.int8` has put into 8 bits, as JSON; ``None`` for a float net."""
 
     @property
     def num_exits(self) -> int:

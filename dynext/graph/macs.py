@@ -7,11 +7,12 @@ elementwise work and normalization are free, as in the papers' tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 FLOPS_PER_MAC = 2
@@ -61,6 +62,30 @@ def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
     with torch.no_grad(), counting() as macs:
         function(*inputs)
     return macs.total() // len(inputs[0])
+
+
+@torch.no_grad()
+def layer_macs(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
+    """MACs per row that ``function(x)`` spends in each convolution and linear layer of ``net``, by name.
+
+    A layer that is called several times has all its calls added up; one that is not called is not there.
+    """
+    found: dict[str, int] = {}
+    began: list[int] = []
+    with counting() as macs, ExitStack() as hooks:
+
+        def begin(*_: Any) -> None:
+            began.append(macs.total())
+
+        def end(name: str) -> None:
+            found[name] = found.get(name, 0) + macs.total() - began.pop()
+
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                hooks.callback(module.register_forward_pre_hook(begin).remove)
+                hooks.callback(module.register_forward_hook(lambda *_, name=name: end(name)).remove)
+        function(x)
+    return {name: total // len(x) for name, total in found.items()}
 
 
 def param_bytes(module: nn.Module) -> int:

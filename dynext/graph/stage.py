@@ -6,7 +6,7 @@ Shapes: b rows in a batch, k classes. Shapes of live tensors are per row, withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class StagedNet(nn.Module):
         cuts: names such that ``split(model, example, after=cuts, granularity=granularity)`` builds the same stages.
         granularity: ``"stage"`` or ``"block"``, or ``"hand"`` where the stages were given by hand.
         input_shape: of one row.
+        shrunk: what `dynext.graph.shrink` took away since, as JSON; ``None`` where the stages are the model's.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class StagedNet(nn.Module):
         self.granularity = granularity
         self.cosine = False
         """Whether a cosine classifier stands in the place of the layer that gave the logits."""
+        self.shrunk: dict[str, Any] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         live: tuple[Tensor, ...] = (x,)

@@ -61,12 +61,14 @@ def _ending_anew(net: DynamicNet, staged: StagedNet, num_classes: int) -> Staged
         skippable=False,
         macs=int(stage.macs) + old.module.in_features * (num_classes - net.num_classes),
     )
-    return StagedNet(
+    made = StagedNet(
         [*list(staged.stages)[:-1], last],
         input_shape=staged.input_shape,
         num_classes=num_classes,
         granularity=staged.granularity,
     ).eval()
+    made.shrunk = staged.shrunk
+    return made
 
 
 def recipe_with_classes(recipe: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:

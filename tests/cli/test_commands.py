@@ -14,8 +14,8 @@ from dynext.cli.commands import Commands
 from dynext.errors import DynextError
 
 COMMANDS = (
-    "demo", "inspect", "convert", "evaluate", "predict", "align", "meta-train", "adapt", "bench", "export", "report",
-    "synthesize", "recipe",
+    "demo", "inspect", "convert", "evaluate", "predict", "align", "meta-train", "adapt", "prune", "bench", "export",
+    "report", "synthesize", "recipe",
 )  # fmt: skip
 
 

@@ -1,0 +1,243 @@
+"""Attention lent to exits, and every way to make a net cheaper on one picture: Fashion-MNIST and CIFAR-10, three seeds.
+
+First, each exit of a frozen net, the same rows and steps: (a) plain heads; (b) SCAN's attention, kept at run time; (c)
+heads that mimic where the next stage looks; (d) ours, detached and folded, and detached with the exit's own mask kept;
+(e) the later attention still attached, which no exit can have at run time. With labels, unlabelled images, or none.
+
+Second, accuracy against MACs and milliseconds (batch 1, CPU, beside the static float net in one process): pruned
+channels, 8 bits, a compact net, early exits, skipped blocks, and combinations. Thresholds come from other rows.
+
+    python benchmarks/prune.py [--quick] [--data fashion|cifar] [--rows labels|unlabelled|bank] [--picture FILE]
+    python benchmarks/prune.py --data cifar --checkpoint cifar10_resnet20.th --test cifar10_test_jpeg.npz
+
+A run that was stopped goes on from its JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import parser, write
+from prune_page import LOST, figures, pages, picture
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+import dynext as dx
+
+AFTER = (0.15, 0.3, 0.45, 0.6)
+BUDGETS = (0.75, 0.5, 0.35)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all lines of a seed share."""
+
+    seed: int
+    opened: dx.Opened
+    source: dx.Source
+    """What is learned from."""
+    held_out: dx.data.Rows
+    """Unlabelled: for thresholds."""
+    test: dx.data.Rows
+    steps: int
+    quick: bool
+
+    def config(self, share: float = 1.0) -> dx.FitConfig:
+        return dx.FitConfig(steps=max(1, round(self.steps * share)), lr=2e-3, seed=self.seed, progress=False)
+
+    def net(self, heads: Any = None, **options: Any) -> dx.DynamicNet:
+        example = torch.zeros(1, *self.opened.spec.shape)
+        after = AFTER[1::2] if self.quick else AFTER
+        staged = dx.split(self.opened.model, example, after=after, **options)
+        return dx.attach(staged, heads or dx.default_heads(self.opened.num_classes), seed=self.seed)
+
+
+def main() -> None:
+    given = options()
+    asked = {"quick": given.quick, "data": given.data, "rows": given.rows, "steps": given.steps}
+    kept = json.loads(given.json.read_text()) if given.json is not None and given.json.exists() else {}
+    lines: list[dict[str, Any]] = kept.get("lines", []) if kept.get("asked") == asked else []
+    for seed in range(given.seeds or (1 if given.quick else 3)):
+        setting = settings(given, seed)
+        for part, run in (("exits", exit_lines), ("ways", way_lines)):
+            if part not in given.parts or any(line["seed"] == seed and line["part"] == part for line in lines):
+                continue
+            lines += [{"part": part, "seed": seed, **line} for line in run(setting)]
+            write("prune", given, figures(lines), markdown=pages(lines), quiet=True, asked=asked, lines=lines)
+    picture(lines, given.picture)
+    write("prune", given, figures(lines), markdown=pages(lines), asked=asked, lines=lines)
+
+
+def options() -> argparse.Namespace:
+    found = parser(__doc__ or "")
+    found.add_argument("--data", choices=("fashion", "cifar"), default="fashion")
+    found.add_argument("--rows", choices=("labels", "unlabelled", "bank"), help="[default: labels; bank with cifar]")
+    found.add_argument("--checkpoint", type=Path, help="of the public ResNet-20, with --data cifar")
+    found.add_argument("--test", type=Path, help="CIFAR-10 test rows as .npz, with --data cifar")
+    found.add_argument("--parts", nargs="*", choices=("exits", "ways"), default=["exits", "ways"])
+    found.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
+    found.add_argument("--steps", type=int, help="[default: 4000; 20 with --quick]")
+    found.add_argument("--picture", type=Path, metavar="FILE", help="accuracy against milliseconds and MACs goes here")
+    given = found.parse_args()
+    given.rows = given.rows or ("bank" if given.data == "cifar" else "labels")
+    given.steps = given.steps or (20 if given.quick else 4000)
+    if given.data == "cifar" and (given.checkpoint is None or given.test is None or given.rows != "bank"):
+        found.error("--data cifar takes --checkpoint and --test, and rows from a bank alone")
+    return given
+
+
+def settings(given: argparse.Namespace, seed: int) -> Setting:
+    order = torch.Generator().manual_seed(seed)
+    if given.data == "cifar":
+        opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
+        rows = dx.data.array(given.test, opened.spec)
+        shuffled = torch.randperm(len(rows), generator=order)
+        held_out, test, train = rows.subset(shuffled[:500]).unlabelled(), rows.subset(shuffled[500:]), None
+    else:
+        opened = dx.open_model("bundled:fashion_resnet20")
+        train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
+        shuffled = torch.randperm(len(train), generator=order)
+        held_out = train.subset(shuffled[:500]).unlabelled()
+        train = train.subset(shuffled[500 : 756 if given.quick else 20_500])
+    if train is None or given.rows == "bank":
+        source: dx.Source = dx.synthesize(
+            opened.model, shape=opened.spec.shape, n=256 if given.quick else 8192, seed=seed, spec=opened.spec,
+            method="fitted", progress=False,
+        )  # fmt: skip
+    else:
+        source = train if given.rows == "labels" else train.unlabelled()
+    return Setting(
+        seed=seed, opened=opened, source=source, held_out=held_out,
+        test=test.subset(torch.arange(400)) if given.quick else test, steps=given.steps, quick=given.quick,
+    )  # fmt: skip
+
+
+def exit_lines(given: Setting) -> list[dict[str, Any]]:
+    """Each early exit's accuracy and MACs by every way of using attention."""
+    net, source, config = given.net(), given.source, given.config()
+    lent = dx.lend_attention(net, seed=given.seed)
+    faded = dx.distill_attention(lent, source, config)
+    masked = dx.distill_attention(lent, source, config, anneal=False)
+    scan = given.net(dx.attention_heads(given.opened.num_classes))
+    nets = {
+        "plain": dx.transfer_attention(net, source, config, weight=0.0),
+        "scan": dx.transfer_attention(scan, source, config, weight=0.0),
+        "mimicry": dx.transfer_attention(net, source, config),
+        "detached": dx.detach(faded),
+        "detached_mask": dx.detach(masked),
+    }
+    found: dict[str, tuple[Callable[[Tensor], Tensor], dx.DynamicNet]]
+    found = {name: (one.all_exits, one) for name, one in nets.items()}
+    found["attached"] = (masked.attached, dx.detach(masked))
+    lines = []
+    for name, (all_exits, one) in found.items():
+        macs = [(a + b) / net.staged.macs for a, b in zip(one.trunk_macs_e, one.head_macs_e, strict=True)]
+        alone = [milliseconds(head, given.test, one, e) for e, head in enumerate(one.exits)]
+        lines.append({"name": name, "exits": accuracies(all_exits, given.test), "macs": macs, "head_ms": alone})
+    return lines
+
+
+@torch.inference_mode()
+def accuracies(all_exits: Callable[[Tensor], Tensor], test: dx.data.Rows) -> list[float]:
+    right = [(all_exits(batch.x).argmax(-1) == batch.y[:, None]).double().sum(0) for batch in test]
+    return (torch.stack(right).sum(0) / len(test)).tolist()
+
+
+@torch.inference_mode()
+def milliseconds(head: nn.Module, test: dx.data.Rows, net: dx.DynamicNet, e: int) -> float:
+    """Median over single rows of what an exit takes beyond its stages."""
+    x = test.take(torch.arange(1)).x
+    tap = net.taps(x)[0][e]
+    times = []
+    for _ in range(5 if len(test) < 1000 else 50):
+        began = Timer("head(tap)", globals={"head": head, "tap": tap}).timeit(5).median
+        times.append(1000 * began)
+    return sorted(times)[len(times) // 2]
+
+
+def way_lines(given: Setting) -> list[dict[str, Any]]:
+    """Accuracy, MACs and milliseconds of every way to spend less, and of their combinations."""
+    source, model = given.source, given.opened.model
+    net = dx.transfer_attention(given.net(), source, given.config(), weight=0.0)
+    bare = bare_of(net)
+    lines = [line("static", bare, given), line("int8", dx.quantize(bare, given.held_out), given)]
+    for budget in BUDGETS[1:2] if given.quick else BUDGETS:
+        small = smaller(net, budget, given)
+        coarse = dx.quantize(small, given.held_out)
+        lines += [
+            line("pruned", bare_of(small), given, budget=budget),
+            line("pruned_int8", bare_of(coarse), given, budget=budget),
+            line("exits_pruned", small, given, budget=budget),
+            line("exits_pruned_int8", coarse, given, budget=budget),
+        ]
+    lines += [line("exits", net, given), line("exits_int8", dx.quantize(net, given.held_out), given)]
+    for width in (0.25,) if given.quick else (0.25, 0.5):
+        lines.append(line("compact", compact(width, model, given), given, budget=width))
+    if not given.quick:
+        lines.append(skipping(given))
+    return lines
+
+
+def smaller(net: dx.DynamicNet, budget: float, given: Setting) -> dx.DynamicNet:
+    small = dx.apply_plan(net, dx.rank(net, budget=budget, by="taylor", source=given.source))
+    return dx.finetune(small, given.opened.model, given.source, given.config(0.5))
+
+
+def bare_of(net: dx.DynamicNet) -> dx.DynamicNet:
+    return dx.DynamicNet(net.staged, [])
+
+
+def compact(width: float, model: nn.Module, given: Setting) -> dx.DynamicNet:
+    with dx.seeded(given.seed):
+        student = dx.models.MobileNetV2(given.opened.num_classes, given.opened.spec.shape[0], width).eval()
+    taught = dx.distill_static(student, model, given.source, given.config())
+    return dx.DynamicNet(dx.split(taught, torch.zeros(1, *given.opened.spec.shape)), [])
+
+
+def skipping(given: Setting) -> dict[str, Any]:
+    found = dx.convert(
+        given.opened.model, torch.zeros(1, *given.opened.spec.shape), skip=True, seed=given.seed,
+        spec=given.opened.spec, calibrate=given.held_out, steps=given.steps // 4, progress=False,
+    )  # fmt: skip
+    return judged("skip", found.net, found.policy, given)
+
+
+def line(name: str, net: dx.DynamicNet, given: Setting, *, budget: float | None = None) -> dict[str, Any]:
+    """Thresholds from held-out rows for at most a point less than the static float net, all told."""
+    policy = dx.Policy.never(net.num_exits)
+    if len(net.exits):
+        seen = dx.collect(net, given.held_out)
+        with torch.inference_mode():
+            said = [given.opened.model(batch.x).argmax(-1) for batch in given.held_out]
+        gone = float((seen.logits_nek[:, -1].argmax(-1) != torch.cat(said)).double().mean())
+        allowed = max(LOST - gone, 0.0)
+        policy = dx.choose(seen, max_drop=allowed, temperature=dx.calibrate(seen))
+    return judged(name, net, policy, given, budget=budget)
+
+
+def judged(
+    name: str, net: dx.DynamicNet, policy: dx.Policy, given: Setting, *, budget: float | None = None
+) -> dict[str, Any]:
+    outcome = dx.simulate(dx.collect(net, given.test, keep=policy.skip_rule), policy)
+    x = given.test.take(torch.arange(min(len(given.test), 256))).x
+    (timing,) = dx.side_by_side(given.opened.model, net, policy, x, batches=(1,), budget_s=0.5 if given.quick else 4.0)
+    static = dx.split(given.opened.model, torch.zeros(1, *given.opened.spec.shape)).macs
+    return {
+        "name": name,
+        "budget": budget,
+        "accuracy": outcome.accuracy,
+        "macs": outcome.macs / static,
+        "ms": timing.dynamic_ms,
+        "static_ms": timing.static_ms,
+        "speedup": timing.speedup,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Carry a plan out: a smaller dynamic net that keeps every promise a dynamic net makes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+
+from dynext.core.exits import Exit, HeadSpec, build_exit
+from dynext.core.net import DynamicNet
+from dynext.errors import PlanError, SplitError
+from dynext.graph.macs import count_macs
+from dynext.graph.shrink import measured, record, without
+from dynext.prune.channels import Channels, consistent
+from dynext.prune.plan import Cut, Plan
+from dynext.seeding import seeded
+
+
+def apply_plan(net: DynamicNet, plan: Plan) -> DynamicNet:
+    """A smaller net: ``net`` (which stays whole) without what ``plan`` names. Weights that stay are not touched.
+
+    It is saved, loaded, run, collected and exported like any other, and wants fine-tuning (`dynext.finetune`).
+
+    Raises:
+        PlanError: names or sizes that are not this net's, a cut that would leave a live tensor inconsistent (its name
+            is said), gates, or a cascade.
+    """
+    check_prunable(net)
+    small = smaller(net, exits=plan.exits, blocks=plan.blocks)
+    before = copy.deepcopy(small)
+    if plan.cuts:
+        channels = Channels(small)
+        _check_cuts(small, channels, plan.cuts)
+        for cut in plan.cuts:
+            channels.group(cut.layer, cut.channels).prune()
+    return _settled(small, before, plan)
+
+
+def check_prunable(net: DynamicNet) -> None:
+    """Refuse what channels cannot be followed through."""
+    found = {
+        "has gates": net.gates is not None,
+        "is a cascade": net.cascade is not None,
+        "is in 8 bits": net.int8 is not None,
+        "answers by cosines": net.staged.cosine or any(exit.spec.get("answer") == "cosine" for exit in net.exits),
+    }
+    what = [name for name, holds in found.items() if holds]
+    if what:
+        raise PlanError(f"this net {what[0]}; prune the net without, and do that afterwards")
+
+
+def smaller(net: DynamicNet, *, exits: Sequence[str], blocks: Sequence[str]) -> DynamicNet:
+    """A copy without some exits and blocks; an exit behind a block that goes moves to the stage before."""
+    names = [exit.name for exit in net.exits]
+    wrong = [name for name in exits if name not in names]
+    if wrong:
+        raise PlanError(f"no exit {wrong[0]!r} to leave out; exits: {', '.join(names) or 'none'}")
+    small = copy.deepcopy(net)
+    small.cost = None
+    kept = [exit for exit in small.exits if exit.name not in exits]
+    try:
+        staged = without(small.staged, blocks)
+    except SplitError as error:
+        raise PlanError(str(error)) from error
+    staged.shrunk = record(staged, dropped=blocks, before=net.staged) if blocks else net.staged.shrunk
+    small.staged = staged
+    old = [stage.name for stage in net.staged.stages]
+    left = [name for name in old if name not in blocks]
+    for exit in kept:
+        stays = [name for name in old[: exit.after + 1] if name in left]
+        if not stays:
+            raise PlanError(f"no stage is left before the exit after {exit.name!r}; keep {old[0]!r}")
+        exit.after, exit.name = left.index(stays[-1]), stays[-1]
+    places = [exit.after for exit in kept]
+    if len(set(places)) < len(places):
+        raise PlanError(f"without {', '.join(blocks)} two exits stand after one stage; leave one of them out as well")
+    small.exits = cast("list[Exit]", nn.ModuleList(kept))
+    return small
+
+
+def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> None:
+    owners: dict[str, Cut] = {}
+    for cut in cuts:
+        _check_names(channels, cut)
+        _check_apart(channels, cut, owners)
+    if consistent(net, [(cut.layer, cut.channels) for cut in cuts]) is None:
+        return
+    for cut in cuts:  # which of them it is
+        why = consistent(net, [(cut.layer, cut.channels)])
+        if why is not None:
+            raise PlanError(
+                f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
+                f"after {_live_tensor(net, cut)!r}, and {why}"
+            )
+    raise PlanError(f"each cut may be made, but not all {len(cuts)} together; make the plan anew (dx.rank)")
+
+
+def _check_names(channels: Channels, cut: Cut) -> None:
+    module = channels.layer(cut.layer)
+    graph = channels.graph
+    if module is None or module not in graph.module2node or graph.get_pruner_of_module(module) is None:
+        raise PlanError(f"{cut.layer!r} is no layer of this net with channels to cut; make the plan anew (dx.rank)")
+    if channels.width(module) != cut.of:
+        raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")
+    group = channels.group(cut.layer, cut.channels)
+    coupled = {part.layer for part in channels.parts(group) if part.side == "out"}
+    if cut.coupled and set(cut.coupled) != coupled:
+        raise PlanError(
+            f"{cut.layer} is coupled with {', '.join(sorted(coupled))}, the plan says {', '.join(cut.coupled)}; "
+            f"it was made for another net"
+        )
+    if not channels.enough(group):
+        raise PlanError(f"with {cut.layer} a layer that is coupled with it would keep no channel; cut fewer")
+
+
+def _live_tensor(net: DynamicNet, cut: Cut) -> str:
+    """The first stage at or behind the layer's."""
+    stage = int(cut.layer.split(".")[2]) if cut.layer.startswith("staged.stages.") else len(net.staged.stages) - 1
+    return net.staged.stages[stage].name
+
+
+def _check_apart(channels: Channels, cut: Cut, owners: dict[str, Cut]) -> None:
+    """Two cuts may not meet at one layer's output: indices of the second would be of what the first has left."""
+    for part in channels.parts(channels.group(cut.layer, cut.channels)):
+        if part.side == "out":
+            other = owners.setdefault(part.layer, cut)
+            if other is not cut:
+                raise PlanError(
+                    f"{cut.layer} and {other.layer} both cut the output of {part.layer}; a plan names one of the "
+                    f"layers that are coupled, with all channels that go"
+                )
+
+
+def _settled(small: DynamicNet, before: DynamicNet, plan: Plan) -> DynamicNet:
+    """Shapes, costs and heads' JSON of what is left, and whether it is what was planned."""
+    shrunk = record(small.staged, dropped=(), before=before.staged) if plan.cuts else small.staged.shrunk
+    try:
+        staged = measured(small.staged, shrunk)
+        exits = [_fitted(exit, tuple(staged.stages[exit.after].live_shapes[staged.stages[exit.after].tap]))
+                 for exit in small.exits]  # fmt: skip
+    except (SplitError, RuntimeError) as error:
+        raise PlanError(f"what the plan leaves is inconsistent: {error}") from error
+    found = DynamicNet(staged, exits).eval()
+    shapes = tuple(tuple(tuple(s) for s in stage.live_shapes) for stage in staged.stages)
+    macs_e = tuple(a + b for a, b in zip(found.trunk_macs_e, found.head_macs_e, strict=True))
+    if plan.macs_e and (plan.macs_e, plan.live_shapes) != (macs_e, shapes):
+        raise PlanError(f"the plan leaves {macs_e} MACs, it says {plan.macs_e}; it was made for another net")
+    return found
+
+
+def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
+    """The exit with JSON that builds it at the size it now has."""
+    with seeded(0):
+        found = build_exit(_respecified(exit.spec, tap), after=exit.after, name=exit.name)
+    found.load_state_dict(exit.state_dict())
+    like = next(exit.parameters())
+    found = found.to(like)
+    for parameter, old in zip(found.parameters(), exit.parameters(), strict=True):
+        parameter.requires_grad_(old.requires_grad)
+    found.macs = count_macs(found.eval(), like.new_zeros(2, *tap))
+    return found
+
+
+def _respecified(spec: HeadSpec, tap: tuple[int, ...]) -> HeadSpec:
+    found = {**spec, "tap": list(tap)}
+    if "inner" in spec:
+        found["inner"] = _respecified(spec["inner"], tap)
+    return found

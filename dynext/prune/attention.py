@@ -1,0 +1,239 @@
+"""Training by attention: later layers' masks distilled into exits, and what it is to be compared with.
+
+The trunk stays as it is: it is run once over the rows, and heads learn on what it gave. Rows may be labelled,
+unlabelled or synthesized; without labels the full net's answers take their place.
+
+Shapes: b rows, p positions, k classes. There are e exits, the last is the full net.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from dynext.core.exits import Exit
+from dynext.core.features import Features, cache_features
+from dynext.core.modes import take_flags
+from dynext.core.net import DynamicNet
+from dynext.errors import FitError, SourceError
+from dynext.fit import FitConfig, fit
+from dynext.losses import attention_mimicry, attention_transfer, distillation
+from dynext.prune.auxiliary import Auxiliary, Paths, watching
+from dynext.prune.maps import align, attention_map, normalized, of_reduced, spatial_softmax
+from dynext.types import Source
+
+FADE = (0.25, 0.75)
+"""Shares of the training between which the exits' own masks are faded out."""
+
+
+def distill_attention(
+    auxiliary: Auxiliary,
+    source: Source,
+    config: FitConfig,
+    *,
+    teacher: nn.Module | None = None,
+    anneal: bool = True,
+    attention: float = 1.0,
+    temperature: float = 4.0,
+    alpha: float = 0.5,
+    batch_size: int = 128,
+) -> Auxiliary:
+    """A copy of ``auxiliary`` whose exits have learned from the attention lent to them; `detach` gives the net.
+
+    Loss, summed over early exits: what is true of ``h(a f)`` and of ``h(b f)``, plus ``attention`` times the squared
+    distance of the two masks as attention maps, plus tau^2 KL(p_a || p_b), with the mask ``a`` of the module that sees
+    a later layer, the exit's own ``b``, and no gradient into the teacher of a term. What is true: ``1 - alpha`` times
+    the cross-entropy and ``alpha`` times the distillation loss of the full net; without labels the latter alone.
+
+    Args:
+        source: rows with labels, without, or synthesized ones.
+        teacher: the static net; ``None`` takes the net's own last exit.
+        anneal: fade the exits' own masks to 1 in the middle half of the training: they then cost nothing.
+
+    Raises:
+        FitError: figures out of range. SourceError: no rows, or rows of another shape.
+
+    Source: ours; the maps' distance is Zagoruyko & Komodakis, ICLR 2017, arXiv:1612.03928, eq. 2.
+    """
+    _check(attention, temperature, alpha)
+    found = copy.deepcopy(auxiliary)
+    seen = _Seen.of(watching(found.net), teacher, source, progress=config.progress)
+    trained = _Pupils(found)
+
+    def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
+        rows = seen.draw(batch_size, draw, like=next(module.parameters()))
+        found.strength = _strength(done) if anneal else 1.0
+        losses = [
+            rows.truth(path.own_bk, temperature, alpha)
+            + rows.truth(path.lent_bk, temperature, alpha)
+            + distillation(path.own_bk, path.lent_bk, temperature)
+            + attention * attention_transfer(_look(path.own), _look(path.lent))
+            for path in module(rows.reduced_e)
+        ]
+        return torch.stack(losses).sum()
+
+    about = f"anneal {anneal}, attention {attention:g}, temperature {temperature:g}, alpha {alpha:g}"
+    _train(trained, step, replace(config, label="distilling attention", about=f"{about}, {found.later}"))
+    found.strength = 0.0 if anneal else 1.0
+    found.to(next(auxiliary.parameters()).device)
+    take_flags(found, auxiliary)
+    return found
+
+
+def transfer_attention(
+    net: DynamicNet,
+    source: Source,
+    config: FitConfig,
+    *,
+    teacher: nn.Module | None = None,
+    weight: float = 0.1,
+    start: float = 0.5,
+    temperature: float = 4.0,
+    alpha: float = 0.5,
+    batch_size: int = 128,
+) -> DynamicNet:
+    """A copy of ``net`` whose exits' first maps mimic where the next stage looks: what ours is to be compared with.
+
+    Loss, summed over early exits: what is true (as in `distill_attention`), and from a share ``start`` of the training
+    on ``weight`` times the mean squared difference of the two maps as distributions over positions. ``weight=0`` is
+    plain training of the heads.
+
+    Raises:
+        FitError: an exit whose embedder makes no map, or figures out of range. SourceError: as above.
+
+    Source: SAD, Hou et al., ICCV 2019, arXiv:1908.00821: weight .1, switched on late. There a stage mimics the next;
+    ours, whose trunk stands still, has the first map of each head do so.
+    """
+    _check(weight, temperature, alpha)
+    student = copy.deepcopy(net)
+    seen = _Seen.of(watching(student), teacher, source, progress=config.progress)
+    trained = _Mimics(student, mapped=weight > 0)
+
+    def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
+        rows = seen.draw(batch_size, draw, like=next(module.parameters()))
+        losses = []
+        for e, (logits_bk, own) in enumerate(module(rows.reduced_e[:-1])):
+            loss = rows.truth(logits_bk, temperature, alpha)
+            if own is not None and done >= start:
+                loss = loss + weight * attention_mimicry(*_distributions(own, rows.reduced_e[e + 1]))
+            losses.append(loss)
+        return torch.stack(losses).sum()
+
+    about = f"weight {weight:g}, start {start:g}, temperature {temperature:g}, alpha {alpha:g}"
+    _train(trained, step, replace(config, label="mimicking the next stage", about=about))
+    student.to(next(net.parameters()).device)
+    take_flags(student, net)
+    return student
+
+
+def _check(weight: float, temperature: float, alpha: float) -> None:
+    if weight < 0 or not temperature > 0 or not 0 <= alpha <= 1:
+        raise FitError(
+            f"weight of attention {weight}, temperature {temperature}, alpha {alpha}; "
+            f"give 0 or more, a positive one, and a share"
+        )
+
+
+def _strength(done: float) -> float:
+    """How much the exits' own masks count when a share ``done`` of the training is over.
+
+    >>> [_strength(done) for done in (0.0, 0.5, 0.75)]
+    [1.0, 0.5, 0.0]
+    """
+    begin, end = FADE
+    return min(1.0, max(0.0, (end - done) / (end - begin)))
+
+
+def _look(mask: Tensor) -> Tensor:
+    """A mask as an attention map ``[b p]``."""
+    return normalized(attention_map(of_reduced(mask)))
+
+
+def _distributions(own: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's map and a later stage's, at the head's size, as distributions ``[b p]``."""
+    later_bhw = attention_map(align(of_reduced(later), (own.shape[2], own.shape[3])))
+    return spatial_softmax(attention_map(own)), spatial_softmax(later_bhw)
+
+
+class _Rows:
+    """A draw of cached rows: what heads see, what the full net said, labels where there are some."""
+
+    def __init__(self, reduced_e: list[Tensor], full_bk: Tensor, y_b: Tensor | None) -> None:
+        self.reduced_e, self.full_bk, self.y_b = reduced_e, full_bk, y_b
+
+    def truth(self, logits_bk: Tensor, temperature: float, alpha: float) -> Tensor:
+        taught = distillation(logits_bk, self.full_bk, temperature)
+        return taught if self.y_b is None else (1 - alpha) * F.cross_entropy(logits_bk, self.y_b) + alpha * taught
+
+
+class _Seen:
+    """The trunk's features of all rows, and labels ``[n]`` if every row has one."""
+
+    def __init__(self, features: Features, y_n: Tensor | None) -> None:
+        self.features, self.y_n = features, y_n
+
+    @classmethod
+    def of(cls, watch: DynamicNet, teacher: nn.Module | None, source: Source, *, progress: bool) -> _Seen:
+        if len(watch.exits) < 2:
+            raise FitError("the net has no early exit to train; attach some (dx.attach)")
+        features = cache_features(watch, teacher, source, progress=progress)
+        labels = [batch.y for batch in source if batch.y is not None]
+        if labels and sum(map(len, labels)) != len(features):
+            raise SourceError("some rows have labels and some have none; give all or drop them")
+        return cls(features, torch.cat(labels) if labels else None)
+
+    def draw(self, count: int, draw: Generator, *, like: Tensor) -> _Rows:
+        index = torch.randint(len(self.features), (max(count, 2),), generator=draw)
+        return _Rows(
+            [reduced[index].to(like) for reduced in self.features.reduced_e],
+            self.features.logits_nk[index].to(like),
+            None if self.y_n is None else self.y_n[index].to(like.device),
+        )
+
+
+class _Pupils(nn.Module):
+    """Heads, their masks and the modules, so that `fit` sees no trunk."""
+
+    def __init__(self, auxiliary: Auxiliary) -> None:
+        super().__init__()
+        self.exits, self.lookouts = auxiliary.net.exits, auxiliary.lookouts
+        self._whole: Callable[[list[Tensor]], list[Paths]] = auxiliary.paths
+
+    def forward(self, reduced_e: list[Tensor]) -> list[Paths]:
+        return self._whole(reduced_e)
+
+
+class _Mimics(nn.Module):
+    """Heads with their first maps ``[b c h w]``."""
+
+    def __init__(self, net: DynamicNet, *, mapped: bool) -> None:
+        super().__init__()
+        self.exits, self.mapped = net.exits, mapped
+        flat = [exit.name for exit in net.exits if not any(isinstance(m, nn.Conv2d) for m in exit.embedder.modules())]
+        if mapped and flat:
+            raise FitError(f"the exit after {flat[0]} makes no map that could mimic another; attach dx.conv_heads")
+
+    def forward(self, reduced_e: list[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        return [self._one(exit, reduced) for exit, reduced in zip(self.exits, reduced_e, strict=True)]
+
+    def _one(self, exit: Exit, reduced: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.mapped:
+            return exit.head(reduced), None
+        x, kept = reduced, None
+        for layer in cast(nn.Sequential, exit.embedder):
+            x = layer(x)
+            if x.ndim == 4 and isinstance(layer, nn.ReLU | nn.BatchNorm2d):
+                kept = x
+        return exit.classifier(x), kept
+
+
+def _train(trained: nn.Module, step: Callable[[nn.Module, Generator, float], Tensor], config: FitConfig) -> None:
+    """The trained module wants gradients and runs in training; callers give flags back."""
+    trained.requires_grad_(True).train()
+    fit(trained, step, config)

@@ -1,0 +1,98 @@
+"""What to remove from a dynamic net: a plan to be printed, kept as JSON and looked at before it is carried out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dynext.errors import PlanError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Output channels of one layer that go, and all that goes with them."""
+
+    layer: str
+    """Path in the dynamic net, after blocks and exits are gone: ``"staged.stages.1.body.layer1.0.conv1"``."""
+    channels: tuple[int, ...]
+    of: int
+    coupled: tuple[str, ...] = ()
+    """Every layer whose output loses channels with this one, itself included: they meet in a sum or a normalization."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(set(self.channels)) != len(self.channels):
+            raise PlanError(f"channels {self.channels} of {self.layer}; give some, each once")
+        if min(self.channels) < 0 or max(self.channels) >= self.of or len(self.channels) >= self.of:
+            raise PlanError(
+                f"channels {self.channels} of the {self.of} of {self.layer}; give numbers from 0 to {self.of - 1}, "
+                f"and leave at least one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What goes, and what is left by it: MACs per row of the static net and of each exit up to its head."""
+
+    cuts: tuple[Cut, ...] = ()
+    blocks: tuple[str, ...] = ()
+    """Stages that are left out, by name."""
+    exits: tuple[str, ...] = ()
+    """Exits that are left out, by name."""
+    by: str = "nothing"
+    """What channels were ranked by."""
+    macs_before: int = 0
+    macs_e: tuple[int, ...] = ()
+    """Trunk and head of each exit that stays, the full net last; empty in a plan that was not ranked."""
+    live_shapes: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """Per stage that stays, the live tensors it hands on."""
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts or self.blocks or self.exits)
+
+    @property
+    def macs(self) -> int:
+        """MACs per row of the full net that is left."""
+        return self.macs_e[-1] if self.macs_e else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> Plan:
+        """Raises PlanError: a plan that some other program wrote, or a later version."""
+        try:
+            cuts = [
+                Cut(
+                    layer=cut["layer"],
+                    channels=tuple(cut["channels"]),
+                    of=cut["of"],
+                    coupled=tuple(cut["coupled"]),
+                )
+                for cut in given["cuts"]
+            ]
+            shapes = tuple(tuple(tuple(shape) for shape in live) for live in given["live_shapes"])
+            whole = {key: tuple(given[key]) for key in ("blocks", "exits", "macs_e")}
+            return cls(cuts=tuple(cuts), live_shapes=shapes, by=given["by"], macs_before=given["macs_before"], **whole)
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"this is no plan ({type(error).__name__}: {error}); make one with dx.rank") from error
+
+    def __str__(self) -> str:
+        if not self:
+            return "nothing is removed"
+        lines = [f"{what} left out: {', '.join(names)}" for what, names in _left_out(self) if names]
+        width = max((len(cut.layer) for cut in self.cuts), default=0)
+        for cut in self.cuts:
+            others = len(cut.coupled) - 1
+            more = f", and of {others} coupled with it" if others > 0 else ""
+            lines.append(f"{cut.layer:{width}}  {len(cut.channels):4} of {cut.of:4} channels{more}")
+        if self.macs_e and self.macs_before:
+            lines.append(
+                f"MACs of the full net {self.macs_before:,} -> {self.macs:,}: {self.macs / self.macs_before:.1%}"
+            )
+            lines.append(f"up to each exit, its head included: {', '.join(f'{macs:,}' for macs in self.macs_e)}")
+        return "\n".join([f"ranked by {self.by}", *lines])
+
+
+def _left_out(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return (("blocks", plan.blocks), ("exits", plan.exits))

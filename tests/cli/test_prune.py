@@ -1,0 +1,49 @@
+"""Prune from the shell: a smaller net comes out, works like any other, and what cannot be done is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import done, refused
+
+import dynext as dx
+
+
+@pytest.mark.parametrize("rows", ["unlabelled", "synthesized"])
+def test_a_smaller_net_comes_out(net: Path, images: Path, tmp_path: Path, rows: str) -> None:
+    given = ["--unlabelled", images] if rows == "unlabelled" else ["--rows", 64]
+    asked = ["--budget", 0.8, "--quantize", "int8", "--steps", 2, *given, "-o", tmp_path / "small"]
+    before = dx.load(net)
+    told = json.loads(done("prune", net, *asked, "--json"))
+    small = dx.load(tmp_path / "small")
+    assert small.net.staged.macs <= 0.8 * before.net.staged.macs
+    assert told["pruned"]["plan"]["macs_e"][-1] == small.net.staged.macs
+    assert small.net.int8 is not None
+    assert small.provenance["pruned"] == told["pruned"]
+    assert small.policy.basis == "teacher"
+    assert 0 <= told["pruned"]["agreement"] <= 1
+    text = done("evaluate", tmp_path / "small", "--data", images)
+    assert "Accuracy" in text
+    assert (tmp_path / "small" / "report.html").exists()
+
+
+def test_text_says_what_goes_and_what_is_left(net: Path, images: Path, tmp_path: Path) -> None:
+    given = ["--unlabelled", images, "--steps", 0, "-o", tmp_path / "small"]
+    text = done("prune", net, "--budget", 0.9, *given)
+    for told in (
+        "ranked by magnitude",
+        "channels",
+        "MACs of the full net",
+        "answers like the one before",
+        "smaller net",
+    ):
+        assert told in text
+
+
+def test_what_cannot_be_done_is_one_line(net: Path, images: Path, tmp_path: Path) -> None:
+    out = ["-o", tmp_path / "small"]
+    assert "nothing to do" in refused("prune", net, *out)
+    given = ["--unlabelled", images, *out]
+    assert "out of reach" in refused("prune", net, "--budget", 0.0001, *given)
+    assert "blocks to leave out" in refused("prune", net, "--blocks", 9, *given)
+    assert not (tmp_path / "small").exists()

@@ -1,0 +1,265 @@
+"""Pruning: what is planned is what is left, what is left keeps every promise, and what cannot be cut is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from gated_nets import gated_net
+from methods import METHODS, SPEC, config, setting
+from zoo import NETS
+
+import dynext as dx
+from dynext.core.run_onnx import OnnxNet
+from dynext.errors import FitError, PlanError
+from dynext.prune.channels import Channels, zero
+from dynext.testing import check_net
+
+RESIDUAL = ("layer1", "layer2")
+
+
+def dynamic(name: str = "residual", **options: object) -> tuple[dx.DynamicNet, torch.Tensor]:
+    model, example = NETS[name]()
+    net = dx.attach(dx.split(model, example, **options), dx.default_heads(10, hidden=8))
+    return net, torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+def padded() -> tuple[dx.DynamicNet, dx.models.ResNet]:
+    """Shortcuts that pad channels: those of the residual stream stand in other places behind them."""
+    with dx.seeded(0):
+        model = dx.models.ResNet(8, width=4, channels=3).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
+    staged = dx.split(model, torch.zeros(1, 3, 8, 8), after=["layer1", "layer2"])
+    return dx.attach(staged, dx.default_heads(10, hidden=8)), model
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "unet_like", "dense_concat", "vit_like", "shared_weights"])
+def test_what_is_planned_is_what_is_left(name: str) -> None:
+    net, x = dynamic(name)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    random = torch.get_rng_state()
+
+    plan = dx.rank(net, budget=0.8)
+    small = dx.apply_plan(net, plan)
+
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert plan.macs <= 0.8 * net.staged.macs
+    found = tuple(a + b for a, b in zip(small.trunk_macs_e, small.head_macs_e, strict=True))
+    assert plan.macs_e == found
+    assert plan.live_shapes == tuple(stage.live_shapes for stage in small.staged.stages)
+    assert all(p.requires_grad for p in small.parameters())
+    check_net(small, x)
+    assert dx.Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "dense_concat"])
+def test_removing_is_setting_to_zero(name: str) -> None:
+    net, x = dynamic(name)
+    plan = dx.rank(net, budget=0.7)
+    small = dx.apply_plan(net, plan)
+    channels = Channels(net)
+    with torch.no_grad():
+        for cut in plan.cuts:
+            zero(channels.group(cut.layer, cut.channels), channels)
+        torch.testing.assert_close(small.all_exits(x), net.all_exits(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["residual", "vit_like", "two_branches"])
+def test_pruning_nothing_changes_nothing(name: str) -> None:
+    net, x = dynamic(name)
+    for plan in (dx.Plan(), dx.rank(net, budget=1.0)):
+        assert not plan
+        assert str(plan) == "nothing is removed"
+        same = dx.apply_plan(net, plan)
+        assert torch.equal(same.all_exits(x), net.all_exits(x))
+        assert (same.trunk_macs_e, same.head_macs_e) == (net.trunk_macs_e, net.head_macs_e)
+        assert same.staged.shrunk is None
+
+
+def test_padded_shortcuts_keep_their_channels() -> None:
+    net, _ = padded()
+    plan = dx.rank(net, budget=0.6)
+    assert plan.cuts
+    assert all(cut.layer.endswith("conv1") and cut.coupled == (cut.layer, cut.layer[:-5] + "bn1") for cut in plan.cuts)
+    check_net(dx.apply_plan(net, plan), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    bad = dx.Cut(layer="staged.stages.0.body.conv1", channels=(1, 2), of=4)
+    with pytest.raises(PlanError, match=r"2 of 4 channels of staged.stages.0.body.conv1 cannot go: .*after 'layer1'"):
+        dx.apply_plan(net, dx.Plan(cuts=(bad,)))
+
+
+def test_plans_for_another_net_are_refused() -> None:
+    net, _ = dynamic("plain")
+    plan = dx.rank(net, budget=0.8)
+    cut = plan.cuts[0]
+    for changed, told in (
+        (replace(cut, layer="staged.stages.0.body.nothing"), "is no layer of this net"),
+        (replace(cut, of=9), "has 8 channels, the plan says 9"),
+        (replace(cut, coupled=("one", "two")), "the plan says one, two"),
+    ):
+        with pytest.raises(PlanError, match=told):
+            dx.apply_plan(net, replace(plan, cuts=(changed,)))
+    with pytest.raises(PlanError, match="made for another net"):
+        dx.apply_plan(net, replace(plan, macs_e=(1, 2)))
+    with pytest.raises(PlanError, match="both cut the output of"):
+        dx.apply_plan(net, dx.Plan(cuts=(cut, replace(cut, channels=(7,)))))
+    for channels in ((), (1, 1), (8,), tuple(range(8))):
+        with pytest.raises(PlanError, match="channels"):
+            dx.Cut(layer="here", channels=channels, of=8)
+    with pytest.raises(PlanError, match="this is no plan"):
+        dx.Plan.from_dict({"cuts": []})
+
+
+def test_what_cannot_be_pruned_is_refused() -> None:
+    net, _ = dynamic("plain")
+    with pytest.raises(PlanError, match="out of reach"):
+        dx.rank(net, budget=0.001)
+    with pytest.raises(PlanError, match="budget 2"):
+        dx.rank(net, budget=2)
+    with pytest.raises(PlanError, match="give source="):
+        dx.rank(net, budget=0.5, by="taylor")
+    with pytest.raises(PlanError, match="has gates"):
+        dx.rank(gated_net(), budget=0.5)
+    with pytest.raises(PlanError, match="is a cascade"):
+        dx.apply_plan(dx.cascade(net, "boost"), dx.Plan())
+    with pytest.raises(PlanError, match="answers by cosines; prune the net without"):
+        dx.rank(dx.attach(net.staged, dx.cosine_heads(dx.default_heads(net.num_classes))), budget=0.5)
+    with pytest.raises(PlanError, match="no exit 'nowhere' to leave out; exits: "):
+        dx.apply_plan(net, dx.Plan(exits=("nowhere",)))
+    with pytest.raises(PlanError, match="cannot be left out; stages that may be: none"):
+        dx.apply_plan(net, dx.Plan(blocks=("features.1",)))
+
+
+@pytest.mark.parametrize("by", ["bn", "taylor", "attention"])
+def test_every_way_of_ranking_keeps_what_it_should(by: str) -> None:
+    """One channel of a layer is made worthless in every way there is: it must be the first to go."""
+    net, rows = setting(METHODS["joint"], n=32)
+    auxiliary = dx.lend_attention(net)
+    layer = next(name for name, m in net.named_modules() if name.endswith("conv1.0"))
+    conv, norm = net.get_submodule(layer), net.get_submodule(layer[:-1] + "1")
+    with torch.no_grad():
+        conv.weight[3], norm.weight[3], norm.bias[3], norm.running_mean[3] = 1e-5, 1e-5, 0.0, 0.0
+    gradients = [p.grad for p in net.parameters()]
+    plan = dx.rank(net, budget=0.7, by=by, source=rows, auxiliary=auxiliary)
+    assert gradients == [p.grad for p in net.parameters()]
+    assert plan.by == by
+    assert 3 in next(cut for cut in plan.cuts if cut.layer == layer).channels
+    assert f"ranked by {by}" in str(plan)
+
+
+def test_blocks_and_exits_go_too(tmp_path: Path) -> None:
+    net, x = dynamic("residual", granularity="block")
+    names = [stage.name for stage in net.staged.stages]
+    policy = dx.Policy(threshold_e=(None, *[0.5] * (net.num_exits - 2), 0.0), temperature_e=(1.0,) * net.num_exits)
+    rows = dx.data.Rows(pixels=torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), spec=SPEC)
+    last = net.staged.stages[net.staged.skippable[-1]].name
+    plan = dx.rank(net, budget=0.6, source=rows, policy=policy)
+    assert plan.exits == (names[0],)
+    plan = replace(plan, exits=(), cuts=(), blocks=(last,), macs_e=(), live_shapes=())
+    with pytest.raises(PlanError, match="two exits stand after one stage"):
+        dx.apply_plan(net, plan)
+    small = dx.apply_plan(net, replace(plan, exits=(names[names.index(last) - 1],)))
+    assert small.num_exits == net.num_exits - 1
+    assert [stage.name for stage in small.staged.stages] == [name for name in names if name != last]
+    check_net(small, x)
+    ranked = dx.rank(net, budget=1.0, source=rows, blocks=1, policy=dx.Policy.never(net.num_exits))
+    assert len(ranked.blocks) == 1
+    assert ranked.exits == tuple(exit.name for exit in net.exits)
+    thin = dx.apply_plan(small, dx.rank(small, budget=0.7))
+    assert thin.staged.shrunk["dropped"] == [last]
+    dx.save(thin, tmp_path / "net", policy=dx.Policy.never(thin.num_exits), spec=SPEC)
+    again = dx.load(tmp_path / "net", model=NETS["residual"]()[0]).net
+    assert torch.equal(again.all_exits(x), thin.all_exits(x))
+
+
+@pytest.mark.parametrize("name", ["residual", "vit_like", "unet_like"])
+def test_a_pruned_net_in_8_bits_is_saved_loaded_and_run(name: str, tmp_path: Path) -> None:
+    net, x = dynamic(name)
+    small = dx.apply_plan(net, dx.rank(net, budget=0.8))
+    smaller = dx.apply_plan(small, dx.rank(small, budget=0.97))  # twice, the second on what the first left
+    rows = dx.data.Rows(pixels=SPEC.pixels(x), spec=SPEC)
+    coarse = dx.quantize(smaller, rows, least_macs=0)
+    policy = dx.Policy.always(net.num_exits)
+    for kept in (smaller, coarse):
+        dx.save(kept, tmp_path / "net", policy=policy, spec=SPEC)
+        again = dx.load(tmp_path / "net", model=NETS[name]()[0]).net
+        with torch.no_grad():
+            assert torch.equal(again.all_exits(x), kept.all_exits(x))
+        assert (again.trunk_macs_e, again.head_macs_e) == (kept.trunk_macs_e, kept.head_macs_e)
+        assert again.int8 == kept.int8
+        check_net(again, x)
+
+
+def test_a_pruned_net_in_8_bits_is_exported_in_8_bits(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model, example = NETS["residual"]()
+    net = dx.attach(dx.split(model, example, after=[0.4]), dx.conv_heads(10, hidden=8, separable=0))
+    x = torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    small = dx.apply_plan(net, dx.rank(net, budget=0.8))
+    coarse = dx.quantize(small, dx.data.Rows(pixels=SPEC.pixels(x), spec=SPEC), least_macs=0)
+    with torch.no_grad():
+        logits_bek, float_bek = coarse.all_exits(x), small.all_exits(x)
+    surest = logits_bek[:, 0].softmax(-1).amax(-1).sort().values
+    policy = dx.Policy(threshold_e=(float(surest[5:7].mean()), 0.0), temperature_e=(1.0, 1.0))
+    folder = dx.export(coarse, tmp_path / "out", policy=policy, spec=SPEC)
+
+    found, wanted = OnnxNet(folder).run(x.numpy()), coarse.run(x, policy)
+    assert found.exit.tolist() == wanted.exit.tolist()
+    assert set(found.exit.tolist()) == {0, 1}
+    near = 0.02 * float(logits_bek.abs().max())  # other kernels may round a number up that stands halfway
+    torch.testing.assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=0, atol=near)
+    assert float((logits_bek - float_bek).abs().max()) > near
+    for stem, prefix in (("stage_00", "staged.stages.0."), ("stage_01", "staged.stages.1."), ("exit_00", "exits.0.")):
+        kept = onnx.load(folder / f"{stem}.onnx").graph.initializer
+        weights = [one for one in kept if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1]
+        assert len(weights) == sum(layer.startswith(prefix) for layer in coarse.int8["layers"]) > 0
+    program = torch.export.load(folder / "stage_01.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(*coarse.staged.stages[0](x))[0], coarse.staged(x), rtol=0, atol=near)
+
+
+def test_a_pruned_net_is_fine_tuned_and_leaves_its_teacher_alone() -> None:
+    net, rows = setting(METHODS["joint"])
+    net = dx.train_jointly(net, rows, config(40))
+    teacher = net.staged
+    small = dx.apply_plan(net, dx.rank(net, budget=0.6))
+    bank = dx.synthesize(teacher, shape=(3, 8, 8), n=32, seed=0, spec=SPEC, method="gaussian")
+    before = {key: value.clone() for key, value in [*small.state_dict().items(), *teacher.state_dict().items()]}
+    random = torch.get_rng_state()
+    x = rows.take(torch.arange(64)).x
+    for source in (rows, rows.unlabelled(), bank):
+        tuned = dx.finetune(small, teacher, source, config(30))
+        if source is not bank:
+            with torch.no_grad():
+                far, near = (dx.losses.distillation(one(x), teacher(x), 4.0) for one in (small, tuned))
+            assert near < far
+        else:
+            buffers = dict(small.staged.named_buffers())
+            assert all(torch.equal(one, buffers[key]) for key, one in tuned.staged.named_buffers())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in [*small.state_dict().items(), *teacher.state_dict().items()])
+    with pytest.raises(FitError, match="8 bits"):
+        dx.finetune(dx.quantize(small, rows, least_macs=0), teacher, rows, config())
+    with pytest.raises(FitError, match="alpha 3"):
+        dx.finetune(small, teacher, rows, config(), alpha=3)
+    with pytest.raises(FitError, match="norms='loose'"):
+        dx.finetune(small, teacher, rows, config(), norms="loose")
+
+
+def test_a_compact_net_learns_from_a_teacher() -> None:
+    net, rows = setting(METHODS["joint"])
+    with dx.seeded(0):
+        compact = dx.models.SqueezeNet(10, width=0.1).eval()
+    before = {key: value.clone() for key, value in compact.state_dict().items()}
+    x = rows.take(torch.arange(64)).x
+    taught = dx.distill_static(compact, net.staged, rows, config(30))
+    with torch.no_grad():
+        far, near = (torch.nn.functional.cross_entropy(one(x), rows.y) for one in (compact, taught))
+    assert near < far
+    assert all(torch.equal(value, before[key]) for key, value in compact.state_dict().items())
+    with pytest.raises(FitError, match="the teacher answers"):
+        dx.distill_static(dx.models.SqueezeNet(4, width=0.1).eval(), net.staged, rows, config())
