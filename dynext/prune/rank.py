@@ -72,7 +72,7 @@ def rank(
     dropped = _least_missed(small, source, blocks) if blocks and source is not None else ()
     small = smaller(small, exits=(), blocks=dropped)
     candidates = _candidates(small, _worth(small, by, source, auxiliary, rows_per_step))
-    cuts = _cuts_for(small, candidates, budget * net.staged.macs)
+    cuts = _sound_cuts(small, candidates, budget * net.staged.macs)
     plan = Plan(cuts=cuts, blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
     macs_e, shapes = predicted(small, cuts)
     return Plan(**{**vars(plan), "macs_e": macs_e, "live_shapes": shapes})
@@ -203,6 +203,17 @@ def _known(channels: Channels, layer: str) -> nn.Module:
     module = channels.layer(layer)
     assert module is not None  # noqa: S101  `Channels.roots` names layers that are there
     return module
+
+
+def _sound_cuts(net: DynamicNet, candidates: Sequence[Candidate], wanted: float) -> tuple[Cut, ...]:
+    """Cuts that meet ``wanted`` MACs and that `dynext.apply_plan` takes.
+
+    Candidates were tried with every other channel; where a shortcut pads channels, others may still be unsound.
+    """
+    cuts = _cuts_for(net, candidates, wanted)
+    sure = {layer for layer, _ in sound(net, [(cut.layer, cut.channels) for cut in cuts])}
+    unsound = {cut.layer for cut in cuts} - sure
+    return _sound_cuts(net, [one for one in candidates if one.layer not in unsound], wanted) if unsound else cuts
 
 
 def _cuts_for(net: DynamicNet, candidates: Sequence[Candidate], wanted: float) -> tuple[Cut, ...]:

@@ -1,5 +1,6 @@
 """Prune from the shell: a smaller net comes out, works like any other, and what cannot be done is one line."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from shell import done, refused
 
 import dynext as dx
+
+command = importlib.import_module("dynext.cli.prune")
 
 
 @pytest.mark.parametrize("rows", ["unlabelled", "synthesized"])
@@ -25,6 +28,22 @@ def test_a_smaller_net_comes_out(net: Path, images: Path, tmp_path: Path, rows: 
     text = done("evaluate", tmp_path / "small", "--data", images)
     assert "Accuracy" in text
     assert (tmp_path / "small" / "report.html").exists()
+
+
+def test_what_the_full_net_has_lost_is_not_lost_again(
+    net: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent, choose = [], command.choose_cautiously
+
+    def watched(*given: object, **options: object) -> object:
+        spent.append(options["spent"])
+        return choose(*given, **options)
+
+    monkeypatch.setattr(command, "choose_cautiously", watched)
+    asked = ["--budget", 0.7, "--steps", 0, "--unlabelled", images, "-o", tmp_path / "small"]
+    told = json.loads(done("prune", net, *asked, "--json"))
+    assert spent == [1 - told["pruned"]["agreement"]]
+    assert spent[0] > 0
 
 
 def test_text_says_what_goes_and_what_is_left(net: Path, images: Path, tmp_path: Path) -> None:

@@ -28,11 +28,19 @@ def lent(name: str = "residual", **options: object) -> tuple[Auxiliary, torch.Te
     return lend_attention(net, **options), x
 
 
+def make_distinct(auxiliary: Auxiliary) -> None:
+    """As they are drawn, all masks are nearly a half everywhere, so that any of them would do for any other."""
+    with torch.no_grad():
+        for parameter in [*auxiliary.lookouts.parameters(), *auxiliary.net.exits.parameters()]:
+            parameter.mul_(3)
+
+
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_detaching_changes_no_bit_of_the_students_way(name: str, strength: float) -> None:
     auxiliary, x = lent(name)
     auxiliary.strength = strength
+    make_distinct(auxiliary)
     plain = dx.attach(auxiliary.net.staged, dx.default_heads(10, hidden=8))
 
     net = detach(auxiliary)
@@ -40,6 +48,11 @@ def test_detaching_changes_no_bit_of_the_students_way(name: str, strength: float
     with torch.no_grad():
         assert torch.equal(net.all_exits(x), auxiliary.all_exits(x))
         assert torch.equal(net(x), plain(x))
+    paths, attached = auxiliary.look(x), auxiliary.attached(x)
+    for e, path in enumerate(paths):
+        torch.testing.assert_close(path.own_bk, net.all_exits(x)[:, e], rtol=1e-4, atol=1e-5)
+        assert torch.equal(path.lent_bk, attached[:, e])
+        assert not torch.allclose(path.lent_bk, path.own_bk, rtol=1e-3, atol=1e-4)
     assert not [key for key in net.state_dict() if "lookout" in key]
     if strength == 0:
         assert net.head_macs_e == plain.head_macs_e
@@ -117,6 +130,7 @@ def test_lending_takes_over_what_heads_have_learned() -> None:
 def test_the_loss_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     net, rows = setting(METHODS["joint"], n=16)
     auxiliary = lend_attention(net)
+    make_distinct(auxiliary)
     steps = []
     monkeypatch.setattr(training, "fit", lambda module, step, config: steps.append((module, step)))
     for source, y in ((rows, rows.y), (rows.unlabelled(), None)):

@@ -1,6 +1,8 @@
 """Pruning: what is planned is what is left, what is left keeps every promise, and what cannot be cut is refused."""
 
+import importlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +10,17 @@ import pytest
 import torch
 from gated_nets import gated_net
 from methods import METHODS, SPEC, config, setting
+from reference import maps as slow
 from zoo import NETS
 
 import dynext as dx
+from dynext.core.rows import by_index
 from dynext.core.run_onnx import OnnxNet
 from dynext.errors import FitError, PlanError
 from dynext.prune.channels import Channels, zero
 from dynext.testing import check_net
 
-RESIDUAL = ("layer1", "layer2")
+finetuning = importlib.import_module("dynext.prune.finetune")
 
 
 def dynamic(name: str = "residual", **options: object) -> tuple[dx.DynamicNet, torch.Tensor]:
@@ -25,10 +29,10 @@ def dynamic(name: str = "residual", **options: object) -> tuple[dx.DynamicNet, t
     return net, torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(0))
 
 
-def padded() -> tuple[dx.DynamicNet, dx.models.ResNet]:
+def padded(width: int = 4) -> tuple[dx.DynamicNet, dx.models.ResNet]:
     """Shortcuts that pad channels: those of the residual stream stand in other places behind them."""
     with dx.seeded(0):
-        model = dx.models.ResNet(8, width=4, channels=3).eval()
+        model = dx.models.ResNet(8, width=width, channels=3).eval()
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
@@ -80,6 +84,31 @@ def test_pruning_nothing_changes_nothing(name: str) -> None:
         assert same.staged.shrunk is None
 
 
+def depthwise() -> torch.nn.Sequential:
+    with dx.seeded(0):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 12, 1), torch.nn.ReLU(), torch.nn.Conv2d(12, 12, 1), torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(12, 10),
+        ).eval()  # fmt: skip
+
+
+def test_depthwise_convolutions_lose_groups_and_stay_float(tmp_path: Path) -> None:
+    net = dx.attach(dx.split(depthwise(), torch.zeros(1, 3, 8, 8), after=["7"]), dx.pooled_heads(10))
+    x = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    small = dx.apply_plan(net, dx.rank(net, budget=0.5))
+    (conv,) = (m for m in small.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
+    assert conv.groups == conv.in_channels < 8
+    coarse = dx.quantize(small, dx.data.Rows(pixels=SPEC.pixels(x), spec=SPEC), least_macs=0)
+    assert any(isinstance(m, torch.nn.Conv2d) and m.groups == conv.groups for m in coarse.modules())
+    for kept in (small, coarse):
+        dx.save(kept, tmp_path / "net", policy=dx.Policy.never(2), spec=SPEC)
+        again = dx.load(tmp_path / "net", model=depthwise()).net
+        with torch.no_grad():
+            assert torch.equal(again.all_exits(x), kept.all_exits(x))
+
+
 def test_padded_shortcuts_keep_their_channels() -> None:
     net, _ = padded()
     plan = dx.rank(net, budget=0.6)
@@ -89,6 +118,14 @@ def test_padded_shortcuts_keep_their_channels() -> None:
     bad = dx.Cut(layer="staged.stages.0.body.conv1", channels=(1, 2), of=4)
     with pytest.raises(PlanError, match=r"2 of 4 channels of staged.stages.0.body.conv1 cannot go: .*after 'layer1'"):
         dx.apply_plan(net, dx.Plan(cuts=(bad,)))
+
+
+def test_what_was_ranked_can_be_applied() -> None:
+    """With two channels, padded to four, the first may go and the second may not."""
+    net, _ = padded(width=2)
+    for budget in (0.8, 0.65):
+        plan = dx.rank(net, budget=budget)
+        assert dx.apply_plan(net, plan).staged.macs == plan.macs <= budget * net.staged.macs
 
 
 def test_plans_for_another_net_are_refused() -> None:
@@ -248,6 +285,27 @@ def test_a_pruned_net_is_fine_tuned_and_leaves_its_teacher_alone() -> None:
         dx.finetune(small, teacher, rows, config(), alpha=3)
     with pytest.raises(FitError, match="norms='loose'"):
         dx.finetune(small, teacher, rows, config(), norms="loose")
+
+
+def test_the_loss_of_fine_tuning_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, rows = setting(METHODS["joint"], n=16)
+    teacher = dx.train_jointly(net, rows, config(10)).staged
+    bank = dx.synthesize(teacher, shape=(3, 8, 8), n=16, seed=0, spec=SPEC, method="gaussian")
+    steps = []
+    monkeypatch.setattr(finetuning, "fit", lambda module, step, config: steps.append((module, step)))
+    for source, y in ((rows, rows.y), (rows.unlabelled(), None), (bank, None)):
+        dx.finetune(net, teacher, source, config(), temperature=3.0, alpha=0.3, batch_size=8)
+        module, step = steps.pop()
+        loss = step(module.eval(), torch.Generator().manual_seed(3), 0.0)
+        index = torch.randint(16, (8,), generator=torch.Generator().manual_seed(3))
+        x = by_index(source)(index).x
+        with torch.no_grad():
+            logits_ebk = module.all_exits(x).double().numpy().swapaxes(0, 1)
+            with dx.batch_statistics(teacher) if source is bank else nullcontext():
+                taught = teacher(x).double().numpy()
+        labels = None if y is None else y[index].numpy()
+        wanted = sum(slow.truth(logits, taught, labels, 3.0, 0.3) for logits in logits_ebk)
+        torch.testing.assert_close(float(loss.detach()), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_compact_net_learns_from_a_teacher() -> None:
