@@ -72,7 +72,8 @@ class Bench:
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Bench:
-        size = QUICK if given.quick else FULL
+        size = {**(QUICK if given.quick else FULL)}
+        size |= {name: vars(given)[name] for name in ("rows", "steps") if vars(given)[name]}
         opened = dx.open_model(given.model, checkpoint=given.checkpoint)
         if given.train is None:
             train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
@@ -113,6 +114,8 @@ def main() -> None:
     options.add_argument("--sources", nargs="+", choices=[*CONTROLS, *SOURCES], metavar="NAME")
     options.add_argument("--joint", nargs="*", choices=[*CONTROLS, *SOURCES], metavar="NAME", help="train jointly too")
     options.add_argument("--seeds", nargs="+", type=int, metavar="N")
+    options.add_argument("--rows", type=int, help="to synthesize [default: 8192; 512 with --quick]")
+    options.add_argument("--steps", type=int, help="of the heads [default: 1000; 60 with --quick]")
     options.add_argument("--keep", action="store_true", help="keep the lines of an earlier run in --json FILE")
     given = options.parse_args()
     if (given.train is None) != (given.test is None):
