@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from gated_nets import gated_net
-from methods import METHODS, SPEC, config, setting
+from methods import METHODS, SPEC, setting
 from zoo import NETS
 
 import dynext as dx
