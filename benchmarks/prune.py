@@ -7,16 +7,18 @@ heads that mimic where the next stage looks; (d) ours, detached and folded, and 
 Second, accuracy against MACs and milliseconds (batch 1, CPU, beside the static float net in one process): pruned
 channels, 8 bits, a compact net, early exits, skipped blocks, and combinations. Thresholds come from other rows.
 
-    python benchmarks/prune.py [--quick] [--data fashion|cifar] [--rows labels|unlabelled|bank] [--picture FILE]
+    python benchmarks/prune.py [--quick | --short] [--rows labels|unlabelled|bank] [--json FILE] [--picture FILE]
     python benchmarks/prune.py --data cifar --checkpoint cifar10_resnet20.th --test cifar10_test_jpeg.npz
 
-A run that was stopped goes on from its JSON file.
+A run can be done in pieces, ``--parts exits --seeds 1`` and so on, and one that was stopped goes on: what is in the
+JSON file is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,14 @@ from torch.utils.benchmark import Timer
 
 import dynext as dx
 
-AFTER = (0.15, 0.3, 0.45, 0.6)
-BUDGETS = (0.75, 0.5, 0.35)
+FULL: dict[str, Any] = {
+    "steps": 4000, "batch": 128, "taught": 20_000, "judged": None, "after": [0.15, 0.3, 0.45, 0.6],
+    "budgets": [0.75, 0.5, 0.35], "widths": [0.25, 0.5], "skip": True,
+}  # fmt: skip
+SHORT = {**FULL, "steps": 250, "batch": 64, "taught": 4000, "judged": 2000, "after": [0.3, 0.6], "budgets": [0.5],
+         "widths": [0.25], "skip": False}  # fmt: skip
+QUICK = {**SHORT, "steps": 20, "taught": 256, "judged": 400}
+"""What a run spends; each is an option as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +53,35 @@ class Setting:
     held_out: dx.data.Rows
     """Unlabelled: for thresholds."""
     test: dx.data.Rows
-    steps: int
+    spent: dict[str, Any]
+    """Of `FULL`'s kind."""
     quick: bool
 
     def config(self, share: float = 1.0) -> dx.FitConfig:
-        return dx.FitConfig(steps=max(1, round(self.steps * share)), lr=2e-3, seed=self.seed, progress=False)
+        return dx.FitConfig(steps=max(1, round(self.spent["steps"] * share)), lr=2e-3, seed=self.seed, progress=False)
 
     def net(self, heads: Any = None, **options: Any) -> dx.DynamicNet:
         example = torch.zeros(1, *self.opened.spec.shape)
-        after = AFTER[1::2] if self.quick else AFTER
-        staged = dx.split(self.opened.model, example, after=after, **options)
+        staged = dx.split(self.opened.model, example, after=self.spent["after"], **options)
         return dx.attach(staged, heads or dx.default_heads(self.opened.num_classes), seed=self.seed)
 
 
 def main() -> None:
     given = options()
-    asked = {"quick": given.quick, "data": given.data, "rows": given.rows, "steps": given.steps}
-    kept = json.loads(given.json.read_text()) if given.json is not None and given.json.exists() else {}
-    lines: list[dict[str, Any]] = kept.get("lines", []) if kept.get("asked") == asked else []
+    spent = {name: getattr(given, name) for name in FULL}
+    asked = {"quick": given.quick, "data": given.data, "rows": given.rows, **spent}
+    kept = json.loads(given.json.read_text()) if given.json is not None and given.json.exists() else {"asked": asked}
+    if kept.get("asked") != asked:
+        raise SystemExit(f"{given.json} holds what {kept.get('asked')} gave, asked is {asked}; name another file")
+    lines: list[dict[str, Any]] = kept.get("lines", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
-        setting = settings(given, seed)
-        for part, run in (("exits", exit_lines), ("ways", way_lines)):
-            if part not in given.parts or any(line["seed"] == seed and line["part"] == part for line in lines):
-                continue
-            lines += [{"part": part, "seed": seed, **line} for line in run(setting)]
+        done = {one["part"] for one in lines if one["seed"] == seed}
+        for part in [part for part in given.parts if part not in done]:
+            setting = settings(given, seed, spent)
+            began = time.monotonic()
+            found = {"exits": exit_lines, "ways": way_lines}[part](setting)
+            print(f"{part} of seed {seed}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+            lines += [{"part": part, "seed": seed, **line} for line in found]
             write("prune", given, figures(lines), markdown=pages(lines), quiet=True, asked=asked, lines=lines)
     picture(lines, given.picture)
     write("prune", given, figures(lines), markdown=pages(lines), asked=asked, lines=lines)
@@ -82,17 +95,27 @@ def options() -> argparse.Namespace:
     found.add_argument("--test", type=Path, help="CIFAR-10 test rows as .npz, with --data cifar")
     found.add_argument("--parts", nargs="*", choices=("exits", "ways"), default=["exits", "ways"])
     found.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
-    found.add_argument("--steps", type=int, help="[default: 4000; 20 with --quick]")
+    found.add_argument("--short", action="store_true", help="fewer steps, rows, exits and ways")
+    for name, kind in (("steps", int), ("batch", int), ("taught", int), ("judged", int)):
+        found.add_argument(f"--{name}", type=kind, help=_told(name))
+    for name in ("after", "budgets", "widths"):
+        found.add_argument(f"--{name}", type=float, nargs="*", help=_told(name))
+    found.add_argument("--skip", action=argparse.BooleanOptionalAction, help=_told("skip"))
     found.add_argument("--picture", type=Path, metavar="FILE", help="accuracy against milliseconds and MACs goes here")
     given = found.parse_args()
     given.rows = given.rows or ("bank" if given.data == "cifar" else "labels")
-    given.steps = given.steps or (20 if given.quick else 4000)
+    for name, value in (QUICK if given.quick else SHORT if given.short else FULL).items():
+        setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
     if given.data == "cifar" and (given.checkpoint is None or given.test is None or given.rows != "bank"):
         found.error("--data cifar takes --checkpoint and --test, and rows from a bank alone")
     return given
 
 
-def settings(given: argparse.Namespace, seed: int) -> Setting:
+def _told(name: str) -> str:
+    return f"[default: {FULL[name]}; {SHORT[name]} with --short; {QUICK[name]} with --quick]"
+
+
+def settings(given: argparse.Namespace, seed: int, spent: dict[str, Any]) -> Setting:
     order = torch.Generator().manual_seed(seed)
     if given.data == "cifar":
         opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
@@ -104,17 +127,17 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
         train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
         shuffled = torch.randperm(len(train), generator=order)
         held_out = train.subset(shuffled[:500]).unlabelled()
-        train = train.subset(shuffled[500 : 756 if given.quick else 20_500])
+        train = train.subset(shuffled[500 : 500 + given.taught])
     if train is None or given.rows == "bank":
         source: dx.Source = dx.synthesize(
-            opened.model, shape=opened.spec.shape, n=256 if given.quick else 8192, seed=seed, spec=opened.spec,
+            opened.model, shape=opened.spec.shape, n=min(given.taught, 8192), seed=seed, spec=opened.spec,
             method="fitted", progress=False,
         )  # fmt: skip
     else:
         source = train if given.rows == "labels" else train.unlabelled()
     return Setting(
         seed=seed, opened=opened, source=source, held_out=held_out,
-        test=test.subset(torch.arange(400)) if given.quick else test, steps=given.steps, quick=given.quick,
+        test=test.subset(torch.arange(min(given.judged or len(test), len(test)))), spent=spent, quick=given.quick,
     )  # fmt: skip
 
 
@@ -122,13 +145,14 @@ def exit_lines(given: Setting) -> list[dict[str, Any]]:
     """Each early exit's accuracy and MACs by every way of using attention."""
     net, source, config = given.net(), given.source, given.config()
     lent = dx.lend_attention(net, seed=given.seed)
-    faded = dx.distill_attention(lent, source, config)
-    masked = dx.distill_attention(lent, source, config, anneal=False)
+    batch: Any = {"batch_size": given.spent["batch"]}
+    faded = dx.distill_attention(lent, source, config, **batch)
+    masked = dx.distill_attention(lent, source, config, anneal=False, **batch)
     scan = given.net(dx.attention_heads(given.opened.num_classes))
     nets = {
-        "plain": dx.transfer_attention(net, source, config, weight=0.0),
-        "scan": dx.transfer_attention(scan, source, config, weight=0.0),
-        "mimicry": dx.transfer_attention(net, source, config),
+        "plain": dx.transfer_attention(net, source, config, weight=0.0, **batch),
+        "scan": dx.transfer_attention(scan, source, config, weight=0.0, **batch),
+        "mimicry": dx.transfer_attention(net, source, config, **batch),
         "detached": dx.detach(faded),
         "detached_mask": dx.detach(masked),
     }
@@ -164,10 +188,10 @@ def milliseconds(head: nn.Module, test: dx.data.Rows, net: dx.DynamicNet, e: int
 def way_lines(given: Setting) -> list[dict[str, Any]]:
     """Accuracy, MACs and milliseconds of every way to spend less, and of their combinations."""
     source, model = given.source, given.opened.model
-    net = dx.transfer_attention(given.net(), source, given.config(), weight=0.0)
+    net = dx.transfer_attention(given.net(), source, given.config(), weight=0.0, batch_size=given.spent["batch"])
     bare = bare_of(net)
     lines = [line("static", bare, given), line("int8", dx.quantize(bare, given.held_out), given)]
-    for budget in BUDGETS[1:2] if given.quick else BUDGETS:
+    for budget in given.spent["budgets"]:
         small = smaller(net, budget, given)
         coarse = dx.quantize(small, given.held_out)
         lines += [
@@ -177,9 +201,9 @@ def way_lines(given: Setting) -> list[dict[str, Any]]:
             line("exits_pruned_int8", coarse, given, budget=budget),
         ]
     lines += [line("exits", net, given), line("exits_int8", dx.quantize(net, given.held_out), given)]
-    for width in (0.25,) if given.quick else (0.25, 0.5):
+    for width in given.spent["widths"]:
         lines.append(line("compact", compact(width, model, given), given, budget=width))
-    if not given.quick:
+    if given.spent["skip"]:
         lines.append(skipping(given))
     return lines
 
@@ -203,7 +227,7 @@ def compact(width: float, model: nn.Module, given: Setting) -> dx.DynamicNet:
 def skipping(given: Setting) -> dict[str, Any]:
     found = dx.convert(
         given.opened.model, torch.zeros(1, *given.opened.spec.shape), skip=True, seed=given.seed,
-        spec=given.opened.spec, calibrate=given.held_out, steps=given.steps // 4, progress=False,
+        spec=given.opened.spec, calibrate=given.held_out, steps=given.spent["steps"] // 4, progress=False,
     )  # fmt: skip
     return judged("skip", found.net, found.policy, given)
 

@@ -31,19 +31,21 @@ class Config:
     steps: int = 2000
     lr: float = 1e-3
     max_drop: float = 0.01
+    test: int = 2000
     seed: int = 0
     folder: Path = Path("runs/prune_small")
 
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, after=(0.3, 0.6), budget=0.8, bank=32, exit_steps=2, steps=2, folder=Path("runs/smoke_prune_small")
+    PAPER, after=(0.3, 0.6), budget=0.8, bank=32, exit_steps=2, steps=2, test=64, folder=Path("runs/smoke_prune_small")
 )
 
 
 def main(config: Config) -> dict[str, object]:
     opened = dx.open_model(config.model)
     images, test = dx.data.bundled_sample()
+    test = test.subset(torch.arange(config.test))
     bank = dx.synthesize(
         opened.model, shape=opened.spec.shape, n=config.bank, seed=config.seed, spec=opened.spec, method="fitted"
     )
