@@ -37,8 +37,8 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, images=(40,), seeds=(0,), method="leaves", rows=64, steps=2, skip_steps=3, max_drop=1.0, test=64,
-    timing_s=0.1, out=Path("runs/smoke_convert_skip.json"),
+    PAPER, kinds=("skipnet", "blockdrop"), images=(40,), seeds=(0,), method="leaves", rows=64, steps=2, skip_steps=3,
+    max_drop=1.0, test=64, timing_s=0.1, out=Path("runs/smoke_convert_skip.json"),
 )  # fmt: skip
 
 

@@ -41,8 +41,8 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, seeds=(0,), rows=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1, method="leaves",
-    out=Path("runs/smoke_convert.json"),
+    PAPER, seeds=(0,), ways=("b", "c"), rows=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1,
+    method="leaves", out=Path("runs/smoke_convert.json"),
 )  # fmt: skip
 
 TITLES = {

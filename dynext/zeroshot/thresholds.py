@@ -105,7 +105,7 @@ def choose_unseen(
         told = f"{len(bank):,} synthesized rows ({kind})"
         plain.append(collect(net, bank, rows=told))
         skipping += [] if skipper is None else skip_tables(skipper, teacher, bank, told)
-        distances.append(bn_distance_of(teacher, bank))
+        distances.append(bn_distance_of(teacher, bank, rows=ROWS // 4))
         spent = max(spent, lost_by_drift(net, teacher, bank))
     known = [distance for distance in distances if distance is not None]
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop

@@ -109,15 +109,23 @@ def shift(
 
 
 @torch.no_grad()
-def bn_distance_of(teacher: nn.Module, source: Source) -> float | None:
+def bn_distance_of(teacher: nn.Module, source: Source, *, rows: int | None = None) -> float | None:
     """`bn_distance` of the rows of ``source``, mean over its batches; ``None`` where the teacher has no BatchNorm.
 
     A batch should be 64 rows or more: the few rows of a small one differ from any statistics.
+
+    Args:
+        rows: that many are enough, to whole batches; all without it.
     """
     if not has_batch_norm(teacher):
         return None
-    terms = [float(bn_distance(teacher, as_input(teacher, batch.x))) * len(batch.x) for batch in source]
-    return sum(terms) / len(source)
+    total, count = 0.0, 0
+    for batch in source:
+        total += float(bn_distance(teacher, as_input(teacher, batch.x))) * len(batch.x)
+        count += len(batch.x)
+        if rows is not None and count >= rows:
+            break
+    return total / count
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

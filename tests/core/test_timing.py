@@ -4,6 +4,7 @@ import pytest
 import torch
 from zoo import NETS
 
+from dynext.core import cost
 from dynext.core.exits import default_heads
 from dynext.core.net import attach
 from dynext.core.policy import Policy
@@ -26,3 +27,15 @@ def test_both_sides_see_the_same_rows() -> None:
     assert torch.equal(seen[5], x[:1])
     with pytest.raises(SourceError, match="no rows to time on"):
         side_by_side(model, net, Policy.never(net.num_exits), x[:0])
+
+
+def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes))
+    monkeypatch.setattr(cost, "LONG_MS", 0.0)
+    table = cost.measure(net, rows=(2, 4), budget_ms=0.0)
+    assert table.rows == (2,)
+    assert table.static(6) == pytest.approx(3 * table.static(2))

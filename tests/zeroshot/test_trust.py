@@ -95,6 +95,7 @@ def test_the_nearest_kind_counts(teacher: nn.Module, layer_norm_teacher: nn.Modu
     wanted = (bn_distance(teacher, x[:20]) + bn_distance(teacher, x[20:])) / 2
     assert bn_distance_of(teacher, rows) == pytest.approx(wanted.item(), rel=1e-5)
     assert bn_distance_of(layer_norm_teacher, rows) is None
+    assert bn_distance_of(teacher, rows, rows=1) == pytest.approx(bn_distance(teacher, x[:20]).item(), rel=1e-5)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
