@@ -25,14 +25,13 @@ a single core, without these:
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from harness import figure, parser, table, write
+from harness import earlier, figure, parser, table, write
 
 import dynext as dx
 from dynext.core.embeddings import given_to, last_linear
@@ -122,7 +121,7 @@ def main() -> None:
     options.add_argument("--weight", type=float, help="of every loss [default: each its own]")
     given = options.parse_args()
     asked = {key: getattr(given, key) for key in ASKED}
-    lines = earlier(given.json, asked)
+    lines = earlier(given.json, asked).get("lines", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
         done = {line["method"] for line in lines if line["seed"] == seed}
@@ -130,16 +129,6 @@ def main() -> None:
             lines.append({"method": method, "seed": seed, **measured(METHODS[method], setting)})
             write("align", given, figures(lines), markdown=pages(lines), quiet=True, asked=asked, lines=lines)
     write("align", given, figures(lines), markdown=pages(lines), asked=asked, lines=lines)
-
-
-def earlier(path: Path | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a run with the same settings that was stopped has left in its JSON file."""
-    if path is None or not path.exists():
-        return []
-    kept = json.loads(path.read_text())
-    if kept.get("asked") != asked:
-        raise SystemExit(f"{path} holds a run of other settings, {kept.get('asked')}; name another file, or delete it")
-    return kept["lines"]
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:

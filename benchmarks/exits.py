@@ -16,7 +16,6 @@ A run that was stopped goes on from its JSON file.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from harness import figure, parser, table, write
+from harness import earlier, figure, parser, table, write
 from looks import outlines, pictures
 
 import dynext as dx
@@ -74,7 +73,8 @@ def main() -> None:
     options.add_argument("--pictures", type=Path, metavar="FOLDER", help="class activation maps go here")
     given = options.parse_args()
     asked = {"quick": given.quick, "steps": given.steps, "depth": given.depth, "width": given.width}
-    lines, looks = earlier(given.json, asked)
+    kept = earlier(given.json, asked)
+    lines, looks = kept.get("lines", []), kept.get("looks", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
         done = {line["method"] for line in lines if line["seed"] == seed}
@@ -92,12 +92,6 @@ def main() -> None:
             kept = {"asked": asked, "lines": lines, "looks": looks}
             write("exits", given, figures(lines, looks), markdown=pages(lines), quiet=True, **kept)
     write("exits", given, figures(lines, looks), markdown=pages(lines), asked=asked, lines=lines, looks=looks)
-
-
-def earlier(path: Path | None, asked: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What a run with the same settings that was stopped has left in its JSON file."""
-    kept = json.loads(path.read_text()) if path is not None and path.exists() else {}
-    return (kept["lines"], kept["looks"]) if kept.get("asked") == asked else ([], [])
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:

@@ -101,6 +101,19 @@ def write(
     return result
 
 
+def earlier(path: Path | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """What a stopped run with the same settings has left in its JSON file, ``{}`` for none; other settings are refused.
+
+    A benchmark that goes on hands its ``asked`` to `write`.
+    """
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if kept.get("asked") != asked:
+        raise SystemExit(f"{path} holds a run with {kept.get('asked')}; asked for is {asked}; name another file")
+    return kept
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Dictionaries as a Markdown table; a cell is empty where a row lacks the key."""
     if not rows:

@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from harness import figure, parser, table, write
+from harness import earlier, figure, parser, table, write
 from torch import Tensor, nn
 
 import dynext as dx
@@ -228,16 +228,6 @@ def setting_of(given: argparse.Namespace) -> Setting:
     )
 
 
-def kept_lines(file: Path | None, asked: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What an earlier run left in ``file``."""
-    if file is None or not file.exists():
-        return [], []
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    if kept.get("asked") != asked:
-        raise SystemExit(f"{file} holds a run with {kept.get('asked')}, asked for is {asked}; name another file")
-    return kept["lines"], kept["held_out"]
-
-
 def options() -> argparse.Namespace:
     found = parser(__doc__ or "")
     found.add_argument("--root", type=Path, help="where Omniglot lies (omniglot_small1.zip, omniglot_small2.zip)")
@@ -257,7 +247,8 @@ def main() -> None:
     asked = {
         name: getattr(given, name) for name in ("quick", "seconds", "episodes", "held_out_steps", "held_out_width")
     }
-    lines, held_out = kept_lines(given.json, asked)
+    kept = earlier(given.json, asked)
+    lines, held_out = kept.get("lines", []), kept.get("held_out", [])
     setting = setting_of(given)
     if given.quick:
         given.tasks = [task for task in given.tasks if TASKS[task][0] <= 5]

@@ -17,7 +17,6 @@ JSON file is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import parser, write
+from harness import earlier, parser, write
 from prune_page import LOST, figures, pages, picture
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
@@ -70,9 +69,7 @@ def main() -> None:
     given = options()
     spent = {name: getattr(given, name) for name in FULL}
     asked = {"quick": given.quick, "data": given.data, "rows": given.rows, **spent}
-    kept = json.loads(given.json.read_text()) if given.json is not None and given.json.exists() else {"asked": asked}
-    if kept.get("asked") != asked:
-        raise SystemExit(f"{given.json} holds what {kept.get('asked')} gave, asked is {asked}; name another file")
+    kept = earlier(given.json, asked)
     lines: list[dict[str, Any]] = kept.get("lines", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         done = {one["part"] for one in lines if one["seed"] == seed}

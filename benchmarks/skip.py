@@ -8,6 +8,8 @@ many steps as both parts of SkipNet's training.
     python benchmarks/skip.py [--quick] [--json FILE] [--markdown FILE]
     python benchmarks/skip.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
 
+A run that was stopped goes on from its JSON file.
+
 Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test rows have to be on the machine. A
 deeper one: `python recipes/train_static.py depth=38 width=16 out=FILE`, then ``--model cifar:resnet38 --checkpoint
 FILE``.
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import figure, parser, table, write
+from harness import earlier, figure, parser, table, write
 from torch import Tensor, nn
 
 import dynext as dx
@@ -39,6 +41,9 @@ QUICK = {
 STEPS = ("pretraining", "reinforcing", "curriculum", "joint", "tuning", "skip_steps")
 METHODS = ("skipnet", "blockdrop")
 KINDS = ("static", "skipnet", "blockdrop")
+SCRATCH = "skipnet: reinforcement learning from scratch"
+OWN = ("json", "markdown", "methods", "kinds", "images")
+"""Options that do not change a line, only which there are."""
 RANKED = 512
 Line = dict[str, Any]
 
@@ -105,9 +110,9 @@ class Bench:
         net = dx.attach_gates(self.staged, dx.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
         net, _ = dx.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
         fitting = self.fitting(size["reinforcing"], 5e-4, 1e-4)
-        return dx.skipnet_reinforce(net, self.train, fitting, weight=1.0, baseline=True)[0]
+        return dx.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
 
-    def from_scratch(self) -> dx.DynamicNet:
+    def from_scratch(self, price: float) -> dx.DynamicNet:
         """The paper's ablation: net and gates untrained, and nothing but reinforcement learning."""
         recipe, like = self.opened.recipe, self.opened.spec
         name, own = f"cifar:{recipe['name']}", recipe["arguments"]
@@ -116,7 +121,7 @@ class Bench:
         net = dx.attach_gates(staged, dx.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
         steps = self.size["pretraining"] + self.size["reinforcing"]
         fitting = self.fitting(steps, 2e-3, 2e-3)
-        return dx.skipnet_reinforce(net, self.train, fitting, weight=1.0, baseline=True)[0]
+        return dx.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
 
     def compared(self, net: dx.DynamicNet) -> dict[str, dx.Report]:
         def tune(control: dx.DynamicNet) -> dx.DynamicNet:
@@ -167,33 +172,49 @@ def main() -> None:
     options.add_argument("--test", type=Path, metavar="FILE.npz")
     options.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, metavar="NAME")
     options.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, metavar="NAME", help="without data")
-    options.add_argument("--price", type=float, default=0.2, help="of running every gated block, for skipnet")
+    options.add_argument(
+        "--price",
+        type=float,
+        default=0.2,
+        help="of running every gated block, in nats, for skipnet: in pre-training and as alpha",
+    )
     options.add_argument("--batch", type=int)
     options.add_argument("--share", type=float, default=1.0, help="of all numbers of steps, for small machines")
     options.add_argument("--images", nargs="*", type=int, help="unlabelled ones to choose by, without data [0 500]")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     bench = Bench.of(given)
-    lines: list[Line] = []
-    clocks: list[Line] = []
-    for method in given.methods:
+    asked = {name: getattr(value, "name", value) for name, value in vars(given).items() if name not in OWN}
+    kept = earlier(given.json, asked)
+    lines, clocks = kept.get("lines", []), kept.get("clocks", [])
+    done = {line["net"] for line in lines}
+
+    def leave(*, quiet: bool) -> None:
+        page = f"\n{table(lines)}\n{table(clocks)}"
+        found = figures(lines, clocks)
+        write("skip", given, found, markdown=page, quiet=quiet, asked=asked, lines=lines, clocks=clocks)
+
+    for method in [method for method in given.methods if f"{method}: learned" not in done]:
         net = bench.taught(method, given.price)
         found = bench.compared(net)
         lines += [bench.line(f"{method}: {name}", result) for name, result in found.items()]
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
         clocks += bench.clocks(method, net, policy, found["learned"].saved)
-        _write(given, lines, clocks, quiet=True)
-    if "skipnet" in given.methods:
-        net = bench.from_scratch()
+        leave(quiet=True)
+    if "skipnet" in given.methods and SCRATCH not in done:
+        net = bench.from_scratch(given.price)
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
-        lines.append(bench.line("skipnet: reinforcement learning from scratch", bench.judged(net, policy)))
+        lines.append(bench.line(SCRATCH, bench.judged(net, policy)))
+        leave(quiet=True)
     for kind in given.kinds:
         for images in given.images if given.images is not None else (0, bench.size["calibration"]):
-            net, policy = _without_data(bench, kind, images)
             name = f"data-free {kind}, {images} unlabelled images to choose by"
+            if name in done:
+                continue
+            net, policy = _without_data(bench, kind, images)
             lines.append({**bench.line(name, bench.judged(net, policy)), "exits on": sum(policy.enabled_e) - 1})
-            _write(given, lines, clocks, quiet=True)
-    _write(given, lines, clocks, quiet=False)
+            leave(quiet=True)
+    leave(quiet=False)
 
 
 def _without_data(bench: Bench, kind: str, images: int) -> tuple[dx.DynamicNet, dx.Policy]:
@@ -212,32 +233,31 @@ def _without_data(bench: Bench, kind: str, images: int) -> tuple[dx.DynamicNet, 
     return conversion.net, conversion.policy
 
 
-def _write(given: argparse.Namespace, lines: list[Line], clocks: list[Line], *, quiet: bool) -> None:
+def figures(lines: list[Line], clocks: list[Line]) -> list[dict[str, Any]]:
     by_name = {line["net"]: line for line in lines}
-    figures = []
+    found = []
     for method in METHODS:
         learned = by_name.get(f"{method}: learned")
         if learned is None:
             continue
-        figures.append(figure(f"points lost, {method}", learned["points lost"], "points", "<= 0.5"))
-        figures.append(figure(f"share of the blocks run, {method}", learned["blocks run"], "share", "<= 0.5"))
+        found.append(figure(f"points lost, {method}", learned["points lost"], "points", "<= 0.5"))
+        found.append(figure(f"share of the blocks run, {method}", learned["blocks run"], "share", "<= 0.5"))
         for control in ("fixed set", "chance"):
             ahead = 100 * (learned["accuracy"] - by_name[f"{method}: {control}"]["accuracy"])
-            figures.append(figure(f"ahead of {control} at equal cost, {method}", ahead, "points", "> 0"))
-        scratch = by_name.get("skipnet: reinforcement learning from scratch")
+            found.append(figure(f"ahead of {control} at equal cost, {method}", ahead, "points", "> 0"))
+        scratch = by_name.get(SCRATCH)
         if method == "skipnet" and scratch is not None:
             ahead = 100 * (learned["accuracy"] - scratch["accuracy"])
-            figures.append(figure("pre-training first, ahead of from scratch", ahead, "points", "> 0"))
+            found.append(figure("pre-training first, ahead of from scratch", ahead, "points", "> 0"))
     for line in clocks:
         target = ">= 0.85" if line["batch"] == 1 else None
         name = f"realised / promised speed-up, {line['net']}, batch {line['batch']}"
-        figures.append(figure(name, line["realised / promised"], "ratio", target))
+        found.append(figure(name, line["realised / promised"], "ratio", target))
     for line in lines:
         if line["net"].startswith("data-free"):
-            figures.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
-            figures.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
-    page = f"\n{table(lines)}\n{table(clocks)}"
-    write("skip", given, figures, markdown=page, quiet=quiet, lines=lines, clocks=clocks)
+            found.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
+            found.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
+    return found
 
 
 if __name__ == "__main__":
