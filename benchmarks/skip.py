@@ -100,13 +100,13 @@ class Bench:
             steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed, progress=False
         )
 
-    def taught(self, method: str, price: float) -> dx.DynamicNet:
+    def taught(self, method: str, price: float, penalty: float) -> dx.DynamicNet:
         size = self.size
         if method == "blockdrop":
             net = dx.attach_gates(self.staged, dx.policy_gates(8, side=14), seed=self.seed)
             fitting = replace(self.fitting(size["curriculum"], 1e-3, 0.0), schedule="constant")
-            net, _ = dx.blockdrop_curriculum(net, self.train, fitting, penalty=5.0)
-            return dx.blockdrop_finetune(net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=5.0)[0]
+            net, _ = dx.blockdrop_curriculum(net, self.train, fitting, penalty=penalty)
+            return dx.blockdrop_finetune(net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=penalty)[0]
         net = dx.attach_gates(self.staged, dx.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
         net, _ = dx.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
         fitting = self.fitting(size["reinforcing"], 5e-4, 1e-4)
@@ -178,6 +178,7 @@ def main() -> None:
         default=0.2,
         help="of running every gated block, in nats, for skipnet: in pre-training and as alpha",
     )
+    options.add_argument("--penalty", type=float, default=5.0, help="of a wrong answer, for blockdrop")
     options.add_argument("--batch", type=int)
     options.add_argument("--share", type=float, default=1.0, help="of all numbers of steps, for small machines")
     options.add_argument("--images", nargs="*", type=int, help="unlabelled ones to choose by, without data [0 500]")
@@ -195,7 +196,7 @@ def main() -> None:
         write("skip", given, found, markdown=page, quiet=quiet, asked=asked, lines=lines, clocks=clocks)
 
     for method in [method for method in given.methods if f"{method}: learned" not in done]:
-        net = bench.taught(method, given.price)
+        net = bench.taught(method, given.price, given.penalty)
         found = bench.compared(net)
         lines += [bench.line(f"{method}: {name}", result) for name, result in found.items()]
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
