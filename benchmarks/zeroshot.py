@@ -116,6 +116,9 @@ def main() -> None:
     options.add_argument("--seeds", nargs="+", type=int, metavar="N")
     options.add_argument("--rows", type=int, help="to synthesize [default: 8192; 512 with --quick]")
     options.add_argument("--steps", type=int, help="of the heads [default: 1000; 60 with --quick]")
+    options.add_argument(
+        "--picture", type=Path, metavar="FILE", help="accuracy of each exit, a line a source, goes here"
+    )
     options.add_argument("--keep", action="store_true", help="keep the lines of an earlier run in --json FILE")
     given = options.parse_args()
     if (given.train is None) != (given.test is None):
@@ -128,6 +131,8 @@ def main() -> None:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items() if k != "exits"}, flush=True)
         _write(given, lines, quiet=True)
     _write(given, lines)
+    if given.picture is not None:
+        _picture(lines, bench.net, given.picture)
 
 
 def _lines(bench: Bench, given: argparse.Namespace, done: set[tuple[str, str, int]]) -> Iterator[Line]:
@@ -238,6 +243,23 @@ def _write(given: argparse.Namespace, lines: list[Line], *, quiet: bool = False)
 
 def _free(row: Line) -> bool:
     return row["source"] not in CONTROLS
+
+
+def _picture(lines: list[Line], net: dx.DynamicNet, path: Path) -> None:
+    """Accuracy of every exit against how deep it stands; heads on a frozen trunk, means over the seeds."""
+    import matplotlib.pyplot as plt
+
+    depth = [100 * macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e]
+    plot, axis = plt.subplots(figsize=(7, 4))
+    for source in dict.fromkeys(line["source"] for line in lines):
+        of = [line["exits"] for line in lines if line["source"] == source and line["train"] == "frozen"]
+        mean = [100 * statistics.fmean(column) for column in zip(*of, strict=True)]
+        axis.plot(depth, mean, "k--" if source in CONTROLS else "o-", alpha=0.8, markersize=4)
+        axis.annotate(source, (depth[0], mean[0]), xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=8)
+    axis.set(xlabel="where the exit stands, % of the net's MACs", ylabel="accuracy, %", xlim=(-12, 101))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot.savefig(path, bbox_inches="tight")
+    plt.close(plot)
 
 
 def _summary(lines: list[Line]) -> list[Line]:
