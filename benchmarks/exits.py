@@ -31,6 +31,11 @@ import dynext as dx
 BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 AFTER = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 LOST = 0.005
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "schedule": "onecycle"},
+    "adam": {"optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0, "schedule": "cosine"},
+}
+"""Heads on a frozen net take the second, whatever the rest takes."""
 JOINT = ("joint", "branchynet", "shallow_deep", "distillation_last", "distillation_later", "own_teacher", "scan",
          "imta", "boostnet", "mixed")  # fmt: skip
 FROZEN = ("frozen_shallow_deep", "frozen_zero_time_waste", "frozen_jei_dnn")
@@ -46,14 +51,14 @@ class Setting:
     held_out: dx.data.Rows
     test: dx.data.Rows
     steps: int
-    lr: float
+    optimizer: str
     depth: int
     width: int
     after: tuple[float, ...]
     msdnet: dict[str, Any]
 
     def config(self, steps: int | None = None, **changes: Any) -> dx.FitConfig:
-        given = {"lr": self.lr, "optimizer": "sgd", "weight_decay": 5e-4, "schedule": "onecycle", **changes}
+        given = {**OPTIMIZERS[self.optimizer], **changes}
         return dx.FitConfig(steps=self.steps if steps is None else steps, seed=self.seed, progress=False, **given)
 
     def net(self, heads: Callable[[int], Any] = dx.default_heads) -> dx.DynamicNet:
@@ -68,11 +73,12 @@ def main() -> None:
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
     options.add_argument("--steps", type=int, help="[default: 3000; 30 with --quick]")
+    options.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     options.add_argument("--depth", type=int, help="of the ResNet [default: 20; 8 with --quick]")
     options.add_argument("--width", type=int, help="channels of its first stage [default: 16; 8 with --quick]")
     options.add_argument("--pictures", type=Path, metavar="FOLDER", help="class activation maps go here")
     given = options.parse_args()
-    asked = {"quick": given.quick, "steps": given.steps, "depth": given.depth, "width": given.width}
+    asked = {name: getattr(given, name) for name in ("quick", "steps", "optimizer", "depth", "width")}
     kept = earlier(given.json, asked)
     lines, looks = kept.get("lines", []), kept.get("looks", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
@@ -107,7 +113,7 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
         held_out=train.subset(order[:held_out]),
         test=test.subset(torch.arange(1000)) if given.quick else test,
         steps=given.steps or (30 if given.quick else 3000),
-        lr=0.1,
+        optimizer=given.optimizer,
         depth=given.depth or (8 if given.quick else 20),
         width=width,
         after=(0.3, 0.6) if given.quick else AFTER,
@@ -118,7 +124,7 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
 def trained(method: str, given: Setting, static: dx.DynamicNet | None) -> tuple[dx.DynamicNet, dx.Policy | None]:
     """A net by this method, and the policy where the method brings one; the frozen ones start from the static net."""
     config, more, rows = given.config(), {"batch_size": 64, "augment": dx.data.augment}, given.taught
-    adam = given.config(optimizer="adam", lr=2e-3, weight_decay=0.0, schedule="cosine")
+    adam = given.config(**OPTIMIZERS["adam"])
     half = torch.arange(len(rows) // 2)
     part, rest = rows.subset(half), rows.subset(half + len(half)).unlabelled()
     if method in FROZEN and static is not None:
