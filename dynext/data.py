@@ -270,7 +270,10 @@ def image(file: Path | str, spec: InputSpec) -> Tensor:
         raise SourceError(f"the net eats {channels} channels, images have 1 or 3; give its rows as a .npz or .npy")
     try:
         with Image.open(file) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
+            # PIL clips 16 bits to 8 where it should scale them: all but the darkest pixels would be white.
+            deep = opened.mode.startswith("I;16")
+            eight = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8)) if deep else opened
+            picture = eight.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise SourceError(f"{file} is no image that can be read ({line(error)})") from error
     scale = max(height / picture.height, width / picture.width)

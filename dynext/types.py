@@ -23,6 +23,10 @@ BatchNormMode = Literal["running", "batch"]
 """Which statistics a frozen teacher's BatchNorms use while features are cached."""
 
 
+MOST_MEAN = 2.0
+"""Means of pixels in [0, 1] are within it; a few nets want other offsets, none of tens."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
     """What a net eats: the shape of one row and the normalization of its pixels.
@@ -35,14 +39,18 @@ class InputSpec:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise SourceError(f"shape {tuple(self.shape)}; give one row's (channels, height, width)")
         channels = self.shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise SourceError(
                 f"{len(self.mean)} means and {len(self.std)} deviations for {channels} channels; "
                 f"give one of each per channel"
             )
-        if min(self.std) <= 0:
+        if not all(0 < s < float("inf") for s in self.std):
             raise SourceError(f"std {self.std} must be positive in every channel")
+        if not all(abs(m) <= MOST_MEAN for m in self.mean):
+            raise SourceError(f"mean {self.mean} is of pixels in [0, 1]; divide by 255 what was taken of 0 to 255")
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the net eats."""

@@ -122,7 +122,7 @@ def convert(
     asked = {
         "model": model, "after": after, "method": method, "bank": bank, "rows": rows, "steps": steps,
         "minutes": minutes, "train": train, "skip": skip, "skip_steps": skip_steps, "calibrate": calibrate,
-        "distill_on_calibration": distill_on_calibration, "seed": seed,
+        "distill_on_calibration": distill_on_calibration, "seed": seed, "spec": asdict(opened.spec),
     }  # fmt: skip
     teacher = opened.model.to(device)
     conversion = make_dynamic(

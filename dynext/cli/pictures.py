@@ -20,17 +20,24 @@ from dynext.zeroshot.bank import Bank
 
 NAME = "pictures.safetensors"
 COUNT = 32
+SHOWABLE = (1, 3)
+"""Channels that a page can show."""
 LARGEST = 64
 """Pixels a side that a picture is kept with at most."""
 
 
 def synthesized(bank: Bank) -> dict[str, Tensor]:
-    """Some of the rows that the exits were distilled on, ``[n c h w]`` in [0, 1]."""
+    """Some of the rows that the exits were distilled on, ``[n c h w]`` in [0, 1]; nothing if they are no pictures."""
+    if bank.shape[0] not in SHOWABLE:
+        return {}
     return {f"Synthesized inputs ({bank.provenance.method}), made from the net alone": _small(bank.sheet(COUNT))}
 
 
 def first_and_last(table: ExitTable, policy: Policy, rows: Rows) -> dict[str, Tensor]:
-    """The rows of ``table``, given as ``rows``, that leave first (surest before), and those that leave last."""
+    """The rows of ``table``, given as ``rows``, that leave first (surest before), and those that leave last; nothing if
+    they are no pictures."""
+    if rows.shape[0] not in SHOWABLE:
+        return {}
     exit_n = simulate(table, policy).exit_n
     conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)
     conf_n = conf_ne.gather(1, exit_n[:, None])[:, 0]

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dynext.errors import SourceError
 from dynext.types import BatchNormMode
 
 
@@ -30,6 +31,13 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
             # In training without tracking, the functional form is handed no buffer to update.
             m.training, m.track_running_stats = True, False
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise SourceError(
+            "a batch of one row has no statistics that this net's BatchNorms could normalize by; give at least two "
+            "rows, in batches of two or more"
+        ) from error
     finally:
         for m, training, tracking in kept:
             m.training, m.track_running_stats = training, tracking

@@ -98,8 +98,9 @@ class Bank:
         return self.provenance.n
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self), self.batch_size):
-            yield self.take(torch.arange(start, min(start + self.batch_size, len(self))))
+        # Parts of one size: a last batch of a row or two would have no statistics to normalize by.
+        for index in torch.arange(len(self)).tensor_split(-(-len(self) // self.batch_size)):
+            yield self.take(index)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at ``index [b]`` (from 0), float32, unlabelled."""

@@ -20,17 +20,20 @@ from dynext.data import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.types import InputSpec, Source
+from dynext.zeroshot.asked import check_record, check_rows, check_wishes, digest_of, spec_for, told_of
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
 from dynext.zeroshot.drift import lost_by_drift
-from dynext.zeroshot.effort import JOINT_STEPS, effort_for
+from dynext.zeroshot.effort import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS, RULE_FORWARDS, effort_for
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
 from dynext.zeroshot.recalibrate import recalibrated
-from dynext.zeroshot.skip import SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
-from dynext.zeroshot.synth.synthesize import synthesize
+from dynext.zeroshot.skip import KEEPS, SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
+from dynext.zeroshot.synth.answers import check_logits
+from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
 from dynext.zeroshot.thresholds import (
     CAUTION,
+    ROWS,
     choose_cautiously,
     choose_unseen,
     skip_tables,
@@ -91,7 +94,8 @@ def convert(
 
     Args:
         example: one batch of input, of any size; only its shape is used. ``spec`` says it too.
-        spec: input shape and normalization; by default mean .5 and std .25 for the example's channels.
+        spec: input shape and normalization; by default that of the rows that are given, without any mean .5 and std .25
+            for the example's channels.
         after: where exits stand: layer names, shares of the MACs, or the automatic choice.
         heads: what to put there, by the tap's shape (`dx.default_heads`).
         method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
@@ -109,12 +113,17 @@ def convert(
         distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
             seen the row (cross-fitting).
         max_drop: accuracy that may be lost (share; .01 by default). ``budget``: share of the static net's MACs.
-        folder: keep banks and training state here, so that an interrupted conversion goes on where it was.
+        folder: keep banks and training state here, so that an interrupted conversion goes on where it was; one folder
+            for each conversion.
 
     Raises:
-        SplitError, SourceError, PolicyError: what cannot be cut, fed or chosen, with what to do.
+        SplitError, SourceError, PolicyError: what cannot be cut, fed or chosen, with what to do; a net that answers
+            probabilities instead of logits is among it.
+        FitError: options that exclude each other, or a folder that another conversion began in.
     """
-    spec = _spec(example, spec)
+    spec = spec_for(example, spec, calibrate, distill_on)
+    check_rows(spec, distill_on=distill_on, calibrate=calibrate)
+    check_wishes(max_drop, budget)
     if calibrate is None and distill_on_calibration:
         raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
     if train not in get_args(Train):
@@ -124,6 +133,19 @@ def convert(
         raise FitError("skip trains the trunk in its own way; leave train='joint' out")
     keep = None if folder is None else Path(folder)
     net = _attached(teacher, spec, after, heads, around_blocks=kind is not None, seed=seed)
+    check_logits(teacher, spec)
+    if keep is not None:
+        asked: dict[str, Any] = {
+            "teacher": fingerprint(teacher), "spec": asdict(spec), "exits": net.exit_names,
+            "heads": digest_of([exit.spec for exit in net.exits]), "seed": seed, "train": train, "skip": kind,
+            "distill_on": told_of(distill_on), "calibrate": told_of(calibrate),
+            "distill_on_calibration": distill_on_calibration, "minutes": minutes,
+        }  # fmt: skip
+        if distill_on is None:
+            asked["method"] = method
+        if minutes is None:
+            asked |= {"n": n, "steps": steps}
+        check_record(keep, asked)
     net.cost = measure(net)
     notify(f"split after {', '.join(net.exit_names[:-1])}")
     if minutes is not None:
@@ -135,6 +157,10 @@ def convert(
             trainings=(0.5 * (2 + FOLDS) if distill_on_calibration else 1.0) + (train == "joint" or kind is not None),
             joint=train == "joint" or kind is not None,
             further_rows=VIEWS * len(calibrate or ()) if distill_on_calibration else 0,
+            judged_rows=0 if calibrate is not None else 2 * ROWS,
+            judged_forwards=JUDGED_FORWARDS
+            + DRIFT_FORWARDS * (train == "joint")
+            + RULE_FORWARDS * len(KEEPS) * (kind is not None),
             keep=keep,
         )
         n, steps, joint_steps = effort.rows, effort.steps, effort.joint_steps
@@ -156,7 +182,7 @@ def convert(
             progress=progress,
         )
 
-    rows = distill_on or _synthesized(teacher, spec, method, n, seed, keep, progress)
+    rows = distill_on if distill_on is not None else _synthesized(teacher, spec, method, n, seed, keep, progress)
     notify(f"{len(rows):,} rows to distil on")
     features = cache_features(net, teacher, rows, progress=progress)
     joint = None
@@ -250,16 +276,3 @@ def _synthesized(
     return synthesize(
         teacher, shape=spec.shape, n=n, seed=seed, method=method, spec=spec, folder=folder, progress=progress
     )
-
-
-def _spec(example: Tensor | None, spec: InputSpec | None) -> InputSpec:
-    if example is None:
-        if spec is None:
-            raise SourceError("give an example batch or spec=dx.InputSpec(...); a net does not say what shape it eats")
-        return spec
-    shape = tuple(example.shape[1:])
-    if spec is None:
-        return InputSpec(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
-    if shape != spec.shape:
-        raise SourceError(f"the example has rows {shape}, spec says {spec.shape}; they must agree")
-    return spec

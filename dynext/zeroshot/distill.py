@@ -18,6 +18,8 @@ from dynext.fit import FitConfig, fit
 from dynext.losses import distillation, survivor_weights
 from dynext.types import BatchNormMode, Source
 
+LOW = (torch.float16, torch.bfloat16)
+
 __all__ = ["Features", "cache_features", "distill", "head_logits"]
 
 
@@ -41,7 +43,7 @@ def distill(
 
     Loss: tau^2 KL(softmax(teacher / tau) || softmax(exit / tau)), mean over rows, summed over exits; Adam with a cosine
     schedule. The last exit is bit-identical afterwards (Shallow-Deep's frozen trainer lets BatchNorm drift; ours
-    never runs the trunk in training).
+    never runs the trunk in training). Exits of a net in half precision are trained in single precision.
 
     Args:
         source: rows, or features that `cache_features` gave for this net.
@@ -63,6 +65,9 @@ def distill(
     student.requires_grad_(False)
     heads = _Heads(student)
     heads.requires_grad_(True).train()
+    own = next(net.parameters()).dtype
+    if own in LOW:  # Adam's squares vanish in half precision
+        heads.float()
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(module.parameters())  # where the training runs, which need not be where the net is
@@ -84,8 +89,11 @@ def distill(
             accelerator=accelerator,
             progress=progress,
             label=f"distilling exits, survivors {survivors:g}" if survivors else "distilling exits",
+            about=f"{len(features):,} rows, exits after {', '.join(net.exit_names[:-1])}, tau {temperature:g}",
         ),
     )
+    if own in LOW:
+        heads.to(own)
     student.to(next(net.parameters()).device)
     take_flags(student, net)
     return student

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import nn
 
 from dynext.core.features import cache_features
 from dynext.core.net import DynamicNet
-from dynext.errors import SourceError
+from dynext.errors import SourceError, line
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
@@ -38,6 +39,11 @@ JOINT_FORWARDS = 4 * 64
 """Rows that a step of joint distillation runs forward, backward passes counted as two: student and teacher."""
 
 
+JUDGED_FORWARDS, DRIFT_FORWARDS, RULE_FORWARDS = 1.25, 2.0, 2.0
+"""Passes of a row that thresholds are chosen on: one for the table and a quarter for the BatchNorm distance; what a
+trained trunk has lost; each skip rule that is tried."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
     """Seconds on this machine: to paint a row, to run it through the net, and for one distillation step."""
@@ -58,7 +64,14 @@ class Effort:
 
 
 def planned(
-    minutes: float, speeds: Speeds, *, trainings: float = 1.0, joint: bool = False, further_rows: int = 0
+    minutes: float,
+    speeds: Speeds,
+    *,
+    trainings: float = 1.0,
+    joint: bool = False,
+    further_rows: int = 0,
+    judged_rows: int = 0,
+    judged_forwards: float = JUDGED_FORWARDS,
 ) -> Effort:
     """The largest effort within ``minutes``, rows and steps in their usual proportion.
 
@@ -66,11 +79,15 @@ def planned(
         trainings: how often the steps are done over (folds, for instance).
         joint: whether the trunk is distilled, too.
         further_rows: rows that pass the net once whatever is planned: calibration rows with all their views.
+        judged_rows: rows that are painted whatever is planned, for thresholds, and pass the net ``judged_forwards``
+            times.
 
     Raises:
-        SourceError: fewer minutes than even the least effort takes.
+        SourceError: fewer minutes than even the least effort takes, or no number of them.
     """
-    fixed = (LOOKS_ROWS + further_rows) * speeds.forward
+    if not 0 < minutes < math.inf:
+        raise SourceError(f"minutes={minutes}; give a positive number")
+    fixed = (LOOKS_ROWS + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
     usual = ROWS * (speeds.paint + speeds.forward) + trainings * STEPS * speeds.step
     usual += JOINT_STEPS * JOINT_FORWARDS * speeds.forward if joint else 0.0
     share = (RESERVE * 60 * minutes - fixed) / usual
@@ -106,14 +123,31 @@ def effort_for(
     trainings: float = 1.0,
     joint: bool = False,
     further_rows: int = 0,
+    judged_rows: int = 0,
+    judged_forwards: float = JUDGED_FORWARDS,
     keep: Path | None = None,
 ) -> Effort:
-    """`planned` from `measured_speeds`; a run that is resumed in ``keep`` goes on with the plan it began with."""
+    """`planned` from `measured_speeds`; a run that is resumed in ``keep`` goes on with the plan it began with.
+
+    Raises:
+        SourceError: as `planned`; or the plan in ``keep`` is damaged.
+    """
     path = None if keep is None else keep / "effort.json"
     if path is not None and path.exists():
-        return Effort(**json.loads(path.read_text()))
+        try:
+            return Effort(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise SourceError(f"{path} is damaged ({line(error)}); delete it to plan anew") from error
     speeds = measured_speeds(net, teacher, spec)
-    found = planned(minutes, speeds, trainings=trainings, joint=joint, further_rows=further_rows)
+    found = planned(
+        minutes,
+        speeds,
+        trainings=trainings,
+        joint=joint,
+        further_rows=further_rows,
+        judged_rows=judged_rows,
+        judged_forwards=judged_forwards,
+    )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")

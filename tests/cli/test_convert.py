@@ -120,6 +120,21 @@ def test_ones_own_model_needs_its_file_again(tmp_path: Path) -> None:
     assert "4 rows" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
 
 
+def test_rows_that_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "radar.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(64, 3))\n"
+    )
+    rows = np.random.default_rng(0).integers(0, 256, (9, 2, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    model, net = f"{tmp_path / 'radar.py'}:make", tmp_path / "net"
+    done("convert", model, "--shape", "2x8x8", "--after", "1", "-o", net, *SMALL, "--calibrate", tmp_path / "rows.npz")
+    assert "<h2>Inputs</h2>" not in (net / "report.html").read_text()
+    done("evaluate", net, "--unlabelled", tmp_path / "rows.npz", "--choose", "--model", model)
+
+
 @pytest.mark.parametrize("kind", [(), ("static",)])
 def test_rows_may_skip_blocks(tmp_path: Path, images: Path, kind: tuple[str, ...]) -> None:
     net = ("cifar:resnet14", "--argument", "width=2", "--after", "layer1,layer2", "-o", tmp_path / "net")

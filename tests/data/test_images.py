@@ -49,6 +49,22 @@ def test_images_are_cropped_in_the_middle(tmp_path: Path) -> None:
     assert image(tmp_path / "tall.png", InputSpec(shape=(1, 5, 6), mean=(0.0,), std=(1.0,))).unique().tolist() == [200]
 
 
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
+    for spec in (GRAY, COLOR):
+        assert image(tmp_path / "deep.png", spec).unique().tolist() == [128]
+
+
+def test_what_a_net_eats_is_told_in_pixels_from_0_to_1() -> None:
+    for given, told in (
+        ({"mean": (123.7,)}, r"mean \(123\.7,\) is of pixels in \[0, 1\]; divide by 255"),
+        ({"std": (float("nan"),)}, "must be positive in every channel"),
+        ({"shape": ()}, r"shape \(\); give one row's"),
+    ):
+        with pytest.raises(SourceError, match=told):
+            InputSpec(**{"shape": (1, 8, 8), "mean": (0.5,), "std": (0.5,), **given})
+
+
 def test_one_class_and_a_limit_spread_over_the_classes(tmp_path: Path) -> None:
     write_images(tmp_path)
     assert images(tmp_path / "b", COLOR).pixels.shape[0] == 2

@@ -1,6 +1,7 @@
 """A bank gives back what was put in, from memory as from its folder, and refuses folders that are not its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,9 @@ def test_bank_and_provenance_must_agree(teacher: nn.Module) -> None:
     bank = make(teacher)
     with pytest.raises(SourceError, match="a bank of 512 rows whose provenance says 600"):
         Bank(shards=bank.shards[:2], provenance=bank.provenance)
+
+
+def test_no_batch_is_left_with_a_single_row(teacher: nn.Module) -> None:
+    bank = replace(make(teacher), batch_size=599)  # 600 rows
+    assert [len(batch.x) for batch in bank] == [300, 300]
+    assert [len(batch.x) for batch in replace(bank, batch_size=200)] == [200, 200, 200]

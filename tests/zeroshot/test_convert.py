@@ -1,16 +1,19 @@
 """The main job in one call, in its four ways, on a net of a few channels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from zoo import NETS
 
 from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.data import Rows
-from dynext.errors import FitError, SourceError
+from dynext.errors import FitError, PolicyError, SourceError
 from dynext.types import InputSpec
+from dynext.zeroshot.asked import spec_for
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.folds import Views
 
@@ -109,8 +112,13 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert(teacher(), **SMALL, folder=tmp_path, notify=dying)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bank-leaves-0", "heads.ckpt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bank-leaves-0", "convert.json", "heads.ckpt"]
     assert same_weights(whole, convert(teacher(), **SMALL, folder=tmp_path))
+    with pytest.raises(FitError, match="another run .*method was leaves, is objects"):  # not the leaves' exits again
+        convert(teacher(), **{**SMALL, "method": "objects"}, folder=tmp_path)
+    (tmp_path / "convert.json").write_text("[")
+    with pytest.raises(SourceError, match=r"convert\.json is damaged"):
+        convert(teacher(), **SMALL, folder=tmp_path)
 
 
 def test_a_table_that_says_no_gives_the_static_net() -> None:
@@ -129,6 +137,67 @@ def test_what_is_missing_is_said() -> None:
         convert(teacher(), train="whole", **SMALL)
     with pytest.raises(SourceError, match="they must agree"):
         convert(teacher(), torch.zeros(1, 3, 9, 9), **SMALL)
+
+
+class Ending(nn.Module):
+    """The residual net with something behind it."""
+
+    def __init__(self, behind: nn.Module) -> None:
+        super().__init__()
+        self.net, self.behind = teacher(), behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.behind(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        (nn.Softmax(1), "answers probabilities .* leave its softmax out"),
+        (nn.Linear(10, 1), "answers one number a row; exits need a logit for each"),
+    ],
+)
+def test_answers_that_are_no_logits_are_refused(behind: nn.Module, told: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        convert(Ending(behind).eval(), **SMALL)
+
+
+def test_rows_say_how_they_are_normalized() -> None:
+    own = InputSpec(shape=(3, 8, 8), mean=(0.4,) * 3, std=(0.2,) * 3)
+    rows = replace(real(), spec=own)
+    assert spec_for(torch.zeros(1, 3, 8, 8), None, rows) == own
+    assert spec_for(None, None, None, rows) == own
+    assert spec_for(torch.zeros(1, 3, 8, 8), None, None).mean == (0.5,) * 3
+    with pytest.raises(
+        SourceError, match=r"calibrate is normalized by mean \(0\.4, .*give the rows the net's own spec"
+    ):
+        convert(teacher(), calibrate=rows, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"distill_on": real(0), "calibrate": real()}, "distill_on has no rows"),
+        ({"calibrate": real(0)}, "calibrate has no rows"),
+        ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Rows"),
+        ({"distill_on": torch.zeros(4, 3, 8, 8)}, "distill_on is a Tensor; give a bank"),
+        ({"calibrate": Rows(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))}, "resize them"),
+        ({"example": torch.zeros(3, 8, 8)}, r"the example is of shape \(3, 8, 8\); give a batch"),
+        ({"example": [0.0]}, "the example is a list; give a batch"),
+        ({"spec": InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)}, r"rows of shape \(2,\); give \(channels"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_refused_before_the_work(given: dict, told: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        convert(teacher(), **{**SMALL, **given})
+
+
+@pytest.mark.parametrize("wish", [{"max_drop": 5}, {"budget": 0.0}])
+def test_wishes_that_nothing_can_meet_are_refused_before_the_work(wish: dict) -> None:
+    said: list[str] = []
+    with pytest.raises(PolicyError, match="give a"):
+        convert(teacher(), **wish, **SMALL, notify=said.append)
+    assert said == []
 
 
 def test_views_begin_with_the_rows_themselves_and_repeat() -> None:

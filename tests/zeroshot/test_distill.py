@@ -97,6 +97,31 @@ def test_a_killed_distillation_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     resumed = distill(net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+    fewer = features.subset(torch.arange(48))
+    with pytest.raises(FitError, match="belongs to another run .*48 rows"):
+        distill(net, teacher, fewer, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_exits_of_a_net_in_half_precision_learn_too(dtype: torch.dtype) -> None:
+    net, teacher, rows = setting()
+    features = cache_features(net, teacher, rows, progress=False)
+    start = net.exits[0].classifier.weight.detach().clone()
+    whole = distill(net, None, features, steps=20, progress=False).exits[0].classifier.weight.detach()
+    half = distill(net.to(dtype), None, features, steps=20, progress=False)
+    assert {p.dtype for p in half.parameters()} == {dtype}
+    found = half.exits[0].classifier.weight.detach().float()
+    assert float((found - whole).norm()) < 0.5 * float((start - whole).norm())
+
+
+def test_one_row_alone_has_no_statistics() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)
+    )
+    net = attach(split(net.eval(), torch.zeros(2, 3, 8, 8), ["1"]), default_heads(3))
+    alone = Rows(pixels=torch.zeros(1, 3, 8, 8), spec=SPEC, bn="batch")
+    with pytest.raises(SourceError, match="a batch of one row has no statistics .* at least two rows"):
+        cache_features(net, None, alone, progress=False)
 
 
 def test_what_cannot_be_distilled_is_refused() -> None:

@@ -42,6 +42,19 @@ def test_folds_and_calibration_rows_leave_less() -> None:
     assert planned(5, SPEEDS, further_rows=4000).rows < alone.rows
 
 
+def test_rows_for_thresholds_are_painted_and_looked_at_within_the_budget() -> None:
+    found = planned(5, SPEEDS, judged_rows=4096, judged_forwards=2.0)
+    spent = (LOOKS_ROWS + found.rows) * SPEEDS.forward + found.rows * SPEEDS.paint + found.steps * SPEEDS.step
+    spent += 4096 * (SPEEDS.paint + 2.0 * SPEEDS.forward)
+    assert spent == pytest.approx(RESERVE * 300, rel=0.01)
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+def test_minutes_are_a_positive_number(minutes: float) -> None:
+    with pytest.raises(SourceError, match=r"minutes=.*; give a positive number"):
+        planned(minutes, SPEEDS)
+
+
 def test_the_trunk_takes_its_time() -> None:
     found = planned(5, SPEEDS, joint=True)
     assert found.steps < planned(5, SPEEDS).steps
@@ -70,3 +83,6 @@ def test_a_resumed_run_keeps_its_plan(tmp_path: Path) -> None:
     assert torch.equal(random_state, torch.get_rng_state())
     first = effort_for(1, net, model, SPEC, keep=tmp_path)
     assert effort_for(30, net, model, SPEC, keep=tmp_path) == first
+    (tmp_path / "effort.json").write_text("{")
+    with pytest.raises(SourceError, match="damaged .*delete it to plan anew"):
+        effort_for(1, net, model, SPEC, keep=tmp_path)

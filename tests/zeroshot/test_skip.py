@@ -139,7 +139,7 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         convert(teacher(), folder=tmp_path, notify=dying, **given)
     kept = sorted(p.name for p in tmp_path.iterdir())
-    assert kept == ["bank-leaves-0", "heads-skipping.ckpt", "skipnet.first.ckpt", "skipnet.second.ckpt"]
+    assert kept == ["bank-leaves-0", "convert.json", "heads-skipping.ckpt", "skipnet.first.ckpt", "skipnet.second.ckpt"]
     assert same_weights(whole, convert(teacher(), folder=tmp_path, **given))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dynext.core.modes import evaluating
+from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.looks import PRESETS, Look, random_look, varied
@@ -43,8 +44,13 @@ def fit_look(
     the teacher's answers fall on the classes: all by a few rows, the best third again by a full batch (so do at least
     ``looks``). No image is needed; a small net takes seconds.
 
+    Raises:
+        SourceError: fewer than one look or candidate.
+
     Source of the halving: Jamieson & Talwalkar, AISTATS 2016, arXiv:1502.07943, here in two rounds.
     """
+    if looks < 1 or candidates < 1:
+        raise SourceError(f"looks={looks}, candidates={candidates}; give at least one of each")
     draw = generator(seed)
     rows = max(rows_per_chunk(spec.shape) // 2, 8)
     few = max(rows // 4, 8)
@@ -70,7 +76,9 @@ def _judge(teacher: nn.Module, spec: InputSpec, look: Look, seed: int, rows: int
             answer, distance = teacher(x), torch.zeros(())
     mean_k = answer.float().softmax(-1).mean(0)
     entropy = float(-(mean_k * mean_k.clamp_min(1e-12).log()).sum())
-    return FittedLook(look=look, distance=float(distance), balance=entropy / math.log(max(min(len(mean_k), rows), 2)))
+    # A few rows cannot have more classes than they are, but each may be of two minds: hence the second bound.
+    balance = min(entropy / math.log(max(min(len(mean_k), rows), 2)), 1.0)
+    return FittedLook(look=look, distance=float(distance), balance=balance)
 
 
 def mixture(n: int, shape: tuple[int, ...], draw: Generator, looks: Sequence[Look]) -> Tensor:

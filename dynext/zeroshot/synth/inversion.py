@@ -132,8 +132,9 @@ def _loss(judge: Judge, x: Tensor, target_b: Tensor, config: Inversion) -> Tenso
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighboring pixels, both directions added."""
-    return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
+    """Mean absolute difference of neighboring pixels, both directions added; rows one pixel high have but one."""
+    found = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
+    return torch.stack(found).sum() if found else x.new_zeros(())
 
 
 def _jittered(x: Tensor, draw: Generator, config: Inversion) -> Tensor:

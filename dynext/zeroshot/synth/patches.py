@@ -63,7 +63,10 @@ def patches(
     makes its patches in two steps and augments them again in training.
     """
     if image is None:
-        raise SourceError("method patches cuts rows from one image of yours; give image=, a file or an array")
+        raise SourceError(
+            "method patches cuts rows from one image of yours; give image=, a file or an array (to convert with them: "
+            "synthesize a bank first and give it as distill_on=, or --bank)"
+        )
     levels = _levels(_pixels(image, spec), spec)
     return Maker(
         rows=lambda count, draw: spec.normalize(cut(levels, count, spec, draw, settings)),
@@ -96,7 +99,10 @@ def _read(file: str | Path) -> Tensor:
 
     try:
         with Image.open(file) as opened:
-            return torch.from_numpy(np.array(opened.convert("RGB")))
+            # PIL clips 16 bits to 8 where it should scale them.
+            deep = opened.mode.startswith("I;16")
+            eight = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8)) if deep else opened
+            return torch.from_numpy(np.array(eight.convert("RGB")))
     except (UnidentifiedImageError, OSError) as error:
         raise SourceError(f"{file} is no image that can be read ({error})") from error
 

@@ -198,6 +198,8 @@ def _noise(n: int, channels: int, size: tuple[int, int], draw: Generator, expone
     gain_hw[0, 0] = 0
     white = torch.randn(n, channels, h, w, generator=draw)
     field = torch.fft.irfft2(torch.fft.rfft2(white) * gain_hw, s=size)
+    if h * w == 1:  # a pixel alone deviates from nothing
+        return field
     return field / field.std((-2, -1), keepdim=True).clamp_min(1e-6)
 
 

@@ -5,6 +5,7 @@ Shapes: b rows in a batch, c channels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,12 @@ def as_input(teacher: nn.Module, x: Tensor) -> Tensor:
     """``x`` on the teacher's device and in its precision."""
     parameter = next(teacher.parameters(), x)
     return x.to(parameter.device, parameter.dtype)
+
+
+def in_full(net: nn.Module) -> nn.Module:
+    """``net``, or a copy in single precision of one in half precision: gradients of single pixels vanish there."""
+    low = any(p.dtype in (torch.float16, torch.bfloat16) for p in net.parameters())
+    return copy.deepcopy(net).float() if low else net
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
 from dynext.zeroshot.synth import procedural
+from dynext.zeroshot.synth.answers import answers
 from dynext.zeroshot.synth.fitted import fitted
 from dynext.zeroshot.synth.generator import generator as trained_generator
 from dynext.zeroshot.synth.impressions import impressions
@@ -28,6 +29,7 @@ from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, Look
 from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_per_chunk
 from dynext.zeroshot.synth.mixture import mixture_of
 from dynext.zeroshot.synth.patches import patches
+from dynext.zeroshot.synth.statistics import in_full
 
 
 def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
@@ -63,6 +65,9 @@ METHODS: dict[str, Callable[..., Maker | Plan]] = {
 
 METHODS["mixture"] = mixture_of(METHODS)
 
+BLIND = ("gaussian", "pink", "leaves", "objects", "patches")
+"""Methods that never look at the teacher."""
+
 
 def synthesize(
     teacher: nn.Module,
@@ -84,11 +89,16 @@ def synthesize(
         folder: where to keep the bank; a synthesis that was killed goes on there and ends at the same bytes.
 
     Raises:
-        SourceError: nonsense among the arguments, or a folder that holds something else.
+        SourceError: nonsense among the arguments, a teacher that is looked at and does not answer such rows with one
+            tensor ``[b k]``, or a folder that holds something else.
     """
     spec = _checked(shape, n, method, spec, options)
     began = time.monotonic()
-    plan = METHODS[method](teacher, spec, seed, **options)
+    precise = in_full(teacher)
+    if method not in BLIND:
+        answers(precise, spec)  # or say now what is wrong with it
+    used = {name: in_full(value) if isinstance(value, nn.Module) else value for name, value in options.items()}
+    plan = METHODS[method](precise, spec, seed, **used)
     provenance = Provenance(
         method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=_told(options),
         per_shard=plan.per_chunk,

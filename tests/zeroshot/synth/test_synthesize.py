@@ -159,6 +159,15 @@ def test_any_size_gray_or_color(method: str, shape: tuple[int, ...]) -> None:
     assert float(x.std()) > 0.05
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "patches"])
+@pytest.mark.parametrize("shape", [(1, 1, 40), (2, 40, 1), (3, 1, 1)])
+def test_signals_and_single_pixels(method: str, shape: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    rows = everything(make(net.eval(), 5, method, shape=shape))
+    assert rows.shape == (5, *shape)
+    assert torch.isfinite(rows).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_teacher_without_batch_norm(layer_norm_teacher: nn.Module, method: str) -> None:
     assert torch.isfinite(everything(make(layer_norm_teacher, 6, method))).all()
@@ -200,6 +209,43 @@ def test_what_a_bank_tells_is_json_and_reads_back(teacher: nn.Module, tmp_path: 
 def test_nonsense_is_refused(teacher: nn.Module, arguments: dict, told: str) -> None:
     with pytest.raises(SourceError, match=told):
         synthesize(teacher, **{"shape": (3, 8, 8), "n": 4, "seed": 0, "progress": False, **arguments})
+
+
+class Named(nn.Module):
+    """Answers by name, as some libraries do."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": x.flatten(1)}
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (Named(), r"Named answers a dict for 4 rows; give a net that answers one tensor of logits \[b k\]"),
+        (nn.Conv2d(3, 4, 3), r"Conv2d answers shape \(4, 4, 6, 6\) for 4 rows"),
+        (
+            nn.Conv2d(1, 4, 3),
+            r"Conv2d does not take rows of shape \(3, 8, 8\) .*give the shape of one row that it eats",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["fitted", "generator"])
+def test_a_teacher_that_cannot_teach_is_refused(net: nn.Module, told: str, method: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        make(net, 4, method)
+
+
+@pytest.mark.parametrize("method", ["inversion", "impressions", "generator"])
+def test_rows_of_a_teacher_in_half_precision_are_finite(teacher: nn.Module, method: str) -> None:
+    kept = {name: tensor.clone() for name, tensor in teacher.half().state_dict().items()}
+    assert torch.isfinite(everything(make(teacher, 8, method))).all()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("given", [{"looks": 0}, {"candidates": 0}])
+def test_a_fit_needs_looks(teacher: nn.Module, given: dict) -> None:
+    with pytest.raises(SourceError, match="give at least one of each"):
+        make(teacher, 4, "fitted", **given)
 
 
 def test_fingerprint_sees_parameters_and_buffers(teacher: nn.Module) -> None:
