@@ -212,6 +212,8 @@ def test_gates_stand_where_asked() -> None:
     assert attach_gates(staged, recurrent_gates(), at=staged.skippable[1:]).num_gates == len(staged.skippable) - 1
     name = staged.stages[staged.skippable[-1]].name
     assert attach_gates(staged, recurrent_gates(), at=[name]).gates.at == staged.skippable[-1:]
+    with pytest.raises(SplitError, match=r"is one name; give a list of them: at=\['"):
+        attach_gates(staged, recurrent_gates(), at=name)
     with pytest.raises(SplitError, match=r"no row may skip stage 0; stages to skip: layer1"):
         attach_gates(staged, recurrent_gates(), at=[0])
     with pytest.raises(SplitError, match=r"gates before no stage at all; name some of layer1"):
