@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,7 +27,10 @@ Step = Callable[[nn.Module, Generator, float], Tensor]
 Share = Callable[[str], float]
 """``share(part)``: how much of the learning rate the parameters of the module's child ``part`` get."""
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine", "onecycle", "milestones"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +39,10 @@ class FitConfig:
 
     steps: int
     lr: float = 1e-3
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "onecycle", "milestones"] = "cosine"
+    schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Shares of the run after which the rate falls tenfold (``schedule="milestones"``)."""
     warmup: float = 0.2
@@ -61,6 +64,11 @@ class FitConfig:
             raise FitError(f"steps={self.steps}; give 0 or more")
         if not self.lr > 0:
             raise FitError(f"lr={self.lr}; give a positive learning rate")
+        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in known:
+                raise FitError(f"{name}={getattr(self, name)!r}; give one of {', '.join(known)}")
+        if self.checkpoint is not None:  # who gives text means a path
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +178,14 @@ def _finite(loss: Tensor, step: int, config: FitConfig) -> float:
 
 def _identity(config: FitConfig) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that resumes it."""
-    return {
-        "version": CHECKPOINT_VERSION,
-        "steps": config.steps,
-        "seed": config.seed,
-        "lr": config.lr,
-        "optimizer": config.optimizer,
-        "schedule": config.schedule,
-        "label": config.label,
-        "about": config.about,
-    }
+    figures = {name: getattr(config, name) for name in _FIGURES}
+    return {"version": CHECKPOINT_VERSION, **figures, "milestones": list(config.milestones)}
+
+
+_FIGURES = (
+    "steps", "seed", "lr", "optimizer", "momentum", "weight_decay", "schedule", "warmup", "clip_norm", "precision",
+    "label", "about",
+)  # fmt: skip
 
 
 def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "the checkpoint") -> None:
@@ -219,7 +225,13 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator
             f"delete it to start over"
         ) from error
     check_same_run(found, _identity(config), str(config.checkpoint))
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:  # names or shapes differ
+        told = " ".join(str(error).split())[:200]
+        raise FitError(
+            f"{config.checkpoint} belongs to another net ({told}); delete it or name another file"
+        ) from error
     draw.set_state(state["generator"])
     return int(state["step"])

@@ -115,10 +115,19 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         fit(problem()[0].requires_grad_(False), step_of(x, y), CONFIG)
     with pytest.raises(FitError, match="steps=-1"):
         FitConfig(steps=-1)
+    with pytest.raises(FitError, match="schedule='cosin'; give one of constant, cosine"):
+        FitConfig(steps=1, schedule="cosin")
+    with pytest.raises(FitError, match="optimizer='lamb'; give one of adam, adamw, sgd"):
+        FitConfig(steps=1, optimizer="lamb")
+    assert FitConfig(steps=1, checkpoint="run.ckpt").checkpoint == Path("run.ckpt")
     config = replace(CONFIG, checkpoint=tmp_path / "run.ckpt")
     fit(problem()[0], step_of(x, y), config)
     with pytest.raises(FitError, match=r"another run \(lr was 0.05, is 0.1\)"):
         fit(problem()[0], step_of(x, y), replace(config, lr=0.1))
+    with pytest.raises(FitError, match=r"another run \(weight_decay was 0.0, is 0.5\)"):
+        fit(problem()[0], step_of(x, y), replace(config, weight_decay=0.5))
+    with pytest.raises(FitError, match=r"run.ckpt belongs to another net \(.*size mismatch for weight"):
+        fit(nn.Linear(3, 2), step_of(x, y), config)
     config.checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(FitError, match="is not a training checkpoint"):
         fit(problem()[0], step_of(x, y), config)

@@ -44,7 +44,7 @@ def report(
     pictures = load_pictures(folder)
     if data is not None:
         rows, words = open_rows(data, kept.spec, root=root, download=download)
-        table = collect(kept.net, Watched(rows=rows), rows=words)
+        table = collect(kept.net, Watched(rows=rows), keep=kept.policy.skip_rule, rows=words)
         shown.append(("Test rows", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)
     if kept.table is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from dynext.core.modes import evaluating
 from dynext.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -96,8 +97,18 @@ def measure(net: DynamicNet, *, rows: Sequence[int] = ROWS, budget_ms: float = 6
     """Time every stage, exit and gather of ``net`` for each number of rows, on its own device and dtype.
 
     Medians over repeats that fill about ``budget_ms`` each (three at least, two of long ones), after a warm-up. Numbers
-    of rows are left out once a batch takes longer than `LONG_MS`.
+    of rows are left out once a batch takes longer than `LONG_MS`. The net is timed in evaluation.
+
+    Raises:
+        PolicyError: ``rows`` are not one or more, ascending.
     """
+    if not rows or min(rows) < 1 or list(rows) != sorted(set(rows)):
+        raise PolicyError(f"rows {tuple(rows)}; give numbers of rows to time, ascending, such as (1, 8, 64)")
+    with evaluating(net):
+        return _measured(net, rows, budget_ms)
+
+
+def _measured(net: DynamicNet, rows: Sequence[int], budget_ms: float) -> CostTable:
     like = next(net.parameters())
     generator = torch.Generator().manual_seed(0)
     stages = net.staged.stages

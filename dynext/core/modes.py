@@ -60,6 +60,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def in_evaluation(module: nn.Module) -> AbstractContextManager[None]:
+    """``evaluating(module)``, where it is not in evaluation by its own flag: a run of one row has no time to look at
+    every part."""
+    return evaluating(module) if module.training else nullcontext()
+
+
 def take_flags(module: nn.Module, original: nn.Module) -> None:
     """Give ``module``, a copy of ``original``, back its training flags and which parameters want a gradient."""
     for p, kept in zip(module.parameters(), original.parameters(), strict=True):

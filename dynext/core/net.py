@@ -190,12 +190,19 @@ def _places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     if at is None:
         return list(range(last))
     places = []
-    for place in at:
+    for place in _several(at):
         s = names.index(place) if place in names else place
         if not isinstance(s, int) or not 0 <= s < last:
             raise SplitError(f"no exit can stand after {place!r}; stages: {', '.join(names[:last])}")
         places.append(s)
     return sorted(set(places))
+
+
+def _several(at: Sequence[int | str]) -> Sequence[int | str]:
+    """Refuse one name, which would be read letter by letter."""
+    if isinstance(at, str):
+        raise SplitError(f"at={at!r} is one name; give a list of them: at=[{at!r}]")
+    return at
 
 
 def _gated(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
@@ -205,7 +212,7 @@ def _gated(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     if at is None:
         return list(staged.skippable)
     places = []
-    for place in at:
+    for place in _several(at):
         s = staged.skippable[names.index(place)] if place in names else place
         if not isinstance(s, int) or s not in staged.skippable:
             raise SplitError(f"no row may skip stage {place!r}; stages to skip: {', '.join(names)}")

@@ -67,7 +67,8 @@ class Unconditional(nn.Module):
 
     def __init__(self, run_g: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("logit_g", torch.tensor(run_g).logit(), False)
+        # rounded once, as a policy's threshold is: a stage of just that probability runs
+        self.register_buffer("logit_g", torch.tensor(run_g, dtype=torch.float64).logit().float(), False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logit_g.expand(x.shape[0], -1)  # an exporter would take len(x) for a constant

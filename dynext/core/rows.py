@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dynext.errors import SourceError
 from dynext.types import Batch, Source
 
 
@@ -20,3 +21,16 @@ def by_index(source: Source) -> Callable[[Tensor], Batch]:
     labels = [batch.y for batch in batches if batch.y is not None]
     y = torch.cat(labels) if len(labels) == len(batches) else None
     return lambda index: Batch(x=x[index], y=None if y is None else y[index])
+
+
+def check_labels(y_b: Tensor, num_classes: int) -> None:
+    """Refuse labels that no exit can answer with.
+
+    Raises:
+        SourceError: one below 0 or beyond the last class, or labels that are no int64.
+    """
+    if y_b.dtype != torch.int64 or not len(y_b) or not 0 <= int(y_b.min()) <= int(y_b.max()) < num_classes:
+        found = f"from {int(y_b.min())} to {int(y_b.max())}" if len(y_b) else "without a row"
+        raise SourceError(
+            f"labels {found} of {y_b.dtype}; the net has {num_classes} classes: give int64 from 0 to {num_classes - 1}"
+        )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynext.core.confidence import Confidence
+from dynext.core.modes import in_evaluation
 from dynext.core.policy import Policy
 from dynext.core.skip import Compact, Skips
 from dynext.errors import PolicyError, SourceError
@@ -30,9 +31,9 @@ def run(
 
     A gated stage runs for the rows whose gate says so. Rows that do, and survivors after an exit, are gathered when
     that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization an
-    exit, and one a gate unless all are decided at one look; none a row. Answers come in the order of the input;
-    ``macs`` counts the stages, heads and gates that a row needed. A row whose confidence is NaN leaves at the last
-    exit, and one whose gate says NaN runs the stage.
+    exit, and one a gate unless all are decided at one look; none a row. The net runs in evaluation, whatever mode it is
+    in. Answers come in the order of the input; ``macs`` counts the stages, heads and gates that a row needed. A row
+    whose confidence is NaN leaves at the last exit, and one whose gate says NaN runs the stage.
 
     Args:
         deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first
@@ -43,6 +44,11 @@ def run(
         SourceError: rows of another shape than the net eats.
     """
     _check(net, x, policy, compact)
+    with in_evaluation(net):
+        return _run(net, x, policy, compact, deadline_ms)
+
+
+def _run(net: DynamicNet, x: Tensor, policy: Policy, compact: Compact, deadline_ms: float | None) -> Prediction:
     rule = policy.skip_rule
     skips = None if net.gates is None or rule is None else Skips(net.gates, rule, net.cost, compact)
     if not len(x):
@@ -121,7 +127,8 @@ class _Books:
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
         """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
-        confidence = self.confidence.step(logits / self.policy.temperature_e[e], self.row_b, e)
+        # in float32, as in a table: dividing in half precision would round, and rows would leave elsewhere
+        confidence = self.confidence.step(logits.float() / self.policy.temperature_e[e], self.row_b, e)
         threshold = self.policy.threshold_e[e]
         unsure = ~(confidence >= (math.inf if threshold is None else threshold))  # so written that NaN is unsure
         if self.open_b is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dynext.core.confidence import Confidence
+from dynext.core.modes import in_evaluation
 from dynext.core.net import DynamicNet
 from dynext.core.spend import BatchPlan, going_on, looks
 from dynext.errors import PolicyError, SourceError
@@ -16,7 +17,8 @@ from dynext.types import Prediction
 def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
     """Run rows ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a row.
 
-    How many go on is known before who does: no device synchronization at all. Answers come in the order of the input.
+    How many go on is known before who does: no device synchronization at all. The net runs in evaluation, whatever mode
+    it is in. Answers come in the order of the input.
 
     Raises:
         PolicyError: the plan is for another number of exits, or for other costs than the net's.
@@ -26,6 +28,12 @@ def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
     policy.check_exits(net.num_exits)
     if not len(x) or tuple(x.shape[1:]) != net.staged.input_shape:
         raise SourceError(f"rows {tuple(x.shape)}; give one or more of shape {net.staged.input_shape}")
+    with in_evaluation(net):
+        return _run(net, x, plan)
+
+
+def _run(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
+    policy = plan.policy
     ends = [*(int(exit.after) for exit in net.exits), len(net.staged.stages) - 1]
     confidence = Confidence(policy.confidence, net.num_exits)
     row_b = torch.arange(len(x), device=x.device)
@@ -51,7 +59,7 @@ def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
         logits_bk[row_b], exit_b[row_b], macs_b[row_b] = logits, e, spent
         if next_look is None:
             break
-        sure_b = confidence.step(logits / policy.temperature_e[e], row_b, e)
+        sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
         staying = going_on(sure_b, left, plan.onward_macs_e[e], next_look)
         if not len(staying):
             break

@@ -48,10 +48,10 @@ class BatchPlan:
                 f"without keep_g"
             )
         first = next(look for look, on in zip(self.look_macs_e, self.policy.enabled_e, strict=True) if on)
-        if self.macs < first:
+        if not first <= self.macs < float("inf"):  # so written that NaN is refused
             raise PolicyError(
                 f"a budget of {self.macs:,.0f} MACs a row, but the first exit that runs takes {first:,}; allow at "
-                f"least that, or attach an earlier or cheaper exit"
+                f"least that, a finite number, or attach an earlier or cheaper exit"
             )
 
 

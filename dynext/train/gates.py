@@ -188,6 +188,7 @@ def train_gates(
         accelerator=fitting.accelerator,
         progress=fitting.progress,
         label=method,
+        about=f"{lessons.num_rows:,} rows",
     )
     ratio = fitting.trunk_lr / fitting.lr
     done = fit(trainee, one, config, share=lambda part: ratio if part == "staged" else 1.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.rows import by_index
+from dynext.core.rows import by_index, check_labels
 from dynext.data import augment
 from dynext.errors import FitError, SourceError
 from dynext.graph import StagedNet
@@ -42,6 +42,7 @@ class Lessons:
         if tuple(source.shape) != trunk.input_shape:
             raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {trunk.input_shape}")
         self.num_rows, self.take, self.augmented = len(source), by_index(source), augmented
+        self.num_classes = trunk.num_classes
         self.guide = None if teacher is None else Guide.of(teacher, bn)
         if self.guide is None and self.take(torch.tensor([0])).y is None:
             raise FitError("the rows have no labels; give teacher= to say what is right about them")
@@ -59,6 +60,7 @@ class Lessons:
         x = batch.x.to(like)
         if self.guide is None:
             assert batch.y is not None  # noqa: S101  looked at when the lessons were made
+            check_labels(batch.y, self.num_classes)
             yield Lesson(x=x, target=batch.y.to(like.device))
             return
         with self.guide.beside(trunk, x) as answer:

@@ -21,7 +21,7 @@ from dynext.core.equilibrium import logits_in_equilibrium
 from dynext.core.features import cache_features
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
-from dynext.core.rows import by_index
+from dynext.core.rows import by_index, check_labels
 from dynext.errors import FitError, SourceError
 from dynext.fit import FitConfig, fit
 from dynext.types import Batch, Source
@@ -39,6 +39,8 @@ class Rows:
 
     take: Callable[[Tensor], Batch]
     count: int
+    num_classes: int | None
+    """Of the labels; ``None`` where they play no part."""
     augment: Augment | None
 
     @classmethod
@@ -48,11 +50,17 @@ class Rows:
         take = by_index(source)
         if labelled and take(torch.zeros(1, dtype=torch.int64)).y is None:
             raise SourceError("the rows have no labels, and this method learns from them; give labelled rows")
-        return cls(take=take, count=len(source), augment=augment)
+        return cls(take=take, count=len(source), num_classes=net.num_classes if labelled else None, augment=augment)
 
     def draw(self, count: int, draw: Generator) -> Batch:
-        """``count`` rows (two at least, for BatchNorm) with replacement."""
+        """``count`` rows (two at least, for BatchNorm) with replacement.
+
+        Raises:
+            SourceError: labels that are no classes of the net.
+        """
         batch = self.take(torch.randint(self.count, (max(count, 2),), generator=draw))
+        if batch.y is not None and self.num_classes is not None:
+            check_labels(batch.y, self.num_classes)
         return batch if self.augment is None else replace(batch, x=self.augment(batch.x, draw))
 
 
@@ -113,7 +121,7 @@ def train_whole(
         assert batch.y is not None  # noqa: S101  `Rows.of` has looked
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
-    fit(module(student).train(), step, config)
+    fit(module(student).train(), step, drawing(config, batch_size, rows.count))
     return handed_back(student, net)
 
 
@@ -171,6 +179,8 @@ def train_heads(
         y_n = features.logits_nk.softmax(-1)
     if len(y_n) != len(features):
         raise SourceError(f"{len(y_n)} labels for {len(features)} rows; this method learns from labels, give one each")
+    if labels:
+        check_labels(y_n, net.num_classes)
     student.requires_grad_(False)
     trained = module(student)
     trained.requires_grad_(True).train()
@@ -181,7 +191,7 @@ def train_heads(
         reduced_e = [reduced[index].to(like) for reduced in features.reduced_e]
         return loss(heads(reduced_e, features.logits_nk[index].to(like)), y_n[index].to(like.device), done)
 
-    fit(trained, step, config)
+    fit(trained, step, drawing(config, batch_size, len(features)))
     return handed_back(student, net)
 
 
@@ -198,3 +208,9 @@ def labelled(config: FitConfig, label: str, **options: object) -> FitConfig:
     """The config under a method's name, so that no other method's checkpoint is gone on with."""
     about = ", ".join(f"{name} {value}" for name, value in options.items())
     return replace(config, label=label, about=about)
+
+
+def drawing(config: FitConfig, batch_size: int, count: int) -> FitConfig:
+    """The config with what is drawn in its name: other batches, or of other rows, are another run."""
+    drawn = f"batches of {batch_size} from {count:,} rows"
+    return replace(config, about=f"{config.about}, {drawn}" if config.about else drawn)

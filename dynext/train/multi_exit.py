@@ -12,7 +12,7 @@ from dynext import losses
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.fit import FitConfig, fit
-from dynext.train.loop import Augment, EveryExit, Rows, handed_back, labelled
+from dynext.train.loop import Augment, EveryExit, Rows, drawing, handed_back, labelled
 from dynext.types import Source
 
 
@@ -65,7 +65,7 @@ def multi_exit_distillation(
         return factor * ((1 - share) * hard + share * soft)
 
     config = labelled(config, "multi-exit distillation", teachers=teachers, share=share, more=more is not None)
-    fit(trained.train(), step, config)
+    fit(trained.train(), step, drawing(config, batch_size, rows.count))
     return handed_back(student, net)
 
 

@@ -149,7 +149,8 @@ def test_rows_may_skip_blocks(tmp_path: Path, images: Path, kind: tuple[str, ...
         assert "stages that may be skipped a row runs" in text
         assert "stages that may be skipped a row runs" in told
     assert "speed-up" in done("bench", tmp_path / "net", "--data", images)
-    done("report", tmp_path / "net")
+    done("report", tmp_path / "net", "--data", images)
+    assert "Test rows" in (tmp_path / "net" / "report.html").read_text()
     done("evaluate", tmp_path / "net", "--unlabelled", images, "--choose", "--max-drop", "0")
     assert dx.load(tmp_path / "net").policy.skip_rule is None
 

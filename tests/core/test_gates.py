@@ -20,6 +20,7 @@ from dynext.core.gates import (
     recurrent_gates,
     static_gates,
 )
+from dynext.core.gating import runs
 from dynext.core.net import attach, attach_gates
 from dynext.errors import PolicyError, SplitError
 from dynext.graph import split, stages_by_hand
@@ -115,6 +116,9 @@ def test_static_gates_are_the_same_for_all() -> None:
     assert gates.begin(rows(3, 12, 12))[0].sigmoid().tolist() == [[1.0, 0.0]] * 3
     assert not list(gates.state_dict())
     assert gates.one_look
+    shares = [i / 50 for i in range(1, 50)]
+    logit_g = made(static_gates(shares)).begin(rows(3, 12, 12))[0][0]
+    assert all(runs(logit, share) for logit, share in zip(logit_g, shares, strict=True)), "a share reaches itself"
 
 
 def test_random_gates_keep_their_rates_and_know_a_row_again() -> None:
@@ -208,6 +212,8 @@ def test_gates_stand_where_asked() -> None:
     assert attach_gates(staged, recurrent_gates(), at=staged.skippable[1:]).num_gates == len(staged.skippable) - 1
     name = staged.stages[staged.skippable[-1]].name
     assert attach_gates(staged, recurrent_gates(), at=[name]).gates.at == staged.skippable[-1:]
+    with pytest.raises(SplitError, match=r"is one name; give a list of them: at=\['"):
+        attach_gates(staged, recurrent_gates(), at=name)
     with pytest.raises(SplitError, match=r"no row may skip stage 0; stages to skip: layer1"):
         attach_gates(staged, recurrent_gates(), at=[0])
     with pytest.raises(SplitError, match=r"gates before no stage at all; name some of layer1"):

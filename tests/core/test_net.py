@@ -44,6 +44,8 @@ def test_exits_stand_where_asked() -> None:
     heads = pooled_heads(staged.num_classes)
     assert attach(staged, heads, at=[names[1]]).exit_names == (names[1], "output")
     assert attach(staged, heads, at=[0]).exit_names == (names[0], "output")
+    with pytest.raises(SplitError, match=r"is one name; give a list of them: at=\['"):
+        attach(staged, heads, at=names[1])
     with pytest.raises(SplitError, match="no exit can stand after 'nowhere'"):
         attach(staged, heads, at=["nowhere"])
     with pytest.raises(SplitError, match="no exit can stand after"):

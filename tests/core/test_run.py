@@ -14,6 +14,8 @@ from dynext.core.cost import measure
 from dynext.core.exits import default_heads
 from dynext.core.net import DynamicNet, attach
 from dynext.core.policy import Policy
+from dynext.core.run_batch import run_batch
+from dynext.core.spend import plan_batch
 from dynext.core.table import simulate
 from dynext.data import Rows
 from dynext.errors import PolicyError, SourceError
@@ -198,6 +200,32 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     found = net.run(x, Policy.never(net.num_exits))
     assert found.logits.dtype == dtype
     torch.testing.assert_close(found.logits, net(x), rtol=1e-2, atol=1e-2)
+
+
+def test_a_temperature_rounds_nothing_in_half_precision() -> None:
+    """The table divides logits in float32; dividing them in their own type moves rows to other exits."""
+    net, _, _ = dynamic("residual")
+    x = torch.randn(200, *net.staged.input_shape, generator=torch.Generator().manual_seed(4)).bfloat16()
+    net = net.bfloat16()
+    table = table_of(net, x)
+    temperature_e = (1.3,) * net.num_exits
+    sure_e = (table.logits_nek / 1.3).softmax(-1).amax(-1).median(0).values.tolist()
+    policy = Policy(threshold_e=(*sure_e[:-1], 0.0), temperature_e=temperature_e)
+    assert net.run(x, policy, compact="never").exit.tolist() == simulate(table, policy).exit_n.tolist()
+
+
+def test_a_net_in_training_is_run_in_evaluation_and_stays_as_it_is() -> None:
+    net, _, x = dynamic("residual")
+    policy = some_policy(net, x)
+    wanted = net.run(x, policy)
+    plan = plan_batch(table_of(net, x), policy, budget=100.0)
+    planned = run_batch(net, x, plan)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    net.train()
+    torch.testing.assert_close(net.run(x, policy).logits, wanted.logits, rtol=0, atol=0)
+    torch.testing.assert_close(run_batch(net, x, plan).logits, planned.logits, rtol=0, atol=0)
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
 def test_channels_last() -> None:

@@ -84,6 +84,9 @@ def test_plans_that_do_not_fit_are_refused() -> None:
     policy = Policy(threshold_e=(*[0.5] * (net.num_exits - 1), 0.0), temperature_e=(1.0,) * net.num_exits)
     with pytest.raises(PolicyError, match=r"the first exit that runs takes"):
         plan_batch(table, policy, budget=0.001)
+    for endless in (float("nan"), float("inf")):
+        with pytest.raises(PolicyError, match="a finite number"):
+            plan_batch(table, policy, budget=endless)
     plan = plan_batch(table, policy, budget=0.9)
     dearer = replace(plan, look_macs_e=tuple(look + 1 for look in plan.look_macs_e))
     with pytest.raises(PolicyError, match="make a plan on a table of this net"):

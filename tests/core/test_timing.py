@@ -9,7 +9,7 @@ from dynext.core.exits import default_heads
 from dynext.core.net import attach
 from dynext.core.policy import Policy
 from dynext.core.timing import side_by_side
-from dynext.errors import SourceError
+from dynext.errors import PolicyError, SourceError
 from dynext.graph import split
 
 
@@ -27,6 +27,19 @@ def test_both_sides_see_the_same_rows() -> None:
     assert torch.equal(seen[5], x[:1])
     with pytest.raises(SourceError, match="no rows to time on"):
         side_by_side(model, net, Policy.never(net.num_exits), x[:0])
+
+
+def test_measuring_leaves_a_net_in_training_as_it_is() -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes)).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    cost.measure(net, rows=(2,), budget_ms=0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    for rows in ((), (0, 4), (4, 1)):
+        with pytest.raises(PolicyError, match="give numbers of rows to time, ascending"):
+            cost.measure(net, rows=rows)
 
 
 def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_there(

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,16 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_a_run_with_other_batches_or_rows_is_another_run(tmp_path: Path) -> None:
+    net, rows = setting(METHODS["joint"])
+    kept = config(steps=1, checkpoint=tmp_path / "run.ckpt")
+    dx.train_jointly(net, rows, kept, batch_size=8)
+    with pytest.raises(FitError, match=r"was weights .*, batches of 8 from 64 rows, is .*, batches of 16 from 64 rows"):
+        dx.train_jointly(net, rows, kept, batch_size=16)
+    with pytest.raises(FitError, match="batches of 8 from 40 rows"):
+        dx.train_jointly(net, rows.subset(torch.arange(40)), kept, batch_size=8)
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.self_taught])
 def test_without_labels_exits_learn_the_full_nets_answers(name: str) -> None:
     net, rows = setting(METHODS[name])
@@ -130,6 +141,8 @@ def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
     if not method.self_taught:
         with pytest.raises(SourceError, match="labels"):
             trained(method, net, rows.unlabelled(), config(steps=1))
+    with pytest.raises(SourceError, match="labels from .* to 19 of torch.int64; the net has 10 classes"):
+        trained(method, net, replace(rows, y=rows.y + 10 * (rows.y == 9)), config(steps=1))
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
     small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
