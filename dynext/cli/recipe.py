@@ -17,14 +17,17 @@ from dynext.errors import DynextError
 from dynext.recipe import run_recipe
 
 
-@click.group(short_help="Experiments to look at, to copy and to run.")
-def recipe() -> None:
+@click.group(short_help="Experiments to look at, to copy and to run.", invoke_without_command=True)
+@click.pass_context
+def recipe(ctx: click.Context) -> None:
     """Whole experiments, one Python file each, as they belong to this version of dynext.
 
     \b
     Example: dynext recipe run exits_joint --smoke
              dynext recipe cp exits_joint mine.py
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @recipe.command("ls", short_help="The recipes there are.")

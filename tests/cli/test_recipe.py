@@ -57,6 +57,7 @@ def test_examples_name_recipes_that_are_there() -> None:
     named = [name for text in told for name in re.findall(r"dynext recipe (?:show|cp|run) (\w+)", text)]
     assert len(named) >= 5
     assert set(named) <= names
+    assert done("recipe") == done("recipe", "--help")  # and no error of many lines in one
 
 
 def test_a_recipe_runs_with_its_settings(small: Path) -> None:
