@@ -19,7 +19,7 @@ from dynext.core.policy import Policy
 from dynext.core.report import report
 from dynext.core.table import ExitTable
 from dynext.data import Rows
-from dynext.errors import PlanError
+from dynext.prune.apply import check_prunable
 from dynext.prune.make import Pruned, make_smaller
 from dynext.prune.rank import By
 from dynext.zeroshot.bank import Bank
@@ -79,8 +79,7 @@ def prune(
     if budget == 1 and bits is None and not blocks and not unused_exits:
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
     kept = open_artefact(folder, model, arguments)
-    if kept.net.gates is not None:
-        raise PlanError(f"the net in {folder} has gates; prune a net with exits alone")
+    check_prunable(kept.net)  # before rows are synthesized
     seen = None if unlabelled is None else unlabelled_rows(unlabelled, kept.spec)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)
     made = make_smaller(

@@ -17,14 +17,17 @@ from dynext.errors import DynextError
 from dynext.recipe import run_recipe
 
 
-@click.group(short_help="Experiments to look at, to copy and to run.")
-def recipe() -> None:
+@click.group(short_help="Experiments to look at, to copy and to run.", invoke_without_command=True)
+@click.pass_context
+def recipe(ctx: click.Context) -> None:
     """Whole experiments, one Python file each, as they belong to this version of dynext.
 
     \b
-    Example: dynext recipe run early_exits --smoke
-             dynext recipe cp early_exits mine.py
+    Example: dynext recipe run exits_joint --smoke
+             dynext recipe cp exits_joint mine.py
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @recipe.command("ls", short_help="The recipes there are.")
@@ -45,7 +48,7 @@ def show(name: str) -> None:
     """Print the recipe NAME.
 
     \b
-    Example: dynext recipe show early_exits
+    Example: dynext recipe show exits_joint
     """
     click.echo(_find(name).read_text(encoding="utf-8"), nl=False)
 
@@ -57,7 +60,7 @@ def copy(name: str, to: Path) -> None:
     """Copy the recipe NAME to a file or into a folder (here, by default); nothing is overwritten.
 
     \b
-    Example: dynext recipe cp early_exits mine.py
+    Example: dynext recipe cp exits_joint mine.py
     """
     found = _find(name)
     target = to / found.name if to.is_dir() else to
@@ -76,7 +79,7 @@ def run(name: str, settings: tuple[str, ...]) -> None:
     """Run the recipe NAME; field=value changes a setting, --smoke takes the smallest, --help after NAME lists them.
 
     \b
-    Example: dynext recipe run early_exits method=boostnet epochs=2
+    Example: dynext recipe run exits_joint method=boostnet epochs=2
     """
     if name == "--help":
         click.echo(run.get_help(click.get_current_context()))

@@ -38,9 +38,8 @@ class Exit(nn.Module):
     def __init__(self, spec: HeadSpec, *, after: int, name: str) -> None:
         super().__init__()
         self.spec, self.after, self.name = dict(spec), after, name
-        self.reduce, self.embedder, self.classifier = _BUILDERS[spec["kind"]](spec)
-        if "projection" in spec or spec.get("answer") == "cosine":
-            self.embedder, self.classifier = _answering(spec, self.embedder, self.classifier)
+        self.reduce, embedder, classifier = _BUILDERS[spec["kind"]](spec)
+        self.embedder, self.classifier = _answering(spec, embedder, classifier)
         self.macs = 0
         """MACs per row; filled in by whoever attaches the exit."""
 
@@ -62,11 +61,7 @@ def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     layers: list[nn.Module] = []
     for _ in range(int(spec["convs"])):
         stride = 2 if min(height, width) > 4 else 1
-        layers += [
-            nn.Conv2d(channels, hidden, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(),
-        ]
+        layers += [nn.Conv2d(channels, hidden, 3, stride, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
         channels, height, width = hidden, math.ceil(height / stride), math.ceil(width / stride)
     layers += [Separable(hidden) for _ in range(int(spec.get("separable", 0)))]
     (kernel_h, stride_h, out_height), (kernel_w, stride_w, out_width) = _window(height), _window(width)
@@ -120,6 +115,7 @@ def _masked(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Any head behind a mask: the first child of the embedder is the mask, the second the head's own embedder."""
     inner = spec["inner"]
     reduce, embedder, classifier = _BUILDERS[inner["kind"]](inner)
+    embedder, classifier = _answering(inner, embedder, classifier)
     if isinstance(reduce, Reduce):
         _, (channels, height, width) = _reduce(inner)
         mask: nn.Module = Attention(channels, int(spec["squeeze"]), (height, width))
@@ -134,7 +130,9 @@ def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 
 def _answering(spec: HeadSpec, embedder: nn.Module, classifier: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The embedding through a projection, if the spec has one, and a classifier on what comes out of it."""
+    """The embedding through a projection, if the spec has one, and the classifier that it asks for behind it."""
+    if "projection" not in spec and spec.get("answer") != "cosine":
+        return embedder, classifier
     width = getattr(classifier, "in_features", None)
     if width is None:
         raise SplitError(f"a {spec['kind']} head has no classifier of its own, so it cannot be given another")
@@ -231,7 +229,8 @@ def mask_spec(inner: HeadSpec, *, squeeze: int | None = None) -> HeadSpec:
     tap = tuple(inner["tap"])
     channels = tap[0] if len(tap) == 3 and not channels_last(tap) else tap[-1]
     width = squeeze or max(channels // 2, 8)
-    return {"kind": "masked", "tap": list(tap), "num_classes": inner["num_classes"], "squeeze": width, "inner": inner}
+    found = {"kind": "masked", "tap": list(tap), "num_classes": inner["num_classes"], "squeeze": width, "inner": inner}
+    return {**found, **({"channels_last": inner["channels_last"]} if "channels_last" in inner else {})}
 
 
 def pooled_heads(num_classes: int) -> Heads:

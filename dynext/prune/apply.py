@@ -35,6 +35,9 @@ def apply_plan(net: DynamicNet, plan: Plan) -> DynamicNet:
         _check_cuts(small, channels, plan.cuts)
         for cut in plan.cuts:
             channels.group(cut.layer, cut.channels).prune()
+        wanted = {name: p.requires_grad for name, p in before.named_parameters(remove_duplicate=False)}
+        for name, parameter in small.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(wanted[name])  # what is cut is a new parameter, and wants a gradient
     return _settled(small, before, plan)
 
 
@@ -44,11 +47,15 @@ def check_prunable(net: DynamicNet) -> None:
         "has gates": net.gates is not None,
         "is a cascade": net.cascade is not None,
         "is in 8 bits": net.int8 is not None,
-        "answers by cosines": net.staged.cosine or any(exit.spec.get("answer") == "cosine" for exit in net.exits),
+        "answers by cosines": net.staged.cosine or any(_cosine(exit.spec) for exit in net.exits),
     }
     what = [name for name, holds in found.items() if holds]
     if what:
         raise PlanError(f"this net {what[0]}; prune the net without, and do that afterwards")
+
+
+def _cosine(spec: HeadSpec) -> bool:
+    return spec.get("answer") == "cosine" or ("inner" in spec and _cosine(spec["inner"]))
 
 
 def smaller(net: DynamicNet, *, exits: Sequence[str], blocks: Sequence[str]) -> DynamicNet:

@@ -105,7 +105,8 @@ def transfer_attention(
     plain training of the heads.
 
     Raises:
-        FitError: an exit whose embedder makes no map, or figures out of range. SourceError: as above.
+        FitError: an exit whose head makes no map of its own, or one behind a mask; figures out of range. SourceError:
+            as above.
 
     Source: SAD, Hou et al., ICCV 2019, arXiv:1908.00821: weight .1, switched on late. There a stage mimics the next;
     ours, whose trunk stands still, has the first map of each head do so.
@@ -215,7 +216,7 @@ class _Mimics(nn.Module):
     def __init__(self, net: DynamicNet, *, mapped: bool) -> None:
         super().__init__()
         self.exits, self.mapped = net.exits, mapped
-        flat = [exit.name for exit in net.exits if not any(isinstance(m, nn.Conv2d) for m in exit.embedder.modules())]
+        flat = [exit.name for exit in net.exits if not any(isinstance(m, nn.Conv2d) for m in exit.embedder.children())]
         if mapped and flat:
             raise FitError(f"the exit after {flat[0]} makes no map that could mimic another; attach dx.conv_heads")
 
@@ -228,7 +229,7 @@ class _Mimics(nn.Module):
         x, kept = reduced, None
         for layer in cast(nn.Sequential, exit.embedder):
             x = layer(x)
-            if x.ndim == 4 and isinstance(layer, nn.ReLU | nn.BatchNorm2d):
+            if kept is None and isinstance(layer, nn.ReLU):
                 kept = x
         return exit.classifier(x), kept
 

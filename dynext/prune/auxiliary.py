@@ -121,7 +121,7 @@ def lend_attention(
         squeeze: numbers in the middle of masks and modules; half the tap's channels, at least 8, by default.
 
     Raises:
-        FitError: no early exit, another word for ``later``, or a cascade.
+        FitError: no early exit, another word for ``later``, a ``squeeze`` below 1, or a cascade.
     """
     if not len(net.exits) or net.cascade is not None:
         raise FitError(
@@ -130,6 +130,8 @@ def lend_attention(
         )
     if later not in get_args(Later):
         raise FitError(f"later={later!r}; give one of {', '.join(get_args(Later))}")
+    if squeeze is not None and squeeze < 1:
+        raise FitError(f"squeeze={squeeze}; give how many numbers stand in the middle of a mask, 1 or more")
     student = copy.deepcopy(net)
     shapes = _reduced_shapes(watching(net))
     with seeded(seed):
@@ -163,7 +165,8 @@ def detach(auxiliary: Auxiliary) -> DynamicNet:
 
 def watching(net: DynamicNet) -> DynamicNet:
     """``net`` with one more exit, which nobody asks, at its deepest map: its modules, not copies of them."""
-    staged = with_deepest(net.staged)
+    with evaluating(net):  # the map is looked for by running the net, which in training would move BatchNorms
+        staged = with_deepest(net.staged)
     after = len(staged.stages) - 2
     stage = staged.stages[after]
     shape = tuple(stage.live_shapes[stage.tap])
@@ -174,7 +177,7 @@ def watching(net: DynamicNet) -> DynamicNet:
             last = build_exit(spec, after=after, name=stage.name).to(next(net.parameters()))
     except RuntimeError as error:
         raise SplitError(f"the deepest map {shape} cannot be looked at: {error}") from error
-    return DynamicNet(staged, [*net.exits, last]).train(net.training)
+    return DynamicNet(staged, [*net.exits, last])
 
 
 @torch.no_grad()
@@ -192,7 +195,7 @@ def _parts(exit: Exit) -> tuple[Attention | FeatureAttention, nn.Module]:
 
 
 def _masked(exit: Exit, squeeze: int | None) -> Exit:
-    if exit.spec["kind"] == "masked":
+    if exit.spec["kind"] == "masked" and not exit.spec.keys() & {"projection", "answer"}:
         return exit
     found = _built(mask_spec(exit.spec, squeeze=squeeze), exit)
     _parts(found)[1].load_state_dict(exit.embedder.state_dict())

@@ -61,17 +61,13 @@ class Books:
             self.known[key] = [
                 (part.layer, part.side, len(part.channels), self._width(part.module, part.side))
                 for part in self.channels.parts(group)
-                if part.layer in self.names and not (part.side == "in" and _depthwise(part.module))
+                if part.layer in self.names
             ]
         return self.known[key]
 
     def _width(self, module: nn.Module, side: str) -> int:
         graph = self.channels.graph
         return int(graph.get_out_channels(module) if side == "out" else graph.get_in_channels(module))
-
-
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups > 1
 
 
 @torch.no_grad()
@@ -98,6 +94,9 @@ def _of_first(stage: nn.Module, others: tuple[Tensor, ...]) -> Callable[[Tensor]
 
 def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]]:
     """MACs of each exit (trunk and head) and live shapes that ``cuts`` leave, without cutting."""
+    if not cuts:
+        whole_e = tuple(trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True))
+        return whole_e, tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in net.staged.stages)
     books = Books(net, [Candidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
     saved = books.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
     ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dynext.core.net import DynamicNet
+from dynext.errors import PlanError, line
 from dynext.seeding import generator
 
 TOLERANCE = 1e-3
@@ -54,6 +55,9 @@ class Channels:
     """The channels of one net; what is cut here changes that very net.
 
     Layers are named as in the dynamic net: ``"staged.stages.1.body.conv1"``, ``"exits.0.embedder.0"``.
+
+    Raises:
+        PlanError: a net whose channels cannot be followed.
     """
 
     def __init__(self, net: DynamicNet) -> None:
@@ -65,7 +69,13 @@ class Channels:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # about parameters that no module wraps; what is lost shows in the test
             self.whole.requires_grad_(True)
-            self.graph: Any = torch_pruning.DependencyGraph().build_dependency(self.whole, example_inputs=x)
+            try:
+                self.graph: Any = torch_pruning.DependencyGraph().build_dependency(self.whole, example_inputs=x)
+            except Exception as error:  # of many kinds, whatever its tracer stumbles over
+                raise PlanError(
+                    f"torch-pruning cannot follow this net's channels ({line(error)}); with budget=1, blocks and "
+                    f"exits can be left out all the same, and dx.quantize needs no channels"
+                ) from error
         for parameter, kept in zip(net.parameters(), wanted, strict=True):
             parameter.requires_grad_(kept)
         self.names = {module: name for name, module in self.whole.named_modules()}

@@ -13,7 +13,7 @@ from dynext.core.collect import collect
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet
 from dynext.core.policy import Policy
-from dynext.errors import FitError
+from dynext.errors import FitError, PlanError
 from dynext.fit import FitConfig
 from dynext.graph.macs import param_bytes
 from dynext.prune.apply import apply_plan
@@ -76,6 +76,7 @@ def make_smaller(
 
     Args:
         source: rows to rank by, to fine-tune on and to calibrate on; labelled, unlabelled or synthesized.
+        by: as in `dynext.rank`; not ``"attention"``, which needs masks.
         judge: rows on which agreement with the net before is counted; those of ``source`` by default.
         policy: exits that it never uses go.
         bits: ``"int8"``: the smaller net in 8 bits.
@@ -86,6 +87,10 @@ def make_smaller(
     """
     if bits not in (None, "int8"):
         raise FitError(f"bits={bits!r}; give 'int8', or None for floats")
+    if by == "attention":
+        raise PlanError(
+            "attention ranks by masks that were distilled before; call dx.rank(..., auxiliary=) in its place"
+        )
     plan = rank(net, budget=budget, by=by, source=source, blocks=blocks, policy=policy)
     small = apply_plan(net, plan)
     if steps and plan:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dynext.core.exits import channels_last
 from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
+from dynext.errors import FitError
 
 
 def as_map(tap: Tensor) -> Tensor:
@@ -87,9 +88,14 @@ def gradient_maps(net: DynamicNet, x: Tensor, y: Tensor | None = None) -> list[T
     Args:
         y: classes ``[b]``; the net's own answers without it.
 
+    Raises:
+        FitError: a net in 8 bits, whose layers have no gradient.
+
     Source: Zagoruyko & Komodakis, ICLR 2017, arXiv:1612.03928, section 3.2 (of the loss; ours, of a logit, needs no
     label).
     """
+    if net.int8 is not None:
+        raise FitError("a net in 8 bits has no gradients; give the float one")
     with evaluating(net), torch.enable_grad():
         # apart from the caller's: inference tensors and leaves that want no gradient will not do
         taps, final_bk = net.taps(x.detach().clone().requires_grad_())

@@ -45,19 +45,22 @@ def quantize(
 
     Args:
         source: rows to calibrate on; labels are not looked at.
-        least_macs: layers with fewer MACs a row stay float, and so do depthwise convolutions: rounding their input
-            costs more than the kernel saves.
+        least_macs: layers with fewer MACs a row stay float, and so do depthwise and other grouped convolutions:
+            rounding their input costs more than the kernel saves.
         bn: which statistics the stages use meanwhile; the source's own choice by default.
         batches: how many batches of the source are looked at.
 
     Raises:
-        FitError: in 8 bits already, or no layer that is large enough. SourceError: no rows, or of another shape.
+        FitError: in 8 bits already, no batch to look at, or no layer that is large enough. SourceError: no rows, or of
+            another shape.
 
     Source: Jacob et al., CVPR 2018, arXiv:1712.05877 (affine inputs, symmetric weights, folding); Nagel et al. 2021,
     arXiv:2106.08295, section 3.1 (ranges by squared error). The kernels are oneDNN's, through torch.
     """
     if net.int8 is not None:
         raise FitError("the net is in 8 bits already; give the float one")
+    if batches < 1:
+        raise FitError(f"batches={batches}; give how many to find ranges on, 1 or more")
     if not len(source):
         raise SourceError("the source has no rows; ranges cannot be found")
     if tuple(source.shape) != net.staged.input_shape:
@@ -94,7 +97,8 @@ def _affine(low: float, high: float) -> tuple[float, int]:
 
 def _chosen(net: DynamicNet, least: int) -> list[str]:
     like = next(net.parameters())
-    macs = layer_macs(net, net.all_exits, like.new_zeros(2, *net.staged.input_shape))
+    with evaluating(net):
+        macs = layer_macs(net, net.all_exits, like.new_zeros(2, *net.staged.input_shape))
     found = {name: chain for name, chain in chains(net) if macs.get(name, 0) >= least and not _grouped(chain)}
     return list(found)
 

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynext.core.gates import static_gates
 from dynext.core.modes import evaluating, statistics
 from dynext.core.net import DynamicNet, attach_gates
 from dynext.core.policy import Policy
-from dynext.errors import PlanError
+from dynext.errors import PlanError, SourceError
 from dynext.prune.apply import check_prunable, smaller
 from dynext.prune.auxiliary import Auxiliary
 from dynext.prune.books import Books, Candidate, predicted
@@ -60,29 +61,32 @@ def rank(
         rows_per_step: how many rows of the source are looked at, from its first on.
 
     Raises:
-        PlanError: a budget out of range or out of reach, or something missing that ``by`` needs.
+        PlanError: a budget out of range or out of reach, or something missing that ``by`` needs (``"bn"``: BatchNorms
+            with scales). SourceError: no rows, or rows of another shape.
 
     Source: magnitude and Taylor scores of groups are torch-pruning's (DepGraph, Fang et al., CVPR 2023; Molchanov et
     al., CVPR 2019, arXiv:1906.10771); BatchNorm scales are Liu et al., ICCV 2017, arXiv:1708.06519. Attention is ours.
     """
     check_prunable(net)
-    _check(budget, by, source, auxiliary, blocks)
+    _check(budget, by, source, auxiliary, blocks, rows_per_step)
     left_out = () if policy is None else _unused(net, policy)
     small = smaller(net, exits=left_out, blocks=())
     dropped = _least_missed(small, source, blocks) if blocks and source is not None else ()
     small = smaller(small, exits=(), blocks=dropped)
-    candidates = _candidates(small, _worth(small, by, source, auxiliary, rows_per_step))
-    cuts = _sound_cuts(small, candidates, budget * net.staged.macs)
+    cuts: tuple[Cut, ...] = ()
+    if small.staged.macs > budget * net.staged.macs:
+        candidates = _candidates(small, _worth(small, by, source, auxiliary, rows_per_step))
+        cuts = _sound_cuts(small, candidates, budget * net.staged.macs)
     plan = Plan(cuts=cuts, blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
     macs_e, shapes = predicted(small, cuts)
     return Plan(**{**vars(plan), "macs_e": macs_e, "live_shapes": shapes})
 
 
-def _check(budget: float, by: str, source: Source | None, auxiliary: Auxiliary | None, blocks: int) -> None:
-    if not 0 < budget <= 1 or by not in get_args(By) or blocks < 0:
+def _check(budget: float, by: str, source: Source | None, auxiliary: Auxiliary | None, blocks: int, count: int) -> None:
+    if not 0 < budget <= 1 or by not in get_args(By) or blocks < 0 or count < 1:
         raise PlanError(
-            f"budget {budget}, by {by!r}, blocks {blocks}; give a share in (0, 1], one of {', '.join(get_args(By))}, "
-            f"and 0 or more"
+            f"budget {budget}, by {by!r}, blocks {blocks}, rows_per_step {count}; give a share in (0, 1], one of "
+            f"{', '.join(get_args(By))}, 0 or more, and 1 or more"
         )
     if source is None and (by in ("taylor", "attention") or blocks):
         raise PlanError(f"{'blocks' if blocks else by} are ranked by what the net does with rows; give source=")
@@ -99,7 +103,10 @@ def _unused(net: DynamicNet, policy: Policy) -> tuple[str, ...]:
 def _least_missed(net: DynamicNet, source: Source, blocks: int) -> tuple[str, ...]:
     skippable = net.staged.skippable
     if blocks > len(skippable):
-        raise PlanError(f"{blocks} blocks to leave out, but rows may skip {len(skippable)} of this net's stages")
+        raise PlanError(
+            f"{blocks} blocks to leave out, but rows may skip {len(skippable)} of this net's stages; leave out fewer, "
+            f"or split with granularity='block', which makes each residual block a stage"
+        )
     ranking = rank_stages(attach_gates(net, static_gates([1.0] * len(skippable))), source)
     return tuple(net.staged.stages[skippable[g]].name for g in ranking.order[:blocks])
 
@@ -115,6 +122,8 @@ def _worth(net: DynamicNet, by: str, source: Source | None, auxiliary: Auxiliary
         assert source is not None  # noqa: S101
         assert auxiliary is not None  # noqa: S101
         return _by_attention(net, source, auxiliary, count)
+    if by == "bn" and not any(isinstance(m, _BatchNorm) and m.affine for m in net.staged.modules()):
+        raise PlanError("by='bn' ranks by BatchNorms' scales, and this net has none; give by='magnitude' or 'taylor'")
     kinds = {
         "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
         "bn": torch_pruning.importance.BNScaleImportance,
@@ -125,7 +134,8 @@ def _worth(net: DynamicNet, by: str, source: Source | None, auxiliary: Auxiliary
     def worth(channels: Channels, layer: str) -> Tensor:
         width = channels.width(_known(channels, layer))
         found = importance(channels.group(layer, range(width)))
-        return torch.ones(width) if found is None else found.detach().cpu()
+        # a group that is zero all over is divided by a mean of zero, and is worth nothing
+        return torch.ones(width) if found is None else found.detach().cpu().nan_to_num(nan=0.0)
 
     if by == "taylor":
         assert source is not None  # noqa: S101
@@ -135,8 +145,7 @@ def _worth(net: DynamicNet, by: str, source: Source | None, auxiliary: Auxiliary
 
 def _slope(net: DynamicNet, source: Source, count: int) -> None:
     """Leave on every parameter the gradient of the exits' cross-entropy with the full net's answers."""
-    batch = next(iter(source))
-    x = batch.x[:count].to(next(net.parameters()))
+    x = _first(net, source, count)
     net.requires_grad_(True)
     with evaluating(net), statistics(net.staged, source.bn), torch.enable_grad():
         logits_bek = net.all_exits(x)
@@ -145,10 +154,20 @@ def _slope(net: DynamicNet, source: Source, count: int) -> None:
         torch.stack(losses).sum().backward()
 
 
+def _first(net: DynamicNet, source: Source, count: int) -> Tensor:
+    """The source's first rows ``[b ...]``, of the net's kind."""
+    batch = next(iter(source), None)
+    if batch is None:
+        raise SourceError("the source has no rows; nothing can be ranked by it")
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+    return batch.x[:count].to(next(net.parameters()))
+
+
 @torch.no_grad()
 def _by_attention(net: DynamicNet, source: Source, auxiliary: Auxiliary, count: int) -> Worth:
     """Mean activity of a layer's channels, weighed by where the mask of the next exit looks."""
-    x = next(iter(source)).x[:count].to(next(net.parameters()))
+    x = _first(net, source, count)
     look_of = _looks(net, auxiliary, x)
     outputs: dict[str, Tensor] = {}
     channels = Channels(net)
@@ -170,12 +189,18 @@ def _by_attention(net: DynamicNet, source: Source, auxiliary: Auxiliary, count: 
 
 def _looks(net: DynamicNet, auxiliary: Auxiliary, x: Tensor) -> Callable[[str], Tensor]:
     """For a layer, where the first exit behind it looks ``[b 1 h w]``; behind the last exit, where that one does."""
+    names = [stage.name for stage in auxiliary.net.staged.stages]
+    strange = [stage.name for stage in net.staged.stages if stage.name not in names]
+    if strange:
+        raise PlanError(f"auxiliary= was made of another net: it has no stage {strange[0]!r}; lend this one attention")
+    # by name: with blocks left out, stages of the two nets have other numbers
+    number = [names.index(stage.name) for stage in net.staged.stages]
     places = [int(exit.after) for exit in auxiliary.net.exits]
     masks = [path.own if auxiliary.strength == 1 else path.lent for path in auxiliary.look(x)]
     maps = [attention_map(of_reduced(mask))[:, None] for mask in masks]
 
     def look_of(layer: str) -> Tensor:
-        stage = int(layer.split(".")[2])
+        stage = number[int(layer.split(".")[2])]
         return maps[next((e for e, after in enumerate(places) if after >= stage), len(maps) - 1)]
 
     return look_of

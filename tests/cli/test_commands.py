@@ -82,7 +82,9 @@ def test_a_fault_keeps_its_traceback(error: Exception) -> None:
     assert result.exception is error
 
 
-@pytest.mark.parametrize(("name", "goes_on"), [("convert", True), ("synthesize", True), ("report", False)])
+@pytest.mark.parametrize(
+    ("name", "goes_on"), [("convert", True), ("synthesize", True), ("align", True), ("report", False)]
+)
 def test_an_interruption_says_how_to_go_on_where_one_can(name: str, goes_on: bool) -> None:
     result = CliRunner().invoke(_raising(KeyboardInterrupt(), name), [name])
     assert result.exit_code == 130

@@ -66,3 +66,13 @@ def test_what_cannot_be_done_is_one_line(net: Path, images: Path, tmp_path: Path
     assert "out of reach" in refused("prune", net, "--budget", 0.0001, *given)
     assert "blocks to leave out" in refused("prune", net, "--blocks", 9, *given)
     assert not (tmp_path / "small").exists()
+
+
+def test_a_net_that_cannot_be_pruned_is_refused_before_rows_are_made(
+    net: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = dx.load(net)
+    coarse = dx.quantize(kept.net, dx.data.array(images, kept.spec), least_macs=0)
+    dx.save(coarse, tmp_path / "coarse", policy=kept.policy, spec=kept.spec, model_recipe=kept.model_recipe)
+    monkeypatch.setattr(command, "synthesize", lambda *_, **__: pytest.fail("rows were synthesized first"))
+    assert "is in 8 bits" in refused("prune", tmp_path / "coarse", "--budget", 0.5, "-o", tmp_path / "small")

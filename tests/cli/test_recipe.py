@@ -1,6 +1,7 @@
 """Recipes from the shell: listed, shown, copied and run as they belong to this version."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_the_checkouts_recipes_are_listed_shown_and_copied(tmp_path: Path) -> No
     assert done("recipe", "show", "exits_joint") == (own / "exits_joint.py").read_text(encoding="utf-8")
     assert "python" in done("recipe", "cp", "msdnet", tmp_path / "mine.py")
     assert (tmp_path / "mine.py").read_bytes() == (own / "msdnet.py").read_bytes()
+
+
+def test_examples_name_recipes_that_are_there() -> None:
+    names = {path.stem for path in bundled.recipe_folder().glob("*.py")}
+    told = [done("recipe", *words, "--help") for words in ((), ("show",), ("cp",), ("run",))]
+    named = [name for text in told for name in re.findall(r"dynext recipe (?:show|cp|run) (\w+)", text)]
+    assert len(named) >= 5
+    assert set(named) <= names
+    assert done("recipe") == done("recipe", "--help")  # and no error of many lines in one
 
 
 def test_a_recipe_runs_with_its_settings(small: Path) -> None:

@@ -1,5 +1,6 @@
 """Lent attention: taken away without a trace, learned from rows of every kind, the loss as written."""
 
+import copy
 import importlib
 from pathlib import Path
 
@@ -127,6 +128,35 @@ def test_lending_takes_over_what_heads_have_learned() -> None:
     assert lend_attention(auxiliary.net).net.exits[0].spec == auxiliary.net.exits[0].spec  # masked already
 
 
+def test_heads_keep_their_own_way_to_answer_behind_a_mask() -> None:
+    model, example = NETS["residual"]()
+    cosine = dx.cosine_heads(dx.default_heads(10, hidden=8))
+    for heads in (cosine, dx.cosine_heads(dx.masked_heads(dx.default_heads(10, hidden=8)))):
+        net = dx.attach(dx.split(model, example), heads)
+        auxiliary = lend_attention(net)
+        auxiliary.strength = 0.0
+        with torch.no_grad():
+            assert torch.equal(detach(auxiliary).all_exits(example), net.all_exits(example))
+    masked = dx.attach(net.staged, dx.masked_heads(cosine))
+    assert all(type(exit.classifier) is type(net.exits[0].classifier) for exit in masked.exits)
+
+
+def test_a_net_in_training_is_looked_at_and_left_alone() -> None:
+    net, rows = setting(METHODS["joint"], n=8)
+    net.train().staged.stages[0].eval()
+    before, flags = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
+    auxiliary = lend_attention(net).train()
+    mimic = transfer_attention(net, rows, config(1), weight=0.0)
+    for one in (net.staged, auxiliary.net.staged, mimic.staged):
+        assert all(torch.equal(value, before[f"staged.{key}"]) for key, value in one.state_dict().items())
+    assert [m.training for m in net.modules()] == flags
+    auxiliary.net.exits[0].eval()
+    before, flags = copy.deepcopy(auxiliary.state_dict()), [m.training for m in auxiliary.modules()]
+    auxiliary.attached(rows.take(torch.arange(2)).x)
+    assert all(torch.equal(value, before[key]) for key, value in auxiliary.state_dict().items())
+    assert [m.training for m in auxiliary.modules()] == flags
+
+
 def test_the_loss_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     net, rows = setting(METHODS["joint"], n=16)
     auxiliary = lend_attention(net)
@@ -242,36 +272,6 @@ def test_a_mask_is_exported_and_the_module_is_not(tmp_path: Path) -> None:
     assert not any("lookout" in name for name in kept)
 
 
-def test_mimicry_teaches_and_leaves_the_trunk() -> None:
-    net, rows = setting(METHODS["joint"])
-    x = rows.take(torch.arange(32)).x
-    for weight in (0.0, 50.0):
-        found = transfer_attention(net, rows, config(40), weight=weight, start=0.0)
-        assert torch.equal(found(x), net(x))
-        with torch.no_grad():
-            learned, fresh = (
-                torch.nn.functional.cross_entropy(one.all_exits(x)[:, 0], rows.y[:32]) for one in (found, net)
-            )
-        assert learned < fresh
-
-
-def test_mimicry_makes_maps_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, rows = setting(METHODS["joint"])
-    distances: dict[float, list[float]] = {}
-    true = training.attention_mimicry
-
-    def watched(own: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        distances[weight].append(float(true(own, later).detach()))
-        return true(own, later)
-
-    monkeypatch.setattr(training, "attention_mimicry", watched)
-    for weight in (1e-6, 1e3):
-        distances[weight] = []
-        transfer_attention(net, rows, config(60), weight=weight, start=0.5)
-        assert len(distances[weight]) == 60  # two exits, half of the steps
-    assert sum(distances[1e3][-10:]) < 0.7 * sum(distances[1e-6][-10:])
-
-
 def test_what_cannot_learn_is_refused() -> None:
     net, rows = setting(METHODS["joint"])
     with pytest.raises(FitError, match="this net has none: attach some"):
@@ -280,6 +280,8 @@ def test_what_cannot_learn_is_refused() -> None:
         lend_attention(dx.cascade(net, "boost"))
     with pytest.raises(FitError, match="later='earlier'; give one of deepest, next"):
         lend_attention(net, later="earlier")
+    with pytest.raises(FitError, match="squeeze=0; give how many"):
+        lend_attention(net, squeeze=0)
     with pytest.raises(FitError, match="alpha 2"):
         distill_attention(lend_attention(net), rows, config(), alpha=2)
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
@@ -289,5 +291,8 @@ def test_what_cannot_learn_is_refused() -> None:
         distill_attention(auxiliary, small, config())
     with pytest.raises(FitError, match="makes no map"):
         transfer_attention(dx.attach(net.staged, dx.pooled_heads(10)), rows, config())
+    for heads in (dx.attention_heads(10), dx.masked_heads(dx.conv_heads(10))):  # a mask stands before the first map
+        with pytest.raises(FitError, match="makes no map"):
+            transfer_attention(dx.attach(net.staged, heads), rows, config())
     with pytest.raises(FitError, match="no early exit"):
         transfer_attention(dx.DynamicNet(net.staged, []), rows, config())

@@ -106,6 +106,14 @@ def test_a_trained_net_answers_alike() -> None:
     assert dx.simulate(table, policy).macs_n[:16].tolist() == coarse.run(x[:16], policy).macs.tolist()
 
 
+def test_a_net_in_training_is_left_alone() -> None:
+    net, rows = setting(METHODS["joint"], n=8)
+    before, flags = copy.deepcopy(net.train().state_dict()), [m.training for m in net.modules()]
+    dx.quantize(net, rows, least_macs=0)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert [m.training for m in net.modules()] == flags
+
+
 def test_small_and_shared_layers_stay_float() -> None:
     model, example = NETS["shared_weights"]()
     net = dx.attach(dx.split(model, example), dx.default_heads(10, hidden=8))
@@ -122,6 +130,10 @@ def test_what_cannot_be_quantized_is_refused() -> None:
         dx.quantize(coarse, rows)
     with pytest.raises(FitError, match="no layer spends 1,000,000,000 MACs"):
         dx.quantize(net, rows, least_macs=10**9)
+    with pytest.raises(FitError, match="batches=0"):
+        dx.quantize(net, rows, least_macs=0, batches=0)
+    with pytest.raises(FitError, match="8 bits has no gradients"):
+        dx.gradient_maps(coarse, rows.take(torch.arange(2)).x)
     with pytest.raises(ModelError, match="'nowhere' is no layer"):
         to_int8(net, {"layers": {"nowhere": [1.0, 0]}})
     with pytest.raises(dx.PlanError, match="is in 8 bits"):
