@@ -116,9 +116,9 @@ def test_static_gates_are_the_same_for_all() -> None:
     assert gates.begin(rows(3, 12, 12))[0].sigmoid().tolist() == [[1.0, 0.0]] * 3
     assert not list(gates.state_dict())
     assert gates.one_look
-    shares = [i / 50 for i in range(1, 50)]
-    logit_g = made(static_gates(shares)).begin(rows(3, 12, 12))[0][0]
-    assert all(runs(logit, share) for logit, share in zip(logit_g, shares, strict=True)), "a share reaches itself"
+    for share in (i / 50 for i in range(1, 50)):
+        logit_g = made(static_gates([share, share])).begin(rows(3, 12, 12))[0][0]
+        assert bool(runs(logit_g, share).all()), "a share reaches itself"
 
 
 def test_random_gates_keep_their_rates_and_know_a_row_again() -> None:
