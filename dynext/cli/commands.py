@@ -13,7 +13,7 @@ import click
 from dynext.errors import DynextError
 
 INTERRUPTED = 130
-RESUMED = ("convert", "synthesize", "meta-train")
+RESUMED = ("convert", "synthesize", "align", "meta-train")
 """Commands that keep what they have done so far."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
