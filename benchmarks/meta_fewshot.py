@@ -111,9 +111,10 @@ def trained(training: str, task: str, given: Setting) -> tuple[Any, dict[str, fl
         drawn, batch = dx.Episodes(rows=given.taught, way=many, shot=1, query=5), 1
     changes = {} if training == "prototypes" else {"steps": 3, "lr": 0.4 if training == "maml" else 0.1}
     inner = dx.InnerLoop.of(training, **changes)
+    exits = [range(net.num_exits)] if inner.adapts == "used" else None  # adapted as one net, with one trunk
     return in_time(
         given.seconds,
-        lambda steps: dx.meta_train(net, drawn, config(steps), inner=inner, batch=batch),
+        lambda steps: dx.meta_train(net, drawn, config(steps), inner=inner, exits=exits, batch=batch),
         probe=5,
     )
 

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from dynext.bundled import bundled_file
-from dynext.errors import SourceError, line
+from dynext.errors import SourceError
 from dynext.idx import fashion_file, read_idx
+from dynext.image_files import SUFFIXES, class_names, image, image_files, shown
 from dynext.omniglot import Part, omniglot_images
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 
@@ -32,8 +33,6 @@ FASHION_SPEC = InputSpec(shape=(1, 28, 28), mean=(0.2860,), std=(0.3530,))
 CIFAR10_SPEC = InputSpec(shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """The normalization of the public CIFAR-10 ResNets (ImageNet's figures)."""
 UNIT = {"mean": (0.5,), "std": (0.5,)}
-
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -232,15 +231,18 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
     files are taken, spread evenly over all of them.
 
     Raises:
-        SourceError: no folder, no image in it, or a file that is no image.
+        SourceError: no folder, no image in it, a class without one, or a file that is no image.
     """
     folder = Path(folder)
-    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _IMAGE_SUFFIXES]
+    files = image_files(folder)
     if not files:
-        raise SourceError(f"no image in {folder} ({' '.join(sorted(_IMAGE_SUFFIXES))}); name a folder that holds some")
+        raise SourceError(f"no image in {folder} ({' '.join(sorted(SUFFIXES))}); name a folder that holds some")
     names = class_names(folder)
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
         raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
+    empty = [p for p in folder.iterdir() if labelled and p.is_dir() and shown(p.name) and p.name not in names]
+    if empty:  # the classes behind it would all be numbered one less
+        raise SourceError(f"sub-folder {min(empty)} holds no image; put some of its class there, or remove it")
     if limit is not None and limit < len(files):
         # Spread over the folder: files are often sorted by class, and the first ones then show one class alone.
         files = [files[i * len(files) // limit] for i in range(limit)]
@@ -249,39 +251,6 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
         pixels[i] = image(file, spec)
     y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
     return Rows(pixels=pixels, y=y, spec=spec)
-
-
-def class_names(folder: Path | str) -> tuple[str, ...]:
-    """The sub-folders of ``folder`` that hold an image, in the order in which `images` numbers them."""
-    files = [p.relative_to(folder) for p in Path(folder).rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES]
-    return tuple(sorted({p.parts[0] for p in files}))
-
-
-def image(file: Path | str, spec: InputSpec) -> Tensor:
-    """One image file as uint8 pixels ``[c h w]`` of ``spec.shape``: short side resized, center cropped, gray or color.
-
-    Raises:
-        SourceError: no such file, or no image.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    channels, height, width = spec.shape
-    if channels not in (1, 3):
-        raise SourceError(f"the net eats {channels} channels, images have 1 or 3; give its rows as a .npz or .npy")
-    try:
-        with Image.open(file) as opened:
-            # PIL clips 16 bits to 8 where it should scale them: all but the darkest pixels would be white.
-            deep = opened.mode.startswith("I;16")
-            eight = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8)) if deep else opened
-            picture = eight.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise SourceError(f"{file} is no image that can be read ({line(error)})") from error
-    scale = max(height / picture.height, width / picture.width)
-    size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
-    picture = picture.resize(size, Image.Resampling.BILINEAR) if size != picture.size else picture
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    crop = np.array(picture.crop((left, top, left + width, top + height)))
-    return torch.from_numpy(crop.reshape(height, width, channels)).permute(2, 0, 1)
 
 
 def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:

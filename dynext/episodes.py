@@ -141,9 +141,11 @@ class SameClasses:
 
 
 def labels_of(rows: Rows) -> Tensor:
-    """The labels ``[n]``. Raises SourceError where there are none."""
+    """The labels ``[n]``. Raises SourceError where there are none, or one below 0."""
     if rows.y is None:
         raise SourceError("the rows have no labels, and episodes are drawn by class; give labelled rows")
+    if len(rows) and int(rows.y.min()) < 0:
+        raise SourceError(f"a label of {int(rows.y.min())}; number classes from 0, and leave unlabelled rows out")
     return rows.y
 
 

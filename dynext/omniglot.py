@@ -10,6 +10,7 @@ import io
 import os
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -53,6 +54,7 @@ def omniglot_images(
     labels: list[int] = []
     names: list[str] = []
     for name, content in _files(place):
+        _check_part(name, part)
         label = "/".join(Path(name).parts[-3:-1])
         if not names or names[-1] != label:
             names.append(label)
@@ -63,6 +65,14 @@ def omniglot_images(
             f"{place} holds no Alphabet/character01/*.png; name Omniglot's own zip, or what it unpacks to"
         )
     return np.stack(pixels), np.array(labels, dtype=np.int64), tuple(names)
+
+
+def _check_part(name: str, part: Part) -> None:
+    """Refuse files of another part: who names one zip for both would test on what was trained on."""
+    above = Path(name).parts[-4:-3]
+    strange = [known for known, stem in FILES.items() if (stem,) == above and known != part]
+    if strange:
+        raise SourceError(f"{name} is of part {strange[0]!r}, asked for was {part!r}; name the zip or folder of that")
 
 
 def _place(stem: str, root: Path | str | None, download: bool) -> Path:
@@ -98,7 +108,7 @@ def _files(place: Path) -> Iterator[tuple[str, bytes]]:
             for name in sorted(archive.namelist()):
                 if name.endswith(".png") and "/character" in name and not name.startswith("__MACOSX"):
                     yield name, archive.read(name)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
         raise SourceError(f"{place} is no zip that can be read ({error}); fetch it again") from error
 
 

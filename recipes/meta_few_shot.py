@@ -78,11 +78,13 @@ def main(config: Config) -> dict[str, object]:
     sized = {"way": config.way, "shot": config.shot, "query": config.query}
     changes = {} if config.method == "prototypes" else {"steps": config.inner_steps, "lr": config.inner_lr}
     inner = dx.InnerLoop.of(config.method, **changes)
-    print(dx.ownership(net, adapts=inner.adapts))
+    # The start is adapted as one net: where tasks change the trunk as well, all exits are one task.
+    exits = [range(net.num_exits)] if inner.adapts == "used" else None
+    print(dx.ownership(net, exits, adapts=inner.adapts))
     fitting = dx.FitConfig(
         steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=config.folder / f"{config.method}.ckpt"
     )
-    start = dx.meta_train(net, dx.Episodes(rows=taught, **sized), fitting, inner=inner, batch=config.batch)
+    start = dx.meta_train(net, dx.Episodes(rows=taught, **sized), fitting, inner=inner, exits=exits, batch=config.batch)
 
     seen = dx.evaluate_episodes(start, dx.Episodes(rows=taught, seed=1, **sized), count=config.episodes)
     policy = dx.choose(seen.table, budget=config.budget, temperature=dx.calibrate(seen.table), rule="plain")

@@ -86,6 +86,20 @@ def labels_of(source: Source) -> Tensor:
     return torch.cat(labels)
 
 
+def of_the_net(y: Tensor, num_classes: int) -> Tensor:
+    """The labels ``[b]``, if they are classes of the net: -1 for "unlabelled" would count as the last one.
+
+    Raises:
+        SourceError: one is none.
+    """
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise SourceError(
+            f"labels from {int(y.min())} to {int(y.max())} for a net of {num_classes} classes from 0; "
+            f"leave the other rows out, or give learn='teacher'"
+        )
+    return y
+
+
 class Kept:
     """The frozen trunk is run once over the rows, in each of some views; steps then cost little more than the heads."""
 
@@ -93,7 +107,7 @@ class Kept:
         self, net: DynamicNet, source: Source, views: Views | None, *, labelled: bool, seed: int, progress: bool
     ) -> None:
         self.views, self.num_rows = views, len(source)
-        self.y_n = labels_of(source) if labelled else None
+        self.y_n = of_the_net(labels_of(source), net.num_classes) if labelled else None
         sources: list[Source] = [source]
         if views is not None:
             sources = [Viewed(rows=source, views=views, seed=seed + v) for v in range(views.copies)]
@@ -136,5 +150,7 @@ class Live:
         for x in xs:
             with self.guide.beside(trained.staged, x.to(like)) as wanted:
                 views.append(View(seen_by(trained, x.to(like)), wanted.logits))
-        y_b = batch.y.to(like.device) if self.labelled and batch.y is not None else None
+        y_b = None
+        if self.labelled and batch.y is not None:
+            y_b = of_the_net(batch.y, trained.num_classes).to(like.device)
         return Lesson(views, y_b)

@@ -87,6 +87,8 @@ def align(
     weight = WEIGHTS.get(loss, 1.0) if weight is None else weight
     known = None if classes is None else tuple(dict.fromkeys(map(int, classes)))
     _check(net, source, weight, trunk, learn, known, batch_size, lr, trunk_lr, max_drift)
+    if not temperature > 0 or min(hidden, size) < 1:
+        raise FitError(f"temperature={temperature}, hidden={hidden}, size={size}; all of them are positive")
     term = term_of(loss, temperature=contrast)
     student = copy.deepcopy(net).requires_grad_(False)
     shown, leash = _shown(net, student, source, trunk, learn, views, seed, max_drift, progress)

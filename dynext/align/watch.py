@@ -19,6 +19,9 @@ LOOKS = 20
 COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 1.5
 """An exit below either has collapsed: a healthy spread is near 1, and a line has rank 1."""
 
+RANKED_ROWS = 4
+"""Of fewer rows the rank says nothing: two always lie on a line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
@@ -29,6 +32,8 @@ class Look:
     classification: float
     spread_e: tuple[float, ...]
     rank_e: tuple[float, ...]
+    rows: int
+    """Of the batch."""
     agreement: float
     """Cosine between the gradients of alignment and classification in what both train; negative is a conflict."""
 
@@ -99,13 +104,15 @@ def look_at(
         classification=float(classification.detach()),
         spread_e=tuple(map(spread, projected_e)),
         rank_e=tuple(map(effective_rank, projected_e)),
+        rows=len(projected_e[0]),
         agreement=agreement,
     )
 
 
 def collapsed(look: Look) -> tuple[bool, ...]:
     """Which exits' projections are all but one point or one line."""
-    return tuple(s < COLLAPSED_SPREAD or r < COLLAPSED_RANK for s, r in zip(look.spread_e, look.rank_e, strict=True))
+    least = COLLAPSED_RANK if look.rows >= RANKED_ROWS else 0.0
+    return tuple(s < COLLAPSED_SPREAD or r < least for s, r in zip(look.spread_e, look.rank_e, strict=True))
 
 
 def agreement(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> float:

@@ -15,6 +15,7 @@ from dynext.cli.show import print_json
 from dynext.core.collect import collect
 from dynext.core.net import DynamicNet
 from dynext.core.report import report
+from dynext.errors import SourceError
 from dynext.meta.adapt import Adaptation
 from dynext.meta.adapt import adapt as learn
 from dynext.meta.classes import recipe_with_classes
@@ -75,11 +76,16 @@ def adapt(
     net: DynamicNet | MetaStart = kept.net.to(device)
     if (folder / FILE).exists():
         net = MetaStart.read(folder / FILE, kept.net)
-    rows, names = class_folder(support, kept.spec)
+    rows, names = class_folder(support, kept.spec, kept.class_names if classifiers == "kept" else None)
     found = learn(
         net, rows, steps=steps, method=method, lr=lr, classifiers=classifiers, max_drop=max_drop, seed=seed,
         policy=kept.policy if keep_thresholds else None,
     )  # fmt: skip
+    if found.net.num_classes != len(names):
+        raise SourceError(
+            f"{len(names)} classes in {support}, the classifiers that are kept know {found.net.num_classes}; "
+            f"give images of as many classes, or --classifiers prototypes"
+        )
     judged = None
     if query is not None:
         others, _ = class_folder(query, kept.spec, names)
@@ -107,6 +113,7 @@ def _save(output: Path, found: Adaptation, kept: Artifact, names: tuple[str, ...
     if found.table is None:
         save(net, output, policy=found.policy, spec=kept.spec, model_recipe=recipe, class_names=names,
              provenance=provenance)  # fmt: skip
+        (output / FILE).unlink(missing_ok=True)  # another net's, where there was one
         return
     write_folder(
         output,

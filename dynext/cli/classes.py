@@ -10,9 +10,10 @@ import click
 import torch
 
 from dynext.cli.options import Command
-from dynext.data import Rows, array, class_names, digits, fashion_mnist, images, omniglot
+from dynext.data import Rows, array, digits, fashion_mnist, images, omniglot
 from dynext.episodes import Episodes, split_classes
 from dynext.errors import SourceError
+from dynext.image_files import class_names
 from dynext.omniglot import Part
 from dynext.types import InputSpec
 

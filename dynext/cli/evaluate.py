@@ -67,8 +67,8 @@ def evaluate(
 ) -> None:
     """Judge the dynamic net in DIR on test rows: at its saved policy, and along budgets.
 
-    With labels (a data set, a .npz with y, a folder with one sub-folder a class in the order of the net's classes) it
-    tells accuracy; without, agreement with the full net. Thresholds are never chosen on the test rows.
+    With labels (a data set, a .npz with y, a folder with one sub-folder a class, named like the net's classes or in the
+    order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test rows.
 
     With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
     were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose).
@@ -101,7 +101,7 @@ def evaluate(
         _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
         return
     assert data is not None  # noqa: S101
-    rows, words = open_rows(data, kept.spec, root=root, download=download)
+    rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
     judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
     saved = judged.report(kept.policy)
     along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
@@ -150,6 +150,7 @@ def _check(
             class_names=kept.class_names,
             provenance={**untimed, "thresholds": f"chosen anew on {told}"},
             pictures=pictures,
+            same_net=True,
         )
     if as_json:
         chosen = now.to_dict() if choosing else None

@@ -16,6 +16,7 @@ from dynext.core.page import write_page
 from dynext.core.policy import Policy
 from dynext.core.report import report
 from dynext.core.table import ExitTable
+from dynext.meta.start import FILE
 from dynext.types import InputSpec
 
 
@@ -30,8 +31,13 @@ def write_folder(
     class_names: Sequence[str] | None,
     provenance: Mapping[str, Any],
     pictures: Mapping[str, Tensor],
+    same_net: bool = False,
 ) -> None:
-    """Everything at once: a folder that is already there stays whole until the new one is complete."""
+    """Everything at once: a folder that is already there stays whole until the new one is complete.
+
+    Args:
+        same_net: the net is the one that was there. Another one does not start where that was meta-trained to.
+    """
     told, timing = page_facts(provenance)
     shown = ("The rows that thresholds were chosen on", table, policy, report(table, policy))
     save(
@@ -53,3 +59,5 @@ def write_folder(
         ),
     )
     save_pictures(folder, pictures)
+    if not same_net:
+        (folder / FILE).unlink(missing_ok=True)

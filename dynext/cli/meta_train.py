@@ -11,6 +11,7 @@ import torch
 
 from dynext.artifact import PAGE
 from dynext.cli.classes import KINDS, SPLIT, class_rows, episode_options, episodes_of, split_rows
+from dynext.cli.convert import forget_work, work_folder
 from dynext.cli.folder import write_folder
 from dynext.cli.options import Places, device_option, json_option, model_options, open_given, output_option, seed_option
 from dynext.cli.show import columns, print_json
@@ -76,8 +77,9 @@ def meta_train(
 ) -> None:
     """Meta-train MODEL on episodes of DATA and save it in DIR: new classes from a few images, at every exit.
 
-    Every exit is a task of each episode; what it owns, shares and adapts is printed first. Thresholds are chosen on
-    episodes of the classes trained on; dynext evaluate DIR --episodes judges on others.
+    Every exit is a task of each episode (all in one where tasks adapt the trunk as well); what it owns, shares and
+    adapts is printed first. Thresholds are chosen on episodes of the classes trained on; dynext evaluate DIR --episodes
+    judges on others. A run that was interrupted goes on when the same command is run again.
 
     \b
     Example: dynext meta-train cifar:resnet8 --shape 1x8x8 --argument channels=1 --classes 6/4 --way 3 -o digits
@@ -90,11 +92,16 @@ def meta_train(
     net = with_classes(attach(staged, default_heads(opened.num_classes), seed=seed), episodes.way, seed=seed)
     changes = {} if method == "prototypes" else {"steps": inner_steps, "lr": inner_lr}
     inner = InnerLoop.of(method, **changes)
+    exits = [range(net.num_exits)] if inner.adapts == "used" else None  # as the start will be adapted: one trunk
     if not as_json:
-        click.echo(f"{ownership(net, adapts=inner.adapts)}\n")
-    checkpoint = output.absolute().with_name(f".{output.name}.meta-train")
+        click.echo(f"{ownership(net, exits, adapts=inner.adapts)}\n")
+    asked = {
+        "inner": asdict(inner), "steps": steps, "lr": lr, "batch": batch, "seed": seed, **shaped,
+        "spec": asdict(opened.spec),
+    }  # fmt: skip
+    checkpoint = work_folder(output, net, taught, asked) / "meta.ckpt"
     config = FitConfig(steps=steps, lr=lr, seed=seed, accelerator=device, checkpoint=checkpoint)
-    start = train(net, episodes, config, inner=inner, batch=batch)
+    start = train(net, episodes, config, inner=inner, exits=exits, batch=batch)
     seen = evaluate_episodes(start, episodes, count=CHECKED)
     policy = choose(seen.table, temperature=calibrate(seen.table))
     provenance = {
@@ -113,7 +120,7 @@ def meta_train(
         pictures={},
     )
     start.write(output / FILE)
-    checkpoint.unlink(missing_ok=True)
+    forget_work(output)
     accuracy_e = [(share.mean, share.half) for share in seen.accuracy_e]
     if as_json:
         print_json(

@@ -10,6 +10,7 @@ import click
 from dynext.artifact import Artifact
 from dynext.cli.classes import SPLIT, class_rows, episodes_of, split_rows
 from dynext.cli.show import columns, print_json
+from dynext.errors import SourceError
 from dynext.meta.few_shot import FewShot, evaluate_episodes
 from dynext.meta.start import FILE, MetaStart
 
@@ -33,10 +34,15 @@ def judge_on_episodes(
     split = kept.provenance.get(SPLIT) if kept.provenance.get("data") == data else None
     apart = None if split is None else split_rows(rows, split, kept.provenance["seed"])[1]
     start = MetaStart.read(folder / FILE, kept.net) if (folder / FILE).exists() else kept.net
+    if isinstance(start, MetaStart) and start.inner.rule != "prototypes" and shaped["way"] != kept.net.num_classes:
+        way = kept.net.num_classes
+        raise SourceError(f"{shaped['way']}-way episodes for a net meta-trained on {way}-way ones; give --way {way}")
     found = evaluate_episodes(start, episodes_of(apart or rows, shaped, seed=1), count=count)
     told = f"{count} {shaped['way']}-way {shaped['shot']}-shot episodes of " + (
         f"the classes of {data} that training did not see" if apart is not None else f"all classes of {data}"
     )
+    if apart is None and SPLIT in kept.provenance and kept.provenance.get("data") == data:
+        told += ", which training saw"
     dynamic, spent = found.under(kept.policy)
     if as_json:
         shares = [{"mean": share.mean, "half": share.half} for share in found.accuracy_e]

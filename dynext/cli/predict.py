@@ -12,7 +12,8 @@ import torch
 from dynext.artifact import Artifact
 from dynext.cli.options import artefact_options, device_option, open_artefact
 from dynext.cli.show import columns
-from dynext.data import Rows, image
+from dynext.data import Rows
+from dynext.image_files import image
 from dynext.types import Prediction
 
 

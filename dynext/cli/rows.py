@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dynext.data import Rows, array, bundled_sample, cifar10, fashion_mnist, images
 from dynext.errors import SourceError
+from dynext.image_files import class_names, shown
 from dynext.seeding import generator
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 
@@ -42,14 +43,28 @@ class Watched:
 NAMES = ("fashion-mnist", "cifar10", "bundled")
 
 
-def open_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> tuple[Rows, str]:
+def open_rows(
+    data: str,
+    spec: InputSpec,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    names: Sequence[str] | None = None,
+) -> tuple[Rows, str]:
     """Test rows for a net that eats ``spec``, normalized as it wants them, and what they are in words.
+
+    Args:
+        names: of the net's classes. Sub-folders that all bear one of these are numbered so, others in their own order.
 
     Raises:
         SourceError: nothing there, or rows of another shape than the net eats.
     """
     rows, words = _open(data, spec, root, download)
     rows = replace(rows, spec=spec)
+    if names and rows.y is not None and data not in NAMES and Path(data).is_dir():
+        there = class_names(data)
+        if set(there) <= set(names):
+            rows = replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y])
     return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
 
 
@@ -64,7 +79,7 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
         return cifar10("test", root=root), "CIFAR-10 test images"
     path = _given(data)
     if path.is_dir():
-        labelled = any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
+        labelled = any(p.is_dir() and shown(p.name) for p in path.iterdir())
         return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")

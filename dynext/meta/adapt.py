@@ -66,18 +66,20 @@ def adapt(
         steps: gradient steps; what a meta-learned start was trained for, else none.
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
             change, as `dx.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
-            ``"owned"`` or ``"used"``.
+            ``"owned"`` or ``"used"``, where the trunk steps on the sum of all exits' losses.
         lr: step size; what a meta-learned start was trained with, else 0.1, halved where the loss on the support rows
             would rise.
         classifiers: what steps start from. ``"prototypes"`` for a new set of classes (the default for a net that was
-            not meta-learned), ``"kept"`` for the net's own classes, and for a start that was meta-learned for any.
+            not meta-learned, or for class means), ``"kept"`` for the net's own classes, and for a start that was
+            meta-learned for any.
         bn: ``"frozen"`` normalizes by the net's running statistics; ``"task"`` gives the new net those of the support
             rows; ``"per_step"`` is for a start that was meta-trained so.
         policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one row a class needs.
 
     Raises:
-        SourceError: no rows or labels, one class, a class without a row or (without ``policy``) with one alone, labels
-            that are not the net's (``classifiers="kept"``), or rows of another shape than the net eats.
+        SourceError: no rows, no labels or no class numbers, one class, a class without a row or (without ``policy``)
+            with one alone, labels that are not the net's (``classifiers="kept"``), or rows of another shape than the
+            net eats.
         FitError: arguments out of range, a cascade, or a net whose last classifier cannot be replaced.
         PolicyError: a policy for another number of exits.
 
@@ -106,16 +108,21 @@ def adapt(
 
 def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tuple[Tensor, Tensor]:
     """Rows ``[n ...]`` and labels ``[n]`` that something can be learned from; ``kept``: for the net's own classes."""
+    if not len(support.x if isinstance(support, Batch) else support):
+        raise SourceError("there is not one support row; give some of each class")
     batch = support if isinstance(support, Batch) else by_index(support)(torch.arange(len(support)))
     if tuple(batch.x.shape[1:]) != net.staged.input_shape:
         raise SourceError(
             f"support rows of shape {tuple(batch.x.shape[1:])}; the net eats {net.staged.input_shape} "
             f"(a folder of images is fitted to it: dx.data.images)"
         )
-    if not len(batch.x):
-        raise SourceError("there is not one support row; give some of each class")
     if batch.y is None:
         raise SourceError("the support rows have no labels; give each its class, counted from 0")
+    if batch.y.shape != batch.x.shape[:1] or batch.y.is_floating_point() or int(batch.y.min()) < 0:
+        raise SourceError(
+            f"labels {list(batch.y.shape)} of {batch.y.dtype} from {batch.y.min().item()} for {len(batch.x)} support "
+            f"rows; give each row the number of its class, counted from 0"
+        )
     found = batch.y.unique().tolist()
     if len(found) < 2:
         raise SourceError(f"all support rows are of one class ({found[0]}); there is nothing to tell it from, give two")

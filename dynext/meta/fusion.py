@@ -44,7 +44,7 @@ def meta_fusion(
     starts from.
 
     Args:
-        inner_lr: falls with ``config``'s schedule no further than by half.
+        inner_lr: falls by half in the course of training, whatever ``config``'s schedule.
 
     Raises:
         FitError: no early exit, a cascade, or steps out of range.

@@ -5,7 +5,7 @@ Nothing here changes a net. Shapes: b rows, e exits, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from dynext.meta.inner import InnerLoop, Problem, loss_of, steps_on_support
 from dynext.meta.learner import Learner, Live, Trunk
 from dynext.meta.loss import Part, part_of
 from dynext.meta.norms import Norms, StepStatistics
-from dynext.meta.ownership import Adapts, ownership
+from dynext.meta.ownership import Adapts, Claim, ownership
 from dynext.meta.prototypes import classifier_of, embeddings, prototype_parameters
 from dynext.meta.start import MetaStart
 from dynext.meta.tasks import separate
@@ -76,7 +76,7 @@ class Seen:
 class Pupil:
     """A net, where to start from, and a way to learn; `learned` gives the parameters after a set of rows."""
 
-    def __init__(self, start: MetaStart, way: Way, exits: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, start: MetaStart, way: Way) -> None:
         self.start, self.way, self.net = start, way, start.net
         net = self.net
         self.everything = Learner(net, range(net.num_exits))
@@ -88,9 +88,7 @@ class Pupil:
         self.norms = Norms(net, way.bn, statistics)
         self.parts: tuple[Part, ...] = ()
         if way.method != "prototypes" and way.steps:
-            adapts: Adapts = way.method
-            claims = separate(net, ownership(net, exits, adapts=adapts))
-            self.parts = tuple(part_of(net, claim) for claim in claims)
+            self.parts = tuple(part_of(net, claim) for claim in _claims(net, way.method))
 
     def learned(self, x: Tensor, y_b: Tensor) -> dict[str, Tensor]:
         """What rows ``x [b ...]`` and labels ``[b]`` change, by the parameters' names in the net."""
@@ -149,6 +147,13 @@ class Pupil:
         missing = [name for name in part.names if name not in learned]
         if missing:
             raise FitError(f"no learned step size for {missing[0]}; adapt what meta-training adapted")
+        for name in part.names:
+            wanted, found = tuple(self.net.get_parameter(name).shape), tuple(learned[name].shape)
+            if found != wanted:
+                raise FitError(
+                    f"learned step sizes of shape {found} for {name}, which is {wanted} here; give rows of as many "
+                    f"classes as in meta-training, or method='prototypes'"
+                )
         like = next(self.net.parameters())
         return {own: learned[name].to(like) for own, name in zip(part.adapted, part.names, strict=True)}
 
@@ -159,6 +164,16 @@ class Pupil:
             named = {self.own_names[name]: tensor for name, tensor in changed.items()}
             logits_e = self.norms.call(self.everything, named, (x,), self.way.steps)
         return torch.stack(logits_e, dim=1).float()
+
+
+def _claims(net: DynamicNet, adapts: Adapts) -> tuple[Claim, ...]:
+    """What each task steps on. One net has one trunk: exits that would all change it are one task, their losses added
+    up, or each would step from the start and undo what the others did."""
+    found = ownership(net, adapts=adapts)
+    adapted = [name for claim in found.claims for name in claim.adapts]
+    if len(set(adapted)) < len(adapted):
+        found = ownership(net, [range(net.num_exits)], adapts=adapts)
+    return separate(net, found)
 
 
 def careful_steps(problem: Problem, begun: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
@@ -220,18 +235,24 @@ def way_of(
     Running statistics are the default either way, but for per-step ones.
     """
     inner = start.inner
+    if lr is not None and start.step_sizes is not None:
+        raise FitError(f"lr={lr}, but this start has learned its own step sizes; leave lr out")
+    # A start for class means has never trained its classifiers, nor a step size.
+    for_steps = meta_learned and inner.rule != "prototypes"
     if meta_learned:
         own: Method = "prototypes" if inner.rule == "prototypes" else inner.adapts
     else:
         own = "head" if steps else "prototypes"
     chosen = method or own
+    if chosen == "prototypes" and steps:
+        raise FitError(f"steps={steps}, but class means take none; give method='head' to go on from them by gradient")
     told_bn = bn or ("per_step" if inner.bn == "per_step" and meta_learned else "frozen")
-    kept: Classifiers = classifiers or ("kept" if meta_learned and chosen != "prototypes" else "prototypes")
+    kept: Classifiers = classifiers or ("kept" if for_steps and chosen != "prototypes" else "prototypes")
     return Way(
         method=chosen,
         steps=0 if chosen == "prototypes" else inner.steps if steps is None else steps,
         lr=inner.lr if lr is None else lr,
         bn=told_bn,
         classifiers=kept,
-        careful=not meta_learned,
+        careful=not for_steps,
     )

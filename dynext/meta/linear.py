@@ -48,7 +48,7 @@ def last_linear(net: DynamicNet) -> LastLinear:
             return LastLinear(module=linears[path], path=path)
     raise FitError(
         "the net's logits do not come out of an nn.Linear, so that its last classifier cannot be replaced; "
-        "adapt its early exits, or the whole of it with labels of the same classes"
+        "learn the same classes instead (classifiers='kept', with steps), or use dx.few_shot"
     )
 
 

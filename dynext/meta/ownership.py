@@ -90,6 +90,8 @@ def checked_exits(net: DynamicNet, exits: Sequence[Sequence[int]] | None) -> tup
         )
     if exits is None:
         return tuple((e,) for e in range(net.num_exits))
+    if any(isinstance(group, int) for group in exits):
+        raise FitError(f"exits={list(exits)}; give each task its own list of exits, such as [[0], [1], [-1]]")
     flat = [e for group in exits for e in group]
     if not flat or any(not len(group) for group in exits):
         raise FitError("a task without an exit; give each task one or more, such as exits=[[0], [1], [-1]]")

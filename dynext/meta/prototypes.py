@@ -23,12 +23,16 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
     """The linear layer that gives the logits of ``exit`` (-1: the full net).
 
     Raises:
-        FitError: the full net ends in something else.
+        FitError: the exit ends in something else.
     """
     if exit in (-1, net.num_exits - 1):
         return last_linear(net).module
     layer = net.exits[exit].classifier
-    assert isinstance(layer, nn.Linear)  # noqa: S101  heads of a cascade alone have another
+    if not isinstance(layer, nn.Linear):
+        raise FitError(
+            f"exit {exit} answers by {type(layer).__name__}, not by an nn.Linear that class means could be put into; "
+            f"give classifiers='kept' with steps, or use dx.few_shot, which makes cosine classifiers"
+        )
     return layer
 
 
@@ -66,15 +70,19 @@ def prototype_loss(
 ) -> Tensor:
     """Cross-entropy of the queries by the support's class means, summed over the learner's exits.
 
-    Rows ``[b ...]`` and labels ``[b]`` each; the support holds every class.
+    Rows ``[b ...]`` and labels ``[b]`` each. Queries of a class that the support lacks do not count.
     """
-    way = int(support[1].max()) + 1
+    # A draw of always the same classes may lack one: its queries have no mean to be compared with.
+    there, support_y = support[1].unique(return_inverse=True)
+    asked_b = torch.isin(query[1], there)
+    query_y = torch.searchsorted(there, query[1][asked_b])
     learned = embeddings(learner, layers, norms, support[0], 0)
     judged = embeddings(learner, layers, norms, query[0], 0)
     losses = []
     for support_bd, query_bd in zip(learned, judged, strict=True):
-        weight, bias = prototype_layer(support_bd, support[1], way)
-        losses.append(F.cross_entropy(F.linear(query_bd, weight, bias), query[1]))
+        weight, bias = prototype_layer(support_bd, support_y, len(there))
+        logits_bw = F.linear(query_bd[asked_b], weight, bias)
+        losses.append(F.cross_entropy(logits_bw, query_y, reduction="sum") / max(len(query_y), 1))
     return torch.stack(losses).sum()
 
 
@@ -93,7 +101,8 @@ def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Te
             with_bias = "no bias" if layer.bias is None else "a bias"
             raise FitError(
                 f"the classifier of exit {e} has {layer.out_features} outputs and {with_bias}; prototypes of {way} "
-                f"classes need as many and a bias (dx.with_classes)"
+                f"classes need as many (dx.with_classes) and a bias; without one, use dx.few_shot, or keep the "
+                f"classifiers (classifiers='kept', with steps)"
             )
         found[names[id(layer.weight)]], found[names[id(layer.bias)]] = prototype_layer(embedding_bd, y_b, way)
     return found

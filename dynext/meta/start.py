@@ -61,6 +61,14 @@ class MetaStart:
         strange = [name for part in found.values() for name in part or () if name not in own]
         if strange:
             raise ArtifactError(f"{path} belongs to another net ({strange[0]} is not in this one); name its own folder")
+        wanted = {name: (tuple(own[name].shape), t) for name, t in (found["step_size"] or {}).items()}
+        wanted |= {name: ((inner.steps + 1, *own[name].shape), t) for name, t in (found["statistics"] or {}).items()}
+        for name, (shape, tensor) in wanted.items():
+            if tuple(tensor.shape) != shape:
+                raise ArtifactError(
+                    f"{path} belongs to another net ({name} has shape {tuple(tensor.shape)} there, {shape} is "
+                    f"wanted); name its own folder"
+                )
         return cls(net=net, inner=inner, step_sizes=found["step_size"], statistics=found["statistics"])
 
 

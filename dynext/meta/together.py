@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dynext.errors import FitError
-from dynext.meta.engines import differentiable_attention
+from dynext.meta.engines import differentiable_attention, own_loop
 from dynext.meta.inner import InnerLoop, loss_of
 from dynext.meta.learner import called_with
 from dynext.meta.loss import MetaLoss, Part
@@ -55,9 +55,11 @@ def together(loss: MetaLoss) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tenso
     """``loss`` for several episodes of one size at once: tensors ``[t b ...]`` and ``[t b]`` to losses ``[t]``.
 
     Raises:
-        FitError: as `check_vmap`.
+        FitError: as `check_vmap`, or another engine than our own loop.
     """
     check_vmap(loss.net, loss.inner)
+    if loss.engine is not own_loop:
+        raise FitError("vmap runs our own loop alone; leave vmap out, or engine=")
     (trunk,) = loss.trunks
 
     def one(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,6 +28,8 @@ from dynext.seeding import generator
 from dynext.train.loop import handed_back
 from dynext.types import Batch
 
+Trunk = Literal["learned", "frozen"]
+
 SETTLED = 8
 """Episodes whose rows the running statistics are taken from in the end."""
 
@@ -40,7 +42,7 @@ def meta_train(
     inner: InnerLoop | None = None,
     exits: Sequence[Sequence[int]] | None = None,
     batch: int = 4,
-    trunk: Literal["learned", "frozen"] = "learned",
+    trunk: Trunk = "learned",
     engine: str = "dynext",
     vmap: bool = False,
 ) -> MetaStart:
@@ -52,11 +54,13 @@ def meta_train(
 
     Args:
         inner: how a task is learned; `InnerLoop`'s defaults (heads alone, second order) without it.
-        exits: the exits of each task; one task an exit without it. Exits in none are held out: what they alone own is
-            not touched.
+        exits: the exits of each task; one task an exit without it. Exits in none are held out: no parameter that they
+            alone own moves (BatchNorms' running statistics follow the rows at every exit). Where tasks adapt the trunk
+            too (``adapts="used"``), give all in one, ``[range(net.num_exits)]``, for a start that `adapt` is to
+            take: it has one net to adapt, with one trunk.
         trunk: ``"frozen"`` trains what tasks adapt and nothing else.
         engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries.
-        vmap: all episodes of a step at once, where that is exact; needs episodes of one size.
+        vmap: all episodes of a step at once, where that is exact.
 
     Raises:
         FitError: episodes of another way than the net has classes, a cascade, or what an engine cannot do.
@@ -120,6 +124,8 @@ def checked(
         raise SourceError(f"rows of shape {tuple(episodes.shape)}; the net eats {net.staged.input_shape}")
     if batch < 1:
         raise FitError(f"batch={batch}; a step takes 1 episode or more")
+    if trunk not in get_args(Trunk):
+        raise FitError(f"trunk={trunk!r}; give 'learned' or 'frozen'")
     if trunk == "frozen" and inner.bn != "frozen":
         raise FitError(f"a frozen trunk keeps its statistics, and bn={inner.bn!r} gives it others; give bn='frozen'")
     if inner.rule != "prototypes" and episodes.way != net.num_classes:
@@ -138,6 +144,9 @@ def _freeze_unadapted(net: DynamicNet, found: Ownership) -> None:
 
 def _stacked(batches: Sequence[Batch], like: Tensor) -> tuple[Tensor, Tensor]:
     """Rows ``[t b ...]`` and labels ``[t b]`` where the training runs."""
+    sizes = {tuple(batch.x.shape) for batch in batches}
+    if len(sizes) > 1:
+        raise FitError(f"episodes of {min(sizes)} and of {max(sizes)} in one step; give some of one size, or batch=1")
     labels = [batch.y for batch in batches if batch.y is not None]
     return torch.stack([batch.x for batch in batches]).to(like), torch.stack(labels).to(like.device)
 

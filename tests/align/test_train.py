@@ -204,9 +204,20 @@ def test_one_view_or_two_of_copies_made_once(net: dx.DynamicNet, rows: dx.data.R
     assert quick(net, rows, batch_size=2, views=dx.Views()).looks
 
 
+@pytest.mark.parametrize("trunk", ["frozen", "joint"])
+def test_labels_that_are_no_class_of_the_net_are_told(
+    trunk: str, net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick
+) -> None:
+    wrong = replace(rows, y=torch.where(rows.y == 0, -1, rows.y))
+    with pytest.raises(SourceError, match=f"labels from -1 to .* for a net of {net.num_classes} classes from 0"):
+        quick(net, wrong, learn="labels", trunk=trunk, batch_size=64)
+
+
 def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
     with pytest.raises(FitError, match=r"batch_size=1; alignment compares rows with each other"):
         quick(net, rows, batch_size=1)
+    with pytest.raises(FitError, match="temperature=0, hidden=12, size=8; all of them are positive"):
+        quick(net, rows, temperature=0)
     with pytest.raises(FitError, match="no early exit to align"):
         quick(dx.DynamicNet(net.staged, []), rows)
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shell import done, refused
+from shell import done, refused, run
 
 import dynext as dx
 
@@ -99,6 +100,43 @@ def test_one_image_a_class_keeps_the_saved_thresholds(learned: tuple[Path, str],
     given = ("--support", tmp_path / "one", "--method", "prototypes", "--keep-thresholds", "-o", tmp_path / "net")
     assert "Saved in" in done("adapt", learned[0], *given)
     assert dx.load(tmp_path / "net").policy == dx.load(learned[0]).policy
+
+
+def test_a_start_stays_only_with_its_own_net(learned: tuple[Path, str], faces: Path, tmp_path: Path) -> None:
+    there = tmp_path / "net"
+    shutil.copytree(learned[0], there)
+    done("evaluate", there, "--unlabelled", faces / "query", "--choose", "--max-drop", "1")
+    assert (there / "start.safetensors").exists()
+    done("adapt", there, "--support", faces / "support", "--method", "prototypes", "-o", there)
+    assert not (there / "start.safetensors").exists()
+    # The query folder lacks the first class: its names say which one it holds.
+    shutil.copytree(faces / "query" / "light", tmp_path / "some" / "light")
+    told = json.loads(done("evaluate", there, "--data", tmp_path / "some", "--json"))
+    assert told["saved_policy"]["accuracy"] == 1.0
+
+
+def test_other_ways_than_the_net_was_trained_for_are_told(learned: tuple[Path, str], faces: Path) -> None:
+    given = ("--data", "digits", "--episodes", "2", "--shot", "1", "--queries", "1", "--way")
+    assert "4-way episodes for a net meta-trained on 3-way ones; give --way 3" in refused(
+        "evaluate", learned[0], *given, "4"
+    )
+    told = refused("adapt", learned[0], "--support", faces / "support")
+    assert "2 classes in" in told
+    assert "the classifiers that are kept know 3" in told
+
+
+def test_an_interrupted_run_goes_on_and_another_net_does_not_meet_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("dynext.cli.meta_train")
+    monkeypatch.setattr(module, "CHECKED", 2)
+    command = ("meta-train", *TINY, "-o", tmp_path / "net", *SMALL, "--classes", "6/4")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate_episodes", lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*command).exit_code == 130
+    assert list(tmp_path.glob(".net.work-*/meta.ckpt"))
+    done(*(("width=3" if part == "width=2" else part) for part in command))
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_a_class_that_was_not_learned_is_named(learned: tuple[Path, str], faces: Path, tmp_path: Path) -> None:

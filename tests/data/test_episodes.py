@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -96,6 +98,7 @@ def test_same_classes_keep_their_labels() -> None:
         (lambda: dx.Episodes(rows=numbered(), way=2, shot=3, query=3), "class 0 has 5 images; 3 to learn from and 3"),
         (lambda: dx.Episodes(rows=numbered(), way=1), "way 1, shot 1, query 15"),
         (lambda: dx.Episodes(rows=numbered().unlabelled()), "the rows have no labels"),
+        (lambda: dx.Episodes(rows=replace(numbered(), y=numbered().y - 1)), "a label of -1; number classes from 0"),
         (lambda: dx.split_classes(numbered(), [4, 3]), r"splits of \[4, 3\] classes out of 6"),
         (lambda: dx.split_classes(numbered(), []), r"splits of \[\] classes"),
         (lambda: dx.SameClasses(rows=numbered(), support=20, query=20), "20 rows to learn from and 20 to be judged on"),

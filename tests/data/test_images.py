@@ -10,6 +10,7 @@ from pixels import COLOR, GRAY
 
 from dynext.data import image, images, open_rows
 from dynext.errors import SourceError
+from dynext.image_files import class_names
 from dynext.types import InputSpec
 
 
@@ -72,7 +73,22 @@ def test_one_class_and_a_limit_spread_over_the_classes(tmp_path: Path) -> None:
     assert len(images(tmp_path, COLOR, limit=99)) == 4
     for other in ("red.png", "gray.png"):
         (tmp_path / "a" / other).unlink()
+    (tmp_path / "a").rmdir()
     assert images(tmp_path, COLOR, labelled=True).y.tolist() == [0, 0]
+
+
+def test_hidden_images_are_no_class_and_an_empty_one_is_told(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    for hidden in (".ipynb_checkpoints/red.png", "__MACOSX/a/red.png", "a/._red.png"):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_bytes((tmp_path / "a" / "gray.png").read_bytes())
+    assert class_names(tmp_path) == ("a", "b")
+    assert images(tmp_path, COLOR, labelled=True).y.tolist() == [0, 0, 1, 1]
+    (tmp_path / "aa").mkdir()
+    (tmp_path / "aa" / "photo.heic").write_bytes(b"unknown")
+    with pytest.raises(SourceError, match="aa holds no image; put some of its class there, or remove it"):
+        images(tmp_path, COLOR, labelled=True)
+    assert len(images(tmp_path, COLOR)) == 4
 
 
 def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:

@@ -83,6 +83,27 @@ def test_what_is_not_there_or_damaged(tmp_path: Path) -> None:
         omniglot("small1", root=tmp_path, side=2)
 
 
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_the_files_of_another_part_are_not_taken_for_this_one(form: str, tmp_path: Path) -> None:
+    write_zip(tmp_path / "some.zip")
+    with zipfile.ZipFile(tmp_path / "some.zip") as archive:
+        archive.extractall(tmp_path)
+    root = tmp_path / ("some.zip" if form == "zip" else "images_background_small1")
+    assert len(omniglot("small1", root=root)) == 4
+    with pytest.raises(SourceError, match="is of part 'small1', asked for was 'small2'; name the zip"):
+        omniglot("small2", root=root)
+
+
+def test_a_zip_that_is_damaged_inside(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/A/character01/1.png", bytes(range(256)) * 20)
+    content = bytearray((tmp_path / "bad.zip").read_bytes())
+    content[51:81] = bytes(30)
+    (tmp_path / "bad.zip").write_bytes(content)
+    with pytest.raises(SourceError, match="is no zip that can be read"):
+        omniglot("small1", root=tmp_path / "bad.zip")
+
+
 def test_download_compares_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_zip(tmp_path / "served.zip")
     content = (tmp_path / "served.zip").read_bytes()

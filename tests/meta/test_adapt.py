@@ -86,6 +86,16 @@ def test_steps_lower_the_loss_on_the_support_rows(digit_net, digit_rows) -> None
     assert (further < means).any()
 
 
+def test_exits_that_share_a_trunk_step_on_it_together(digit_net, digit_rows) -> None:
+    rows, never, lr = support(digit_rows[1]).support, dx.Policy.never(3), 1e-3
+    means = dx.adapt(digit_net, rows, policy=never).net
+    loss = sum(nn.functional.cross_entropy(z, rows.y) for z in means.all_exits(rows.x).unbind(1))
+    gradients = torch.autograd.grad(loss, list(means.parameters()))
+    found = dx.adapt(digit_net, rows, method="used", steps=1, lr=lr, policy=never).net
+    for (name, p), q, gradient in zip(means.named_parameters(), found.parameters(), gradients, strict=True):
+        assert_close((p - q) / lr, gradient, rtol=0.01, atol=0.01, msg=lambda told, name=name: f"{name}: {told}")
+
+
 @pytest.mark.parametrize(("method", "steps"), [("prototypes", 0), ("head", 2)])
 def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
     method: str, steps: int, digit_net, digit_rows
@@ -133,6 +143,35 @@ def test_a_meta_learned_start_goes_on_as_it_was_trained(digit_net, digit_rows) -
         dx.adapt(start, rows, steps=3)
     with pytest.raises(SourceError, match="is of class 3, the net knows 3; give classifiers='prototypes'"):
         dx.adapt(start, support(new).support)
+
+
+def test_a_start_for_class_means_goes_on_from_class_means(digit_net, digit_rows) -> None:
+    rows, never = support(digit_rows[1], way=3).support, dx.Policy.never(3)
+    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop.of("prototypes"))
+    for given in ({"method": "head", "steps": 2}, {}):
+        one, other = (dx.adapt(net, rows, policy=never, **given).net for net in (start, digit_net))
+        assert torch.equal(one.all_exits(rows.x), other.all_exits(rows.x))
+    with pytest.raises(FitError, match="steps=2, but class means take none; give method='head'"):
+        dx.adapt(start, rows, steps=2)
+
+
+def test_learned_step_sizes_are_for_as_many_classes_and_not_overruled(digit_net, digit_rows) -> None:
+    sizes = {name: torch.full_like(p, 0.1) for name, p in digit_net.named_parameters()}
+    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop.of("meta_sgd", steps=1), step_sizes=sizes)
+    with pytest.raises(FitError, match=r"learned step sizes of shape \(3, .* is \(4, .* here; give rows of as many"):
+        dx.adapt(start, support(digit_rows[1]).support, classifiers="prototypes")
+    with pytest.raises(FitError, match="lr=0.5, but this start has learned its own step sizes"):
+        dx.adapt(start, support(digit_rows[1], way=3).support, lr=0.5)
+
+
+def test_classifiers_that_class_means_do_not_fit_into(digit_net, digit_rows) -> None:
+    rows = support(digit_rows[1], way=3).support
+    heads = dx.cosine_heads(dx.conv_heads(3, hidden=8, separable=0))
+    with pytest.raises(FitError, match="exit 0 answers by Cosine, not by an nn.Linear .* or use dx.few_shot"):
+        dx.adapt(dx.attach(digit_net.staged, heads, at=[0]), rows)
+    digit_net.exits[1].classifier.register_parameter("bias", None)
+    with pytest.raises(FitError, match="the classifier of exit 1 has 3 outputs and no bias; .* use dx.few_shot"):
+        dx.adapt(digit_net, rows)
 
 
 def test_statistics_of_the_support_become_the_nets(digit_net, digit_rows) -> None:
@@ -208,6 +247,9 @@ def batch(y: list[int], side: int = 8) -> dx.Batch:
         (batch([0, 0, 1, 1], side=9), r"support rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"),
         (batch([]), "there is not one support row"),
         (dx.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
+        (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
+        (dx.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])), r"labels \[2\] of torch.int64 .* for 4 support"),
+        (dx.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
     ],
 )
 def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:

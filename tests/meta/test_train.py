@@ -133,6 +133,9 @@ def test_a_start_comes_back_from_its_file(digit_net, digit_rows, tmp_path: Path)
     for path in (tmp_path / "broken", tmp_path / "absent"):
         with pytest.raises(ArtifactError, match="cannot be read as a meta-learned start"):
             dx.MetaStart.read(path, start.net)
+    wider = dx.attach(start.net.staged, dx.conv_heads(3, hidden=9, separable=0), at=[0, 1])
+    with pytest.raises(ArtifactError, match=r"another net \(exits.0.* has shape \(3, 72\) there, \(3, 81\) is"):
+        dx.MetaStart.read(tmp_path / "start.safetensors", wider)
     other = dx.attach(start.net.staged, dx.conv_heads(3, hidden=8), at=[0])
     with pytest.raises(ArtifactError, match="belongs to another net"):
         dx.MetaStart.read(tmp_path / "start.safetensors", other)
@@ -144,6 +147,13 @@ def test_what_cannot_be_trained_is_refused(digit_net, digit_rows) -> None:
         dx.meta_train(digit_net, episodes(base, way=4), config(1))
     with pytest.raises(FitError, match="batch=0"):
         dx.meta_train(digit_net, episodes(base), config(1), batch=0)
+    with pytest.raises(FitError, match="trunk='Frozen'; give 'learned' or 'frozen'"):
+        dx.meta_train(digit_net, episodes(base), config(1), trunk="Frozen")
+    with pytest.raises(FitError, match="give each task its own list of exits"):
+        dx.meta_train(digit_net, episodes(base), config(1), exits=[0, 1])
+    inner = dx.InnerLoop(bn="frozen")
+    with pytest.raises(FitError, match="vmap runs our own loop alone"):
+        dx.meta_train(digit_net, episodes(base), config(1), inner=inner, engine="higher", vmap=True)
     wide = dx.Episodes(rows=dx.data.digits(side=9), way=3)
     with pytest.raises(SourceError, match=r"rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"):
         dx.meta_train(digit_net, wide, config(1))
@@ -153,6 +163,14 @@ def test_same_classes_make_exits_the_only_tasks(digit_net, digit_rows) -> None:
     base = dx.split_classes(digit_rows[0], [3])[0]
     start = dx.meta_train(digit_net, dx.SameClasses(rows=base, support=8, query=8), config(1), batch=1)
     assert start.net.num_classes == 3
+
+
+def test_a_class_that_a_draw_lacks_does_not_count(digit_net, digit_rows) -> None:
+    rows = dx.SameClasses(rows=dx.split_classes(digit_rows[0], [3])[0], support=2, query=6)
+    seen = [set(rows.draw(torch.Generator().manual_seed(0)).support.y.tolist())]
+    assert any(len(classes) < 3 for classes in seen)
+    start = dx.meta_train(digit_net, rows, config(2), inner=dx.InnerLoop.of("prototypes"), batch=1)
+    assert all(p.isfinite().all() for p in start.net.parameters())
 
 
 class TestFusion:
