@@ -2,11 +2,11 @@
 
 Controls: Gaussian noise without batch statistics, and all training images, unlabelled. Same heads, same steps. The
 **data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
-class biases and thresholds from the same 500 unlabelled rows for both ("no biases": thresholds alone). Exits'
-accuracies are those without any image. Thresholds from no image at all are reported beside them: those that hold on two
-kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that one kind alone suggests. Labels
-are those of test rows that nothing was chosen on. Everything is measured after the last step. Seconds are the CPU's,
-all threads together, for synthesis and distillation.
+class biases and thresholds from the same 500 unlabelled rows for both, mean over ``--draws`` of them ("no biases":
+thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at all are reported beside
+them: those that hold on two kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that
+one kind alone suggests. Labels are those of test rows that nothing was chosen on. Everything is measured after the last
+step. Seconds are the CPU's, all threads together, for synthesis and distillation.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
@@ -40,8 +40,8 @@ SOURCES = (
     "gaussian", "pink", "leaves", "objects", "fitted", "impressions", "generator", "inversion", "mixture",
 )  # fmt: skip
 CONTROLS = ("noise", "real")
-FULL = {"rows": 8192, "steps": 1000, "calibration": 500, "joint_steps": 300, "test": None, "train": None}
-QUICK = {"rows": 512, "steps": 60, "calibration": 200, "joint_steps": 4, "test": 1000, "train": 2000}
+FULL = {"rows": 8192, "steps": 1000, "calibration": 500, "joint_steps": 300, "test": None, "train": None, "draws": 1}
+QUICK = {"rows": 512, "steps": 60, "calibration": 200, "joint_steps": 4, "test": 1000, "train": 2000, "draws": 1}
 QUICK_SOURCES = ("leaves", "fitted")
 Line = dict[str, Any]
 
@@ -57,6 +57,7 @@ class Bench:
     calibration: dx.data.Rows
     test_features: Features
     calibration_features: Features
+    """Of all draws of calibration rows, the first draw's in front."""
     unseen_features: tuple[Features, Features]
     """Rows that nobody distils on: fitted ones, and the other kind."""
     unseen_distance: float
@@ -73,7 +74,7 @@ class Bench:
     @classmethod
     def of(cls, given: argparse.Namespace) -> Bench:
         size = {**(QUICK if given.quick else FULL)}
-        size |= {name: vars(given)[name] for name in ("rows", "steps") if vars(given)[name]}
+        size |= {name: vars(given)[name] for name in ("rows", "steps", "draws") if vars(given)[name]}
         opened = dx.open_model(given.model, checkpoint=given.checkpoint)
         if given.train is None:
             train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
@@ -85,7 +86,7 @@ class Bench:
         net = dx.attach(staged, dx.default_heads(staged.num_classes))
         # calibration rows are taken from the front of an order of their own, those distilled on by "real" from its end
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
-        calibration = train.subset(order[: size["calibration"]]).unlabelled()
+        drawn = size["calibration"] * size["draws"]
         unseen = [
             dx.synthesize(opened.model, shape=opened.spec.shape, n=ROWS, seed=99, method=method, spec=opened.spec)
             for method in ("fitted", OTHER_METHOD)
@@ -94,11 +95,11 @@ class Bench:
         return cls(
             opened=opened,
             net=net,
-            train=train.subset(order[size["calibration"] :][: size["train"]]).unlabelled(),
+            train=train.subset(order[drawn:][: size["train"]]).unlabelled(),
             test=test,
-            calibration=calibration,
+            calibration=train.subset(order[: size["calibration"]]).unlabelled(),
             test_features=cache_features(net, None, test),
-            calibration_features=cache_features(net, None, calibration),
+            calibration_features=cache_features(net, None, train.subset(order[:drawn]).unlabelled()),
             unseen_features=(first, second),
             unseen_distance=min(dx.bn_distance_of(opened.model, rows) or 0.0 for rows in unseen),
             size=size,
@@ -119,6 +120,7 @@ def main() -> None:
     options.add_argument(
         "--picture", type=Path, metavar="FILE", help="accuracy of each exit, a line a source, goes here"
     )
+    options.add_argument("--draws", type=int, help="of calibration rows; means over them are taken [default: 1]")
     options.add_argument("--keep", action="store_true", help="keep the lines of an earlier run in --json FILE")
     given = options.parse_args()
     if (given.train is None) != (given.test is None):
@@ -161,12 +163,21 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
     test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test rows")
     seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled rows")
     unseen = _unseen(bench, net, test)
-    plain = _line(source, "frozen", seed, seconds, seen, test)
-    righted, seen = recalibrated(net, seen)
-    test = table_of(net, head_logits(righted, bench.test_features), label_n=bench.test.y, rows="test rows")
-    line = _line(source, "frozen", seed, seconds, seen, test)
+    plain, lines = [], []
+    for index in torch.arange(len(seen)).split(size["calibration"]):
+        plain.append(_line(source, "frozen", seed, seconds, seen.subset(index), test))
+        righted, drawn = recalibrated(net, seen.subset(index))
+        answers = table_of(net, head_logits(righted, bench.test_features), label_n=bench.test.y, rows="test rows")
+        lines.append(_line(source, "frozen", seed, seconds, drawn, answers))
+    line = lines[0] | {key: statistics.fmean(one[key] for one in lines) for key in ("accuracy", "saved", "lost")}
     # accuracies are those without any image; biases need some
-    yield {**line, "exits": plain["exits"], "saved, no biases": plain["saved"], **unseen}
+    line |= {"exits": plain[0]["exits"], "saved, no biases": statistics.fmean(one["saved"] for one in plain)}
+    yield {
+        **line,
+        "saved, draws": [one["saved"] for one in lines],
+        "lost, draws": [one["lost"] for one in lines],
+        **unseen,
+    }
     if "joint" in wanted:
         began = time.process_time()
         net, told = dx.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
