@@ -5,8 +5,8 @@ Controls: Gaussian noise without batch statistics, and all training images, unla
 class biases and thresholds from the same 500 unlabelled rows for both, mean over ``--draws`` of them ("no biases":
 thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at all are reported beside
 them: those that hold on two kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that
-one kind alone suggests. Labels are those of test rows that nothing was chosen on. Everything is measured after the last
-step. Seconds are the CPU's, all threads together, for synthesis and distillation.
+one kind alone suggests. Labels are those of test rows that nothing was chosen on. Seconds are the CPU's, all
+threads together, for synthesis and distillation.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
