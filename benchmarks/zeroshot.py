@@ -236,8 +236,7 @@ def _line(source: str, train: str, seed: int, seconds: float, seen: dx.ExitTable
 def _earlier(given: argparse.Namespace) -> list[Line]:
     if given.json is None or not given.json.exists():
         return []
-    found: list[Line] = json.loads(given.json.read_text())["lines"]
-    return found
+    return list(json.loads(given.json.read_text())["lines"])
 
 
 def _write(given: argparse.Namespace, lines: list[Line], *, quiet: bool = False) -> None:
