@@ -1,6 +1,5 @@
 """Aligning: it learns, strips off without a trace, goes on after a kill, and says what it refuses."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 from gated_nets import gated_net
+from killed import killed_at_save
 
 import dynext as dx
 from dynext.align import train as train_module
@@ -18,7 +18,6 @@ from dynext.errors import FitError, SourceError
 from dynext.testing import check_net
 from dynext.types import Batch
 
-fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
 Quick = Callable[..., dx.Alignment]
 LOSSES = pytest.mark.parametrize("loss", get_args(Loss))
 
@@ -101,19 +100,12 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
 ) -> None:
     few = rows.subset(torch.arange(24))
     whole = quick(net, few, drop_conflicts=True, **given)
-    save = fit_module._save
-
-    def dying(*state: object) -> None:
-        save(*state)
-        raise KeyboardInterrupt
-
-    config = fit_module.FitConfig
+    config = train_module.FitConfig
     eager = lambda **kwargs: replace(config(**kwargs), checkpoint_seconds=-1)  # noqa: E731  saves at every step
     path = tmp_path / "run.ckpt"
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "FitConfig", eager)
-        patch.setattr(fit_module, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
+        with killed_at_save(patch, count=1):
             quick(net, few, drop_conflicts=True, checkpoint=path, **given)
     resumed = quick(net, few, drop_conflicts=True, checkpoint=path, **given)
     assert same(state(whole.net), state(resumed.net))

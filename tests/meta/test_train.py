@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 import torch
+from killed import killed_at_save
 from meta_nets import assert_untouched, state_of
 from reference import meta as reference
 
@@ -15,8 +15,6 @@ from dynext.errors import ArtifactError, FitError, SourceError
 from dynext.meta.fusion import Fusion
 from dynext.meta.inner import NAMED
 from dynext.meta.weigh import Weighed, leaving, row_weights
-
-fit_module = importlib.import_module("dynext.fit")
 
 
 def config(steps: int, checkpoint: Path | None = None) -> dx.FitConfig:
@@ -80,17 +78,8 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_ends(
         return dx.meta_train(digit_net, episodes(digit_rows[0]), config(3, checkpoint), inner=inner, batch=1)
 
     whole = run(tmp_path / "a")
-    saves, save = [], fit_module._save
-
-    def dying(*given: object) -> None:
-        saves.append(save(*given))
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "b")
+    with killed_at_save(monkeypatch):
+        run(tmp_path / "b")
     resumed = run(tmp_path / "b")
     assert_untouched(resumed.net, state_of(whole.net))
     for kept in ("step_sizes", "statistics"):

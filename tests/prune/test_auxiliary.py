@@ -1,11 +1,11 @@
 """Lent attention: taken away without a trace, learned from rows of every kind, the loss as written."""
 
 import copy
-import importlib
 from pathlib import Path
 
 import pytest
 import torch
+from killed import killed_at_save
 from methods import METHODS, SPEC, config, setting
 from reference import maps as slow
 from zoo import NETS
@@ -18,8 +18,6 @@ from dynext.prune import attention as training
 from dynext.prune.attention import distill_attention, transfer_attention
 from dynext.prune.auxiliary import Auxiliary, detach, lend_attention, watching
 from dynext.testing import check_net
-
-fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
 
 
 def lent(name: str = "residual", **options: object) -> tuple[Auxiliary, torch.Tensor]:
@@ -225,18 +223,8 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path, monkeypatc
     net, rows = setting(METHODS["joint"])
     auxiliary = lend_attention(net)
     whole = distill_attention(auxiliary, rows, config(4, tmp_path / "whole.ckpt"))
-    saves = []
-    save = fit_module._save
-
-    def dying(*given: object) -> None:
-        saves.append(save(*given))
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"))
+    with killed_at_save(monkeypatch):
+        distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"))
     resumed = distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key

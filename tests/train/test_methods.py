@@ -1,6 +1,5 @@
 """Every method of the table: it learns, keeps its promises, is saved, resumed and reported on."""
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from gated_nets import gated_net
+from killed import killed_at_save
 from methods import METHODS, SPEC, Method, config, setting, trained
 
 import dynext as dx
 from dynext.errors import FitError, SourceError, SplitError
 from dynext.testing import check_net
 
-fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -87,19 +86,9 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
 ) -> None:
     net, rows = setting(method)
     whole, _ = trained(method, net, rows, config(steps=4, checkpoint=tmp_path / "a" / "run.ckpt"))
-    saves = []
-    save = fit_module._save
-
-    def dying(*given: object) -> None:
-        saves.append(save(*given))
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
     broken = config(steps=4, checkpoint=tmp_path / "b" / "run.ckpt")
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            trained(method, net, rows, broken)
+    with killed_at_save(monkeypatch):
+        trained(method, net, rows, broken)
     assert any((tmp_path / "b").iterdir())
     resumed, _ = trained(method, net, rows, broken)
     for name, tensor in whole.state_dict().items():
