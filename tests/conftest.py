@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from dynext.data import Rows, fashion_mnist
@@ -16,6 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("dynext", deadline=None, max_examples=50)
 settings.load_profile("dynext")
+
+SEED = int(os.environ.get("DYNEXT_TEST_SEED", "0"))
+"""Of torch's global generator, before every test; another one finds the tests that pass by luck."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Fixtures start from the seed, whichever tests ran before in the same process."""
+    torch.manual_seed(SEED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Tests too, whether their fixtures were made for them or are shared."""
+    torch.manual_seed(SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
