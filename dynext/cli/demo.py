@@ -25,6 +25,7 @@ from dynext.graph.split import split
 from dynext.models.catalog import Opened, open_model
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
+from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.thresholds import choose_cautiously
 
 MODEL = "bundled:fashion_resnet20"
@@ -101,7 +102,7 @@ def _chapters(judge: Judge, calibration: Rows, sizes: Sizes, seed: int) -> list[
         lambda: convert(model, spec=spec, n=sizes.rows, steps=sizes.steps, seed=seed),
     )
     told = judge.chapter(
-        f"3. The same exits; temperatures and thresholds from {count} unlabelled images",
+        f"3. The same exits; class biases, temperatures and thresholds from {count} unlabelled images",
         f"{count} unlabelled images",
         lambda: _rechosen(alone.conversion, calibration),
     )
@@ -122,9 +123,10 @@ def _chapters(judge: Judge, calibration: Rows, sizes: Sizes, seed: int) -> list[
 
 
 def _rechosen(conversion: Conversion, calibration: Rows) -> Conversion:
-    """Other temperatures and thresholds for the same net."""
+    """Other class biases, temperatures and thresholds, as `convert` takes them from ``calibrate``."""
     table = collect(conversion.net, calibration, rows=f"{len(calibration):,} unlabelled images")
-    return replace(conversion, table=table, policy=choose_cautiously([table]))
+    net, table = recalibrated(conversion.net, table)
+    return replace(conversion, net=net, table=table, policy=choose_cautiously([table]))
 
 
 def _follow(chapter: Chapter, opened: Opened, test: Rows) -> None:
