@@ -69,6 +69,7 @@ class Bench:
     ranked: dx.data.Rows
     test: dx.data.Rows
     seed: int
+    precision: Any
     size: dict[str, Any]
 
     @classmethod
@@ -91,14 +92,16 @@ class Bench:
             ranked=train.subset(order[:RANKED]),
             test=test.subset(torch.randperm(len(test), generator=draw)[: size["test"]]),
             seed=given.seed,
+            precision=given.precision,
             size=size,
         )
 
     def fitting(self, steps: int, lr: float, trunk_lr: float) -> dx.GateFit:
         batch = self.size["batch"]
         return dx.GateFit(
-            steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed, progress=False
-        )
+            steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed,
+            precision=self.precision, progress=False,
+        )  # fmt: skip
 
     def taught(self, method: str, price: float, penalty: float) -> dx.DynamicNet:
         size = self.size
@@ -183,6 +186,7 @@ def main() -> None:
     options.add_argument("--share", type=float, default=1.0, help="of all numbers of steps, for small machines")
     options.add_argument("--images", nargs="*", type=int, help="unlabelled ones to choose by, without data [0 500]")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of training")
     given = options.parse_args()
     bench = Bench.of(given)
     asked = {name: getattr(value, "name", value) for name, value in vars(given).items() if name not in OWN}

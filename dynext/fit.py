@@ -31,6 +31,7 @@ CHECKPOINT_VERSION = 2
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "milestones"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ class FitConfig:
     """File to keep the run's state in; an existing one is resumed."""
     checkpoint_seconds: float = 60.0
     accelerator: str = "cpu"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
+    """Of a step's convolutions and matrix products; bf16-mixed is about three times as fast on CPUs with AMX."""
     progress: bool = True
     label: str = "training"
     about: str = ""
@@ -64,7 +66,8 @@ class FitConfig:
             raise FitError(f"steps={self.steps}; give 0 or more")
         if not self.lr > 0:
             raise FitError(f"lr={self.lr}; give a positive learning rate")
-        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+        choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision}
+        for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
                 raise FitError(f"{name}={getattr(self, name)!r}; give one of {', '.join(known)}")
         if self.checkpoint is not None:  # who gives text means a path
@@ -127,7 +130,8 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
             for part, group in zip(parts, optimizer.param_groups, strict=True):
                 group["lr"] = config.lr * rate_at(config, t) * (1.0 if share is None else share(part))
             optimizer.zero_grad(set_to_none=True)
-            loss = step(wrapped, draw, t / config.steps)
+            with fabric.autocast():  # also what a step computes beside the module's own forward
+                loss = step(wrapped, draw, t / config.steps)
             losses.append(_finite(loss, t, config))
             fabric.backward(loss)
             if config.clip_norm is not None:

@@ -131,3 +131,20 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     config.checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(FitError, match="is not a training checkpoint"):
         fit(problem()[0], step_of(x, y), config)
+
+
+def test_precision_holds_for_what_a_step_computes_beside_the_module() -> None:
+    seen: list[torch.dtype] = []
+
+    def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
+        product = x @ next(module.parameters()).T
+        seen.append(product.dtype)
+        return (product.float() - y).square().mean()
+
+    net, x, y = problem()
+    losses = fit(net, step, replace(CONFIG, steps=30, precision="bf16-mixed")).losses
+    assert set(seen) == {torch.bfloat16}
+    assert losses[-1] < losses[0]
+    assert net.weight.dtype == torch.float32
+    with pytest.raises(FitError, match=r"precision='bf16'; give one of 32-true, bf16-mixed"):
+        replace(CONFIG, precision="bf16")

@@ -17,7 +17,7 @@ from dynext.core.gating import gates_of
 from dynext.core.modes import take_flags
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
-from dynext.fit import FitConfig, check_same_run, fit
+from dynext.fit import FitConfig, Precision, check_same_run, fit
 from dynext.train.guide import BesideMode
 from dynext.train.lessons import Lesson, Lessons
 from dynext.types import Source
@@ -45,6 +45,7 @@ class GateFit:
     """With a teacher: which statistics both nets normalize by (`dynext.train.guide`)."""
     checkpoint: Path | None = None
     accelerator: str = "cpu"
+    precision: Precision = "32-true"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -186,6 +187,7 @@ def train_gates(
         seed=fitting.seed,
         checkpoint=None if fitting.checkpoint is None else Path(fitting.checkpoint),
         accelerator=fitting.accelerator,
+        precision=fitting.precision,
         progress=fitting.progress,
         label=method,
         about=f"{lessons.num_rows:,} rows",
