@@ -54,10 +54,13 @@ class Setting:
     test: dx.data.Rows
     spent: dict[str, Any]
     """Of `FULL`'s kind."""
+    precision: Any
+    """Of training."""
     quick: bool
 
     def config(self, share: float = 1.0) -> dx.FitConfig:
-        return dx.FitConfig(steps=max(1, round(self.spent["steps"] * share)), lr=2e-3, seed=self.seed, progress=False)
+        steps = max(1, round(self.spent["steps"] * share))
+        return dx.FitConfig(steps=steps, lr=2e-3, seed=self.seed, precision=self.precision, progress=False)
 
     def net(self, heads: Any = None, **options: Any) -> dx.DynamicNet:
         example = torch.zeros(1, *self.opened.spec.shape)
@@ -68,7 +71,7 @@ class Setting:
 def main() -> None:
     given = options()
     spent = {name: getattr(given, name) for name in FULL}
-    asked = {"quick": given.quick, "data": given.data, "rows": given.rows, **spent}
+    asked = {name: getattr(given, name) for name in ("quick", "data", "rows", "precision")} | spent
     kept = earlier(given.json, asked)
     lines: list[dict[str, Any]] = kept.get("lines", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
@@ -98,6 +101,7 @@ def options() -> argparse.Namespace:
     for name in ("after", "budgets", "widths"):
         found.add_argument(f"--{name}", type=float, nargs="*", help=_told(name))
     found.add_argument("--skip", action=argparse.BooleanOptionalAction, help=_told("skip"))
+    found.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of training")
     found.add_argument("--picture", type=Path, metavar="FILE", help="accuracy against milliseconds and MACs goes here")
     given = found.parse_args()
     given.rows = given.rows or ("bank" if given.data == "cifar" else "labels")
@@ -134,7 +138,8 @@ def settings(given: argparse.Namespace, seed: int, spent: dict[str, Any]) -> Set
         source = train if given.rows == "labels" else train.unlabelled()
     return Setting(
         seed=seed, opened=opened, source=source, held_out=held_out,
-        test=test.subset(torch.arange(min(given.judged or len(test), len(test)))), spent=spent, quick=given.quick,
+        test=test.subset(torch.arange(min(given.judged or len(test), len(test)))), spent=spent,
+        precision=given.precision, quick=given.quick,
     )  # fmt: skip
 
 
