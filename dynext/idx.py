@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
-import urllib.request
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from dynext.errors import SourceError
+from dynext.fetch import fetch
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 MD5 = {
@@ -37,7 +36,7 @@ def fashion_file(name: str, root: Path | str | None, download: bool) -> Path:
             if candidate.exists():
                 return candidate
     if download:
-        return _fetch(URL + name, Path(root) / name if root else cache / name, MD5[name])
+        return fetch(URL + name, Path(root) / name if root else cache / name, MD5[name])
     raise SourceError(
         f"Fashion-MNIST ({name}) is in none of {', '.join(map(str, folders))}; "
         f"install Debian's dataset-fashion-mnist, name its folder, or allow the download (download=True)"
@@ -59,19 +58,3 @@ def read_idx(path: Path) -> np.ndarray:
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise SourceError(f"{path} is damaged ({error}); fetch it again") from error
-
-
-def _fetch(url: str, path: Path, md5: str) -> Path:
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            content = response.read()
-    except OSError as error:
-        raise SourceError(f"{url} cannot be downloaded ({error}); fetch it by hand into {path.parent}") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise SourceError(f"{url} has checksum {found}, expected {md5}; the file changed or the download broke off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path

@@ -5,10 +5,8 @@ The original layout is ``images_background/Alphabet/character01/0108_01.png``, a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dynext.errors import SourceError
+from dynext.fetch import fetch
 
 Part = Literal["background", "evaluation", "small1", "small2"]
 """Lake's 30 and 20 alphabets, and the two small sets of five and six background alphabets."""
@@ -90,7 +89,7 @@ def _place(stem: str, root: Path | str | None, download: bool) -> Path:
     if root is not None and any(folder.glob("*/character*/*.png")):
         return folder
     if download:
-        return _fetch(f"{URL}{stem}.zip", folder / f"{stem}.zip", MD5[stem])
+        return fetch(f"{URL}{stem}.zip", folder / f"{stem}.zip", MD5[stem])
     raise SourceError(
         f"Omniglot ({stem}) is in none of {', '.join(map(str, inner))}; give its folder or zip (root=...), "
         f"or allow the download (download=True)"
@@ -121,19 +120,3 @@ def _strokes(name: str, content: bytes, side: int) -> np.ndarray:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise SourceError(f"{name} is no image that can be read; fetch Omniglot again") from error
     return 255 - np.asarray(small)
-
-
-def _fetch(url: str, path: Path, md5: str) -> Path:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  a constant of this file
-            content = response.read()
-    except OSError as error:
-        raise SourceError(f"{url} cannot be downloaded ({error}); fetch it by hand into {path.parent}") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise SourceError(f"{url} has checksum {found}, expected {md5}; the file changed or the download broke off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
