@@ -73,7 +73,8 @@ def adapt(
             not meta-learned, or for class means), ``"kept"`` for the net's own classes, and for a start that was
             meta-learned for any.
         bn: ``"frozen"`` normalizes by the net's running statistics; ``"task"`` gives the new net those of the support
-            rows; ``"per_step"`` is for a start that was meta-trained so.
+            rows; ``"per_step"`` is for a start that was meta-trained so. Without it what the gradient steps of a
+            meta-learned start were trained on, else ``"frozen"``.
         policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one row a class needs.
 
     Raises:
@@ -169,7 +170,7 @@ def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
             for name, tensor in pupil.norms.statistics.at(pupil.way.steps).items():
                 buffers[name].copy_(tensor)
     if pupil.way.bn == "task":
-        settle(net, Learner(net, range(net.num_exits)), x)
+        settle(Learner(net, range(net.num_exits)), x)
     return net
 
 
@@ -184,13 +185,9 @@ def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
     logits_nek = torch.empty(len(y_n), pupil.net.num_exits, pupil.net.num_classes)
     for group in group_n.unique().tolist():
         out_n = group_n == group
-        if seen is None:  # a row alone has no statistics: it is seen among those that were learned
-            changed = pupil.learned(x[~out_n], y_n[~out_n])
-            among = pupil.answers(changed, torch.cat([x[~out_n], x[out_n]]))
-            logits_nek[out_n] = among[-int(out_n.sum()) :].cpu()
-        else:
-            changed = pupil.learned_from(seen.only(~out_n), y_n[~out_n])
-            logits_nek[out_n] = pupil.answers(changed, x[out_n]).cpu()
+        known = x[~out_n]
+        changed = pupil.learned_from(pupil.look(known) if seen is None else seen.only(~out_n), y_n[~out_n])
+        logits_nek[out_n] = pupil.answers(changed, x[out_n], known).cpu()
     return logits_nek
 
 

@@ -96,19 +96,20 @@ def test_exits_that_share_a_trunk_step_on_it_together(digit_net, digit_rows) -> 
         assert_close((p - q) / lr, gradient, rtol=0.01, atol=0.01, msg=lambda told, name=name: f"{name}: {told}")
 
 
+@pytest.mark.parametrize("bn", ["frozen", "task"])
 @pytest.mark.parametrize(("method", "steps"), [("prototypes", 0), ("head", 2)])
 def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
-    method: str, steps: int, digit_net, digit_rows
+    method: str, steps: int, bn: str, digit_net, digit_rows
 ) -> None:
     rows = support(digit_rows[1], way=3, shot=2).support
-    way = Way(method=method, steps=steps, lr=0.1, bn="frozen", classifiers="prototypes", careful=True)
+    way = Way(method=method, steps=steps, lr=0.1, bn=bn, classifiers="prototypes", careful=True)
     pupil = pupil_for(as_start(digit_net), way, 3)
     found = left_out(pupil, rows.x, rows.y, seed=0)
     never = dx.Policy.never(3)
     for i in range(len(rows.x)):
         others = torch.arange(len(rows.x)) != i
         rest = dx.Batch(x=rows.x[others], y=rows.y[others])
-        alone = dx.adapt(digit_net, rest, method=method, steps=steps, policy=never).net
+        alone = dx.adapt(digit_net, rest, method=method, steps=steps, bn=bn, policy=never).net
         with torch.no_grad():
             assert_close(found[i], alone.all_exits(rows.x[i : i + 1])[0], rtol=1e-4, atol=1e-4)
 
@@ -143,6 +144,23 @@ def test_a_meta_learned_start_goes_on_as_it_was_trained(digit_net, digit_rows) -
         dx.adapt(start, rows, steps=3)
     with pytest.raises(SourceError, match="is of class 3, the net knows 3; give classifiers='prototypes'"):
         dx.adapt(start, support(new).support)
+
+
+@pytest.mark.parametrize("bn", ["task", "frozen"])
+def test_steps_go_on_with_the_statistics_that_they_were_trained_on(bn: str, digit_net, digit_rows) -> None:
+    rows, never = support(digit_rows[1], way=3).support, dx.Policy.never(3)
+    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop(steps=2, bn=bn))
+
+    def statistics(**given) -> list[torch.Tensor]:
+        buffers = dx.adapt(start, rows, policy=never, **given).net.named_buffers()
+        return [buffer for name, buffer in buffers if "running" in name]
+
+    found, wanted = statistics(), statistics(bn=bn)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    own = [buffer for name, buffer in digit_net.named_buffers() if "running" in name]
+    assert all(torch.equal(a, b) for a, b in zip(found, own, strict=True)) == (bn == "frozen")
+    means = statistics(method="prototypes")  # change no layer that statistics come after
+    assert all(torch.equal(a, b) for a, b in zip(means, own, strict=True))
 
 
 def test_a_start_for_class_means_goes_on_from_class_means(digit_net, digit_rows) -> None:
