@@ -63,7 +63,8 @@ def adapt(
     and the policy's note says on how many rows.
 
     Args:
-        steps: gradient steps; what a meta-learned start was trained for, else none.
+        steps: gradient steps; what a meta-learned start was trained for, else 3 with a ``method`` that takes some, and
+            none without one.
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
             change, as `dx.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
             ``"owned"`` or ``"used"``, where the trunk steps on the sum of all exits' losses.
@@ -80,7 +81,7 @@ def adapt(
     Raises:
         SourceError: no rows, no labels or no class numbers, one class, a class without a row or (without ``policy``)
             with one alone, labels that are not the net's (``classifiers="kept"``), or rows of another shape than the
-            net eats.
+            net eats, or with NaN in them.
         FitError: arguments out of range, a cascade, or a net whose last classifier cannot be replaced.
         PolicyError: a policy for another number of exits.
 
@@ -135,6 +136,9 @@ def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tup
     absent = sorted(set(range(found[-1] + 1)) - set(found))
     if not kept and absent:
         raise SourceError(f"no support row of class {absent[0]}; number the classes from 0 without gaps")
+    broken = (~batch.x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise SourceError(f"support row {broken[0]} holds NaN or infinite numbers; leave it out, or mend it")
     return batch.x, batch.y.long()
 
 

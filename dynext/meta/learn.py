@@ -253,8 +253,13 @@ def way_of(
     else:
         own = "head" if steps else "prototypes"
     chosen = method or own
-    if chosen == "prototypes" and steps:
-        raise FitError(f"steps={steps}, but class means take none; give method='head' to go on from them by gradient")
+    if chosen == "prototypes" and (steps or lr is not None):
+        told = f"steps={steps}" if steps else f"lr={lr}"
+        raise FitError(f"{told}, but class means take none; give method='head' to go on from them by gradient")
+    if chosen == "prototypes" and classifiers == "kept":
+        raise FitError(
+            "classifiers='kept', but class means replace classifiers; give steps, which go on from the net's own"
+        )
     told_bn = bn or (inner.bn if for_steps and chosen != "prototypes" else "frozen")
     kept: Classifiers = classifiers or ("kept" if for_steps and chosen != "prototypes" else "prototypes")
     return Way(

@@ -141,6 +141,11 @@ def test_gates_are_kept(rows: dx.data.Rows) -> None:
 def test_what_gives_no_classes_is_refused(net: dx.DynamicNet, rows: dx.data.Rows, examples: dx.data.Rows) -> None:
     with pytest.raises(SourceError, match="examples without labels"):
         dx.few_shot(net, examples.unlabelled())
+    with pytest.raises(SourceError, match="all examples are of class 0; .* give two classes or more"):
+        dx.few_shot(net, replace(examples, y=torch.zeros_like(examples.y)))
+    dark = replace(examples, pixels=examples.pixels.float().index_fill(0, torch.tensor([1]), torch.nan))
+    with pytest.raises(SourceError, match="an embedding holds NaN"):
+        dx.few_shot(net, dark)
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):
         dx.few_shot(dx.cascade(net, "boost"), examples)
     vectors = dx.prototypes(dx.embed(net, examples).embedding_e, examples.y)

@@ -268,6 +268,12 @@ def batch(y: list[int], side: int = 8) -> dx.Batch:
         (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
         (dx.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])), r"labels \[2\] of torch.int64 .* for 4 support"),
         (dx.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
+        (
+            dx.Batch(
+                x=torch.tensor([0.0, 0, torch.nan, 0])[:, None, None, None].expand(4, 1, 8, 8), y=torch.arange(4) % 2
+            ),
+            "support row 2 holds NaN",
+        ),
     ],
 )
 def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:
@@ -294,6 +300,8 @@ def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None
         ({"classifiers": "new"}, "classifiers='new'"),
         ({"bn": "batch"}, "bn='batch'"),
         ({"bn": "per_step", "steps": 1}, r"\(none here, 1 steps asked\)"),
+        ({"lr": 0.5}, "lr=0.5, but class means take none; give method='head'"),
+        ({"classifiers": "kept"}, "classifiers='kept', but class means replace classifiers; give steps"),
     ],
 )
 def test_arguments_that_make_no_sense(given: dict, told: str, digit_net) -> None:
