@@ -46,11 +46,16 @@ def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
     check_net(found.net, episode.query.x)
 
     dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, table=found.table)
-    arch = dx.models.ResNet(8, num_classes=4, width=4, channels=1)
-    again = dx.load(tmp_path / "net", model=arch)
     x = episode.query.x
-    assert_close(again.net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
-    assert again.policy == found.policy
+    for classes in (4, 3):  # the model as it is now, or as it was before it was adapted
+        arch = dx.models.ResNet(8, num_classes=classes, width=4, channels=1)
+        again = dx.load(tmp_path / "net", model=arch)
+        assert_close(again.net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
+        assert (again.net.staged.macs, again.net.num_classes) == (found.net.staged.macs, 4)
+        assert again.policy == found.policy
+    recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 4, "channels": 1, "num_classes": 3}}
+    dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, model_recipe=recipe)
+    assert_close(dx.load(tmp_path / "net").net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
 
 
 def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None:
@@ -59,7 +64,7 @@ def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None
     seen: list[list[np.ndarray]] = []
     for x in (episode.support.x, episode.query.x):
         embedded = [[]]
-        hook = last_linear(digit_net).module.register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
+        hook = last_linear(digit_net).register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
         with torch.no_grad():
             taps, _ = digit_net.taps(x)
         hook.remove()
