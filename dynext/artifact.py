@@ -31,7 +31,7 @@ from dynext.core.cost import CostTable
 from dynext.core.int8 import to_int8
 from dynext.core.net import DynamicNet, from_specs
 from dynext.core.policy import Policy
-from dynext.core.reclassify import replace_last
+from dynext.core.reclassify import replace_last, take_classes
 from dynext.core.table import ExitTable
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet, split
@@ -245,10 +245,10 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
     exits = card["exits"] if made is None else made["heads"]
     cuts = card["stages"]["after"] if made is None else made["after"]
     staged = _staged(card, cuts, model)
-    classes = card.get("cosine_classes")  # early folders have neither this key nor one for gates
-    if classes is not None and not staged.cosine:
-        replace_last(staged, int(classes))
+    if card.get("cosine_classes") is not None and not staged.cosine:  # early folders lack this key and one for gates
+        replace_last(staged, int(card["cosine_classes"]))
     if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
+        take_classes(staged, card["stages"]["names"], card["stages"]["live_shapes"])
         _check_stages(folder, card["stages"], staged)
     with seeded(0):
         net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))

@@ -32,12 +32,14 @@ def few_shot(
         center_on: further rows, unlabelled, whose mean is taken off; the examples' own without it.
 
     Raises:
-        SourceError: no labels, or a class without an example.
+        SourceError: no labels, one class, a class without an example, or NaN.
         FitError: a cascade, or a net that does not end in a linear layer.
     """
     shown = embed(net, examples)
     if shown.label_n is None:
         raise SourceError("examples without labels; give each the number of its class, from 0")
+    if not int(shown.label_n.max()):
+        raise SourceError("all examples are of class 0; there is nothing to tell it from, give two classes or more")
     center = None if center_on is None else _compared(embed(net, center_on), space)
     vectors = prototypes(_compared(shown, space), shown.label_n, center_on=center)
     return reclassify(net, vectors, projections=None if space is None else list(space.early))

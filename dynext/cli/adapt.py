@@ -34,7 +34,10 @@ from dynext.meta.start import FILE, MetaStart
     help="Others of the same classes, to judge by.",
 )  # fmt: skip
 @output_option("-o", "--output", help="Where to put the adapted net; else it is only reported on.")
-@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps.  [default: as meta-trained, else none]")
+@click.option(
+    "--steps", type=click.IntRange(min=0),
+    help="Gradient steps.  [default: as meta-trained, else 3 with a --method that takes some]",
+)  # fmt: skip
 @click.option("--method", type=click.Choice(get_args(Method)), help="What is changed.  [default: as meta-trained]")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Size of a step.  [default: as meta-trained]")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 import torch
@@ -33,7 +33,7 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
     if kind == "digits":
         rows = digits(side=side)
     elif kind == "omniglot":
-        rows = omniglot(cast("Part", part or "background"), root=root, side=side, download=download)
+        rows = omniglot(cast("Part", part or get_args(Part)[0]), root=root, side=side, download=download)
     elif kind == "fashion-mnist":
         rows = fashion_mnist("train", root=root, download=download)
     else:
@@ -60,6 +60,17 @@ def class_folder(folder: Path, spec: InputSpec, names: tuple[str, ...] | None = 
     if strange:
         raise SourceError(f"{folder} has a class {strange[0]!r} that was not learned; learned were {', '.join(names)}")
     return replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y]), names
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two words for a data set mean the same one."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(data: str) -> str:
+    if data in ("omniglot", "omniglot:"):
+        return f"omniglot:{get_args(Part)[0]}"
+    return str(Path(data).resolve()) if Path(data).exists() else data
 
 
 def split_rows(rows: Rows, split: str | None, seed: int) -> tuple[Rows, Rows | None]:

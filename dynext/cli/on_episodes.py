@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dynext.artifact import Artifact
-from dynext.cli.classes import SPLIT, class_rows, episodes_of, split_rows
+from dynext.cli.classes import SPLIT, class_rows, episodes_of, same_data, split_rows
 from dynext.cli.show import columns, print_json
 from dynext.errors import SourceError
-from dynext.meta.few_shot import FewShot, evaluate_episodes
+from dynext.meta.few_shot import FewShot, Share, evaluate_episodes
 from dynext.meta.start import FILE, MetaStart
 
 
@@ -31,7 +33,8 @@ def judge_on_episodes(
     Where it was meta-trained on some classes of the same data, the others are used, and the output says so.
     """
     rows = class_rows(data, kept.spec, root=root, download=download)
-    split = kept.provenance.get(SPLIT) if kept.provenance.get("data") == data else None
+    taught = str(kept.provenance["data"]) if SPLIT in kept.provenance else None
+    split = kept.provenance[SPLIT] if taught is not None and same_data(taught, data) else None
     apart = None if split is None else split_rows(rows, split, kept.provenance["seed"])[1]
     start = MetaStart.read(folder / FILE, kept.net) if (folder / FILE).exists() else kept.net
     if isinstance(start, MetaStart) and start.inner.rule != "prototypes" and shaped["way"] != kept.net.num_classes:
@@ -41,16 +44,23 @@ def judge_on_episodes(
     told = f"{count} {shaped['way']}-way {shaped['shot']}-shot episodes of " + (
         f"the classes of {data} that training did not see" if apart is not None else f"all classes of {data}"
     )
-    if apart is None and SPLIT in kept.provenance and kept.provenance.get("data") == data:
-        told += ", which training saw"
-    dynamic, spent = found.under(kept.policy)
+    if apart is None and taught is not None:
+        told += ", which training saw" if same_data(taught, data) else f"; training saw classes of {taught}"
+    dynamic, spent = found.under(replace(kept.policy, keep_g=None))
+    if kept.policy.skip_rule is not None:
+        told += "; exits alone, no block is skipped"
     if as_json:
-        shares = [{"mean": share.mean, "half": share.half} for share in found.accuracy_e]
-        under = {"mean": dynamic.mean, "half": dynamic.half, "macs": spent}
+        shares = [_plain(share) for share in found.accuracy_e]
+        under = {**_plain(dynamic), "macs": spent}
         print_json({"folder": str(folder), "episodes": told, "exits": shares, "saved_policy": under})
         return
     click.echo(f"{told}; accuracy with 95 % intervals over episodes, labels are the basis:\n")
     click.echo(_lines(found, dynamic, spent))
+
+
+def _plain(share: Share) -> dict[str, float | None]:
+    """JSON, which knows no infinity: one episode has no interval."""
+    return {"mean": share.mean, "half": share.half if math.isfinite(share.half) else None}
 
 
 def _lines(found: FewShot, dynamic: object, spent: float) -> str:

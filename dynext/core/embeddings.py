@@ -6,10 +6,10 @@ exits, numbered from 0, the last is the full net.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,36 @@ def last_linear(net: DynamicNet) -> nn.Linear | Cosine:
     """The layer that gives the full net's logits.
 
     Raises:
-        FitError: the last stage has no linear layer with an output a class.
+        FitError: the last stage has no linear layer with an output a class, or several that the logits come out of.
     """
-    layers = [m for m in net.staged.stages[-1].modules() if isinstance(m, nn.Linear | Cosine)]
-    if not layers or layers[-1].out_features != net.num_classes:
+    linears = [m for m in net.staged.stages[-1].modules() if isinstance(m, nn.Linear | Cosine)]
+    layers = [m for m in linears if m.out_features == net.num_classes]
+    found = layers[0] if len(layers) == 1 else gives_logits(net, layers)
+    if found is None:
+        mixed = f"mixes the answers of {len(layers)} linear layers"
         raise FitError(
-            "the net does not end in a linear layer (nn.Linear), whose input would be the last exit's features; "
-            "use a method that reads logits alone: train it jointly, or with distillation"
+            f"the net {mixed if layers else 'does not end in a linear layer'} (nn.Linear), whose input would be the "
+            f"last exit's features; use a method that reads logits alone: train it jointly, or with distillation"
         )
-    return layers[-1]
+    return found
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def gives_logits(net: DynamicNet, layers: Sequence[Layer]) -> Layer | None:
+    """That one of the net's ``layers`` whose output is the full net's as it is, by two rows of zeros."""
+    said: dict[Layer, Tensor] = {}
+    hooks = [m.register_forward_hook(lambda m, _, out: said.__setitem__(m, out)) for m in layers]
+    like = next(net.parameters())
+    try:
+        with torch.no_grad(), evaluating(net):
+            logits = net.staged(torch.zeros(2, *net.staged.input_shape, dtype=like.dtype, device=like.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    same = (m for m, out in said.items() if out.data_ptr() == logits.data_ptr() and out.shape == logits.shape)
+    return next(same, None)
 
 
 @contextmanager

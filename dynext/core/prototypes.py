@@ -53,7 +53,7 @@ def prototypes(
         center_on: embeddings of further rows, unlabelled, whose mean is taken off; that of the examples without it.
 
     Raises:
-        SourceError: a class without an example, or labels of another number than rows.
+        SourceError: a class without an example, labels of another number than rows, or NaN.
 
     Source: Snell et al., NeurIPS 2017, arXiv:1703.05175, with SimpleShot's centering and normalization, Wang et al.
     2019, arXiv:1911.04623 ("CL2N"; there the center is the training set's).
@@ -61,6 +61,9 @@ def prototypes(
     if len(label_n) != len(embedding_e[0]):
         raise SourceError(f"{len(label_n)} labels for {len(embedding_e[0])} rows; give one each")
     k = int(label_n.max()) + 1 if num_classes is None else num_classes
+    for given in (embedding_e, center_on or ()):
+        if not all(f.isfinite().all() for f in given):
+            raise SourceError("an embedding holds NaN or infinite numbers; leave out the row that it is of, or mend it")
     center_e = tuple(f.mean(0) for f in (embedding_e if center_on is None else center_on))
     directions = [F.normalize(f - center, dim=-1) for f, center in zip(embedding_e, center_e, strict=True)]
     return Prototypes(vector_e=tuple(class_means(f, label_n, k) for f in directions), center_e=center_e)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -63,13 +63,16 @@ def reclassify(
     return made
 
 
-def replace_last(staged: StagedNet, num_classes: int) -> None:
-    """Put an untrained cosine classifier in the place of the layer that gives the logits, in these very stages."""
+def replace_last(staged: StagedNet, num_classes: int, *, answer: Literal["linear", "cosine"] = "cosine") -> None:
+    """Put an untrained classifier in the place of the layer that gives the logits, in these very stages."""
     stage = staged.stages[-1]
     old = last_linear(DynamicNet(staged, []))
     like = next(old.parameters())
     name = next(name for name, module in stage.body.named_modules() if module is old)
-    new = Cosine(old.in_features, num_classes).to(like)
+    new: nn.Module = Cosine(old.in_features, num_classes)
+    if answer == "linear":
+        new = nn.Linear(old.in_features, num_classes, bias=getattr(old, "bias", None) is not None)
+    new.to(like)
     parent, _, child = name.rpartition(".")
     if name:
         setattr(stage.body.get_submodule(parent), child, new)
@@ -80,7 +83,17 @@ def replace_last(staged: StagedNet, num_classes: int) -> None:
     stage.param_bytes = param_bytes(stage.body)
     stage.live_bytes = num_classes * like.element_size()
     staged.num_classes = num_classes
-    staged.cosine = True
+    staged.cosine = answer == "cosine"
+
+
+def take_classes(staged: StagedNet, names: Sequence[str], live_shapes: Sequence[Sequence[Sequence[int]]]) -> None:
+    """Give these very stages an untrained last layer of other classes, where it is all that they differ by from a saved
+    net's: one that was adapted, and whose model knows the classes of before."""
+    own = [[list(shape) for shape in stage.live_shapes] for stage in staged.stages]
+    *before, last = live_shapes
+    if [stage.name for stage in staged.stages] == names and own[:-1] == before and own[-1] != last:
+        with seeded(0):
+            replace_last(staged, int(last[0][0]), answer="linear")
 
 
 def _embed_alike(new: Exit, old: Exit, projection: nn.Module | None) -> None:

@@ -63,7 +63,8 @@ def adapt(
     and the policy's note says on how many rows.
 
     Args:
-        steps: gradient steps; what a meta-learned start was trained for, else none.
+        steps: gradient steps; what a meta-learned start was trained for, else 3 with a ``method`` that takes some, and
+            none without one.
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
             change, as `dx.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
             ``"owned"`` or ``"used"``, where the trunk steps on the sum of all exits' losses.
@@ -73,13 +74,14 @@ def adapt(
             not meta-learned, or for class means), ``"kept"`` for the net's own classes, and for a start that was
             meta-learned for any.
         bn: ``"frozen"`` normalizes by the net's running statistics; ``"task"`` gives the new net those of the support
-            rows; ``"per_step"`` is for a start that was meta-trained so.
+            rows; ``"per_step"`` is for a start that was meta-trained so. Without it what the gradient steps of a
+            meta-learned start were trained on, else ``"frozen"``.
         policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one row a class needs.
 
     Raises:
         SourceError: no rows, no labels or no class numbers, one class, a class without a row or (without ``policy``)
             with one alone, labels that are not the net's (``classifiers="kept"``), or rows of another shape than the
-            net eats.
+            net eats, or with NaN in them.
         FitError: arguments out of range, a cascade, or a net whose last classifier cannot be replaced.
         PolicyError: a policy for another number of exits.
 
@@ -134,6 +136,9 @@ def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tup
     absent = sorted(set(range(found[-1] + 1)) - set(found))
     if not kept and absent:
         raise SourceError(f"no support row of class {absent[0]}; number the classes from 0 without gaps")
+    broken = (~batch.x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise SourceError(f"support row {broken[0]} holds NaN or infinite numbers; leave it out, or mend it")
     return batch.x, batch.y.long()
 
 
@@ -169,7 +174,7 @@ def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
             for name, tensor in pupil.norms.statistics.at(pupil.way.steps).items():
                 buffers[name].copy_(tensor)
     if pupil.way.bn == "task":
-        settle(net, Learner(net, range(net.num_exits)), x)
+        settle(Learner(net, range(net.num_exits)), x)
     return net
 
 
@@ -184,13 +189,9 @@ def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
     logits_nek = torch.empty(len(y_n), pupil.net.num_exits, pupil.net.num_classes)
     for group in group_n.unique().tolist():
         out_n = group_n == group
-        if seen is None:  # a row alone has no statistics: it is seen among those that were learned
-            changed = pupil.learned(x[~out_n], y_n[~out_n])
-            among = pupil.answers(changed, torch.cat([x[~out_n], x[out_n]]))
-            logits_nek[out_n] = among[-int(out_n.sum()) :].cpu()
-        else:
-            changed = pupil.learned_from(seen.only(~out_n), y_n[~out_n])
-            logits_nek[out_n] = pupil.answers(changed, x[out_n]).cpu()
+        known = x[~out_n]
+        changed = pupil.learned_from(pupil.look(known) if seen is None else seen.only(~out_n), y_n[~out_n])
+        logits_nek[out_n] = pupil.answers(changed, x[out_n], known).cpu()
     return logits_nek
 
 

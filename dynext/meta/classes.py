@@ -6,11 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from dynext.core.net import DynamicNet, from_specs
+from dynext.core.reclassify import replace_last
 from dynext.errors import FitError
-from dynext.graph import Stage, StagedNet
 from dynext.meta.linear import last_linear
 from dynext.meta.ownership import checked_exits
 from dynext.seeding import seeded
@@ -27,9 +25,10 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
     if num_classes < 2:
         raise FitError(f"num_classes={num_classes}; a classifier tells 2 or more classes apart")
     checked_exits(net, None)
+    last_linear(net)
     staged = copy.deepcopy(net.staged)
     with seeded(seed):
-        staged = _ending_anew(net, staged, num_classes)
+        replace_last(staged, num_classes, answer="linear")
         specs = [{**exit.spec, "num_classes": num_classes} for exit in net.exits]
         gates = None if net.gates is None else net.gates.spec
         found = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
@@ -38,37 +37,6 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
     if found.gates is not None and net.gates is not None:
         found.gates.load_state_dict(net.gates.state_dict())
     return found
-
-
-def _ending_anew(net: DynamicNet, staged: StagedNet, num_classes: int) -> StagedNet:
-    """``staged``, a copy of the net's stages, with a new last linear layer."""
-    old = last_linear(net)
-    like = old.module.weight
-    new = nn.Linear(old.module.in_features, num_classes, old.module.bias is not None).to(like)
-    stage = staged.stages[-1]
-    body = stage.body
-    if not old.path:
-        body = new
-    else:
-        parent, _, name = old.path.rpartition(".")
-        setattr(body.get_submodule(parent), name, new)
-    last = Stage(
-        body,
-        name=stage.name,
-        num_live_in=stage.num_live_in,
-        live=[((num_classes,), like.dtype)],
-        tap=stage.tap,
-        skippable=False,
-        macs=int(stage.macs) + old.module.in_features * (num_classes - net.num_classes),
-    )
-    made = StagedNet(
-        [*list(staged.stages)[:-1], last],
-        input_shape=staged.input_shape,
-        num_classes=num_classes,
-        granularity=staged.granularity,
-    ).eval()
-    made.shrunk = staged.shrunk
-    return made
 
 
 def recipe_with_classes(recipe: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:

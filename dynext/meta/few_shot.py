@@ -85,8 +85,8 @@ def evaluate_episodes(
 ) -> FewShot:
     """Learn each episode's support rows as `adapt` would, and answer its query rows at every exit.
 
-    With ``bn="task"`` query rows are normalized by their own statistics, all of an episode's at once, as the papers
-    have it; an adapted net that runs row by row has the support's instead.
+    With ``bn="task"`` query rows are normalized by the support's statistics, as in the net that `adapt` gives; papers
+    often take the queries' own, which a net that runs row by row cannot.
 
     Args:
         count: the first so many episodes; the others are `adapt`'s.
@@ -113,8 +113,9 @@ def evaluate_episodes(
             raise FitError(f"episodes of {min(ways)} and of {max(ways)} classes; give one way")
         pupil = pupil or pupil_for(start, way, episode.way)
         like = next(pupil.net.parameters())
-        changed = pupil.learned(x.to(like), y.to(like.device))
-        logits.append(pupil.answers(changed, episode.query.x.to(like)).cpu())
+        known = x.to(like)
+        changed = pupil.learned(known, y.to(like.device))
+        logits.append(pupil.answers(changed, episode.query.x.to(like), known).cpu())
         labels.append(_labels(episode))
     if pupil is None:
         raise SourceError("there is not one episode; give some")

@@ -70,7 +70,7 @@ def meta_fusion(
 
     fit(fusion.train(), step, labelled(config, "Meta-GF", steps=inner_steps, lr=inner_lr, batch=batch_size))
     seen = rows.draw(SETTLED, generator(config.seed + 1)).x
-    settle(student, Learner(student, range(student.num_exits)), seen.to(next(student.parameters())))
+    settle(Learner(student, range(student.num_exits)), seen.to(next(student.parameters())))
     return handed_back(student, net).eval()
 
 

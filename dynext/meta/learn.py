@@ -12,12 +12,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dynext.core.modes import evaluating
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.meta.inner import InnerLoop, Problem, loss_of, steps_on_support
-from dynext.meta.learner import Learner, Live, Trunk
+from dynext.meta.learner import Learner, Live, Trunk, called_with
 from dynext.meta.loss import Part, part_of
-from dynext.meta.norms import Norms, StepStatistics
+from dynext.meta.norms import Norms, StepStatistics, statistics_of
 from dynext.meta.ownership import Adapts, Claim, ownership
 from dynext.meta.prototypes import classifier_of, embeddings, prototype_parameters
 from dynext.meta.start import MetaStart
@@ -158,11 +159,18 @@ class Pupil:
         return {own: learned[name].to(like) for own, name in zip(part.adapted, part.names, strict=True)}
 
     @torch.no_grad()
-    def answers(self, changed: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Every exit's logits ``[b e k]`` with the ``changed`` parameters."""
-        with self.norms.ready():
-            named = {self.own_names[name]: tensor for name, tensor in changed.items()}
-            logits_e = self.norms.call(self.everything, named, (x,), self.way.steps)
+    def answers(self, changed: Mapping[str, Tensor], x: Tensor, known: Tensor) -> Tensor:
+        """Every exit's logits ``[b e k]`` with the parameters that rows ``known [n ...]`` have ``changed``.
+
+        With ``bn="task"`` rows are normalized by the statistics of ``known``, as in the net that `adapt` gives.
+        """
+        named = {self.own_names[name]: tensor for name, tensor in changed.items()}
+        if self.way.bn == "task":
+            with evaluating(self.net):
+                logits_e = called_with(self.everything, {**named, **statistics_of(self.everything, named, known)}, (x,))
+        else:
+            with self.norms.ready():
+                logits_e = self.norms.call(self.everything, named, (x,), self.way.steps)
         return torch.stack(logits_e, dim=1).float()
 
 
@@ -232,7 +240,8 @@ def way_of(
 ) -> Way:
     """What was asked for, and where nothing was: what a meta-learned start was learned for, else class means alone.
 
-    Running statistics are the default either way, but for per-step ones.
+    Gradient steps that were meta-trained on some statistics take these: an inner loop learned on those of the rows at
+    hand leads nowhere on others. The default is the net's running statistics else.
     """
     inner = start.inner
     if lr is not None and start.step_sizes is not None:
@@ -244,9 +253,14 @@ def way_of(
     else:
         own = "head" if steps else "prototypes"
     chosen = method or own
-    if chosen == "prototypes" and steps:
-        raise FitError(f"steps={steps}, but class means take none; give method='head' to go on from them by gradient")
-    told_bn = bn or ("per_step" if inner.bn == "per_step" and meta_learned else "frozen")
+    if chosen == "prototypes" and (steps or lr is not None):
+        told = f"steps={steps}" if steps else f"lr={lr}"
+        raise FitError(f"{told}, but class means take none; give method='head' to go on from them by gradient")
+    if chosen == "prototypes" and classifiers == "kept":
+        raise FitError(
+            "classifiers='kept', but class means replace classifiers; give steps, which go on from the net's own"
+        )
+    told_bn = bn or (inner.bn if for_steps and chosen != "prototypes" else "frozen")
     kept: Classifiers = classifiers or ("kept" if for_steps and chosen != "prototypes" else "prototypes")
     return Way(
         method=chosen,

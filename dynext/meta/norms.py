@@ -94,19 +94,31 @@ class Norms:
 
 
 @torch.no_grad()
-def settle(net: nn.Module, module: nn.Module, x: Tensor) -> None:
-    """Set the running statistics of ``net``'s BatchNorms to those of the rows ``x [b ...]``, in place.
+def statistics_of(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """What rows ``x [b ...]`` make of ``module``'s running statistics, with ``parameters`` in it; nothing is changed.
 
-    ``module`` is what is run on them, with all of ``net``'s BatchNorms in it.
+    Both by their names in the module.
     """
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    kept = [(m.momentum, m.track_running_stats) for m in norms]
-    with evaluating(net):
+    norms = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    kept = {name: m.momentum for name, m in norms.items()}
+    found = {
+        f"{name}.{key}": torch.zeros_like(buffer)
+        for name, m in norms.items()
+        for key, buffer in m.named_buffers(recurse=False)
+    }
+    with evaluating(module):
         try:
-            for m in norms:
-                m.reset_running_stats()
+            for m in norms.values():
                 m.training, m.momentum = True, None  # without a momentum torch takes the plain mean
-            module(x)
+            called_with(module, {**parameters, **found}, (x,))
         finally:
-            for m, (momentum, tracking) in zip(norms, kept, strict=True):
-                m.momentum, m.track_running_stats = momentum, tracking
+            for name, m in norms.items():
+                m.momentum = kept[name]
+    return found
+
+
+@torch.no_grad()
+def settle(module: nn.Module, x: Tensor) -> None:
+    """Set the running statistics of ``module``'s BatchNorms to those of the rows ``x [b ...]``, in place."""
+    for name, tensor in statistics_of(module, {}, x).items():
+        module.get_buffer(name).copy_(tensor)

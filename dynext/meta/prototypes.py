@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.core.embeddings import given_to
 from dynext.core.net import DynamicNet
 from dynext.errors import FitError
 from dynext.meta.learner import Learner
-from dynext.meta.linear import last_linear, noting_input
+from dynext.meta.linear import last_linear
 from dynext.meta.norms import Norms
 
 
@@ -26,7 +27,7 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
         FitError: the exit ends in something else.
     """
     if exit in (-1, net.num_exits - 1):
-        return last_linear(net).module
+        return last_linear(net)
     layer = net.exits[exit].classifier
     if not isinstance(layer, nn.Linear):
         raise FitError(
@@ -39,7 +40,7 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
 def embeddings(learner: Learner, layers: Sequence[nn.Linear], norms: Norms, x: Tensor, step: int) -> list[Tensor]:
     """What each of the learner's exits' classifiers ``layers`` sees of rows ``x [b ...]``: ``[b d]`` each."""
     with ExitStack() as stack:
-        seen = [stack.enter_context(noting_input(layer)) for layer in layers]
+        seen = [stack.enter_context(given_to(layer)) for layer in layers]
         norms.call(learner, {}, (x,), step)
     return [inputs[0] for inputs in seen]
 

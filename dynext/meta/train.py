@@ -155,7 +155,7 @@ def _settled(net: DynamicNet, episodes: EpisodeSource, seed: int) -> None:
     like = next(net.parameters())
     draw = generator(seed + 1)
     x = torch.cat([episodes.draw(draw).support.x for _ in range(SETTLED)])
-    settle(net, Learner(net, range(net.num_exits)), x.to(like))
+    settle(Learner(net, range(net.num_exits)), x.to(like))
 
 
 @torch.no_grad()

@@ -153,5 +153,5 @@ def weigh_rows(
 
     fit(weighed.train(), step, labelled(config, "L2W", strength=strength, q=q, lr=pseudo_lr, batch=batch_size))
     seen = rows.draw(SETTLED, generator(config.seed + 1)).x
-    settle(student, Learner(student, range(student.num_exits)), seen.to(next(student.parameters())))
+    settle(Learner(student, range(student.num_exits)), seen.to(next(student.parameters())))
     return handed_back(student, net).eval()

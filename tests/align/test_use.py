@@ -138,9 +138,39 @@ def test_gates_are_kept(rows: dx.data.Rows) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found.gates.parameters(), gated.gates.parameters(), strict=True))
 
 
+class Mixed(torch.nn.Module):
+    """Ends in one linear layer or the mean of two, as distilled ViTs do; one of ten numbers before it is no answer."""
+
+    def __init__(self, *, mixes: bool) -> None:
+        super().__init__()
+        self.mixes = mixes
+        self.body = torch.nn.Conv2d(3, 10, 3, 4)
+        self.first, self.second = torch.nn.Linear(10, 10), torch.nn.Linear(10, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).relu().mean((2, 3))
+        return (self.second(x) + self.first(x)) / 2 if self.mixes else self.first(self.second(x).relu())
+
+
+def test_the_last_linear_layer_is_the_one_that_answers(rows: dx.data.Rows, examples: dx.data.Rows) -> None:
+    mixed, plain = (
+        dx.attach(dx.split(Mixed(mixes=mixes).eval(), torch.zeros(1, *rows.shape), after=["body"]), dx.pooled_heads(10))
+        for mixes in (True, False)
+    )
+    found = dx.few_shot(plain, examples)
+    assert isinstance(found.staged.stages[-1].body.get_submodule("first"), Cosine)
+    with pytest.raises(FitError, match="the net mixes the answers of 2 linear layers"):
+        dx.few_shot(mixed, examples)
+
+
 def test_what_gives_no_classes_is_refused(net: dx.DynamicNet, rows: dx.data.Rows, examples: dx.data.Rows) -> None:
     with pytest.raises(SourceError, match="examples without labels"):
         dx.few_shot(net, examples.unlabelled())
+    with pytest.raises(SourceError, match="all examples are of class 0; .* give two classes or more"):
+        dx.few_shot(net, replace(examples, y=torch.zeros_like(examples.y)))
+    dark = replace(examples, pixels=examples.pixels.float().index_fill(0, torch.tensor([1]), torch.nan))
+    with pytest.raises(SourceError, match="an embedding holds NaN"):
+        dx.few_shot(net, dark)
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):
         dx.few_shot(dx.cascade(net, "boost"), examples)
     vectors = dx.prototypes(dx.embed(net, examples).embedding_e, examples.y)

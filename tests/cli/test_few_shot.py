@@ -14,6 +14,7 @@ from PIL import Image
 from shell import done, refused, run
 
 import dynext as dx
+from dynext.cli.classes import same_data
 
 TINY = ("cifar:resnet8", "--argument", "width=2", "--argument", "channels=1", "--shape", "1x8x8",
         "--mean", "0.5", "--std", "0.5", "--after", "layer1,layer2")  # fmt: skip
@@ -69,6 +70,41 @@ def test_episodes_are_of_classes_that_training_did_not_see(learned: tuple[Path, 
     assert "where it is sure" in text
     assert "95 % intervals" in text
     assert "give some, such as digits" in refused("evaluate", learned[0], "--episodes", "4", "--unlabelled", "x")
+
+
+def test_the_same_data_by_another_name_is_not_taken_for_other_data(
+    learned: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = dx.data.digits()
+    np.savez(tmp_path / "digits.npz", x=digits.pixels.numpy(), y=digits.y.numpy())
+    there = tmp_path / "net"
+    shutil.copytree(learned[0], there)
+    card = json.loads((there / "net.json").read_text())
+    card["provenance"]["data"] = "digits.npz"
+    (there / "net.json").write_text(json.dumps(card))
+    monkeypatch.chdir(tmp_path)
+    given = ("--episodes", "1", "--way", "3", "--shot", "1", "--queries", "1", "--json", "--data")
+    for name in ("digits.npz", "./digits.npz", str(tmp_path / "digits.npz")):
+        told = json.loads(done("evaluate", there, *given, name))
+        assert told["episodes"].endswith(f"the classes of {name} that training did not see")
+    told = json.loads(done("evaluate", there, *given, "digits"))
+    assert told["episodes"].endswith("all classes of digits; training saw classes of digits.npz")
+    assert told["saved_policy"]["half"] is None, "one episode has no interval, and JSON no infinity"
+    assert same_data("omniglot", "omniglot:background")
+    assert not same_data("omniglot", "omniglot:evaluation")
+
+
+def test_episodes_of_a_net_that_skips_are_answered_without_skipping(tmp_path: Path) -> None:
+    model = dx.models.ResNet(8, width=2, channels=1)
+    staged = dx.split(model, torch.zeros(1, 1, 8, 8), granularity="block")
+    net = dx.attach_gates(dx.attach(staged, dx.pooled_heads(10), at=[0]), dx.recurrent_gates())
+    policy = dx.Policy(threshold_e=(0.5, 0.0), temperature_e=(1.0, 1.0), keep_g=(0.5,) * net.num_gates)
+    spec = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 2, "channels": 1}}
+    dx.save(net, tmp_path / "net", policy=policy, spec=spec, model_recipe=recipe)
+    told = done("evaluate", tmp_path / "net", "--data", "digits", "--episodes", "2", "--way", "2", "--queries", "2")
+    assert "exits alone, no block is skipped" in told
+    assert "where it is sure" in told
 
 
 def test_a_folder_of_classes_is_learned(learned: tuple[Path, str], faces: Path, tmp_path: Path) -> None:

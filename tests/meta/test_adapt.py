@@ -46,11 +46,16 @@ def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
     check_net(found.net, episode.query.x)
 
     dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, table=found.table)
-    arch = dx.models.ResNet(8, num_classes=4, width=4, channels=1)
-    again = dx.load(tmp_path / "net", model=arch)
     x = episode.query.x
-    assert_close(again.net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
-    assert again.policy == found.policy
+    for classes in (4, 3):  # the model as it is now, or as it was before it was adapted
+        arch = dx.models.ResNet(8, num_classes=classes, width=4, channels=1)
+        again = dx.load(tmp_path / "net", model=arch)
+        assert_close(again.net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
+        assert (again.net.staged.macs, again.net.num_classes) == (found.net.staged.macs, 4)
+        assert again.policy == found.policy
+    recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 4, "channels": 1, "num_classes": 3}}
+    dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, model_recipe=recipe)
+    assert_close(dx.load(tmp_path / "net").net.all_exits(x), found.net.all_exits(x), rtol=0, atol=0)
 
 
 def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None:
@@ -59,7 +64,7 @@ def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None
     seen: list[list[np.ndarray]] = []
     for x in (episode.support.x, episode.query.x):
         embedded = [[]]
-        hook = last_linear(digit_net).module.register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
+        hook = last_linear(digit_net).register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
         with torch.no_grad():
             taps, _ = digit_net.taps(x)
         hook.remove()
@@ -96,19 +101,20 @@ def test_exits_that_share_a_trunk_step_on_it_together(digit_net, digit_rows) -> 
         assert_close((p - q) / lr, gradient, rtol=0.01, atol=0.01, msg=lambda told, name=name: f"{name}: {told}")
 
 
+@pytest.mark.parametrize("bn", ["frozen", "task"])
 @pytest.mark.parametrize(("method", "steps"), [("prototypes", 0), ("head", 2)])
 def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
-    method: str, steps: int, digit_net, digit_rows
+    method: str, steps: int, bn: str, digit_net, digit_rows
 ) -> None:
     rows = support(digit_rows[1], way=3, shot=2).support
-    way = Way(method=method, steps=steps, lr=0.1, bn="frozen", classifiers="prototypes", careful=True)
+    way = Way(method=method, steps=steps, lr=0.1, bn=bn, classifiers="prototypes", careful=True)
     pupil = pupil_for(as_start(digit_net), way, 3)
     found = left_out(pupil, rows.x, rows.y, seed=0)
     never = dx.Policy.never(3)
     for i in range(len(rows.x)):
         others = torch.arange(len(rows.x)) != i
         rest = dx.Batch(x=rows.x[others], y=rows.y[others])
-        alone = dx.adapt(digit_net, rest, method=method, steps=steps, policy=never).net
+        alone = dx.adapt(digit_net, rest, method=method, steps=steps, bn=bn, policy=never).net
         with torch.no_grad():
             assert_close(found[i], alone.all_exits(rows.x[i : i + 1])[0], rtol=1e-4, atol=1e-4)
 
@@ -143,6 +149,23 @@ def test_a_meta_learned_start_goes_on_as_it_was_trained(digit_net, digit_rows) -
         dx.adapt(start, rows, steps=3)
     with pytest.raises(SourceError, match="is of class 3, the net knows 3; give classifiers='prototypes'"):
         dx.adapt(start, support(new).support)
+
+
+@pytest.mark.parametrize("bn", ["task", "frozen"])
+def test_steps_go_on_with_the_statistics_that_they_were_trained_on(bn: str, digit_net, digit_rows) -> None:
+    rows, never = support(digit_rows[1], way=3).support, dx.Policy.never(3)
+    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop(steps=2, bn=bn))
+
+    def statistics(**given) -> list[torch.Tensor]:
+        buffers = dx.adapt(start, rows, policy=never, **given).net.named_buffers()
+        return [buffer for name, buffer in buffers if "running" in name]
+
+    found, wanted = statistics(), statistics(bn=bn)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    own = [buffer for name, buffer in digit_net.named_buffers() if "running" in name]
+    assert all(torch.equal(a, b) for a, b in zip(found, own, strict=True)) == (bn == "frozen")
+    means = statistics(method="prototypes")  # change no layer that statistics come after
+    assert all(torch.equal(a, b) for a, b in zip(means, own, strict=True))
 
 
 def test_a_start_for_class_means_goes_on_from_class_means(digit_net, digit_rows) -> None:
@@ -250,6 +273,12 @@ def batch(y: list[int], side: int = 8) -> dx.Batch:
         (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
         (dx.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])), r"labels \[2\] of torch.int64 .* for 4 support"),
         (dx.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
+        (
+            dx.Batch(
+                x=torch.tensor([0.0, 0, torch.nan, 0])[:, None, None, None].expand(4, 1, 8, 8), y=torch.arange(4) % 2
+            ),
+            "support row 2 holds NaN",
+        ),
     ],
 )
 def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:
@@ -276,6 +305,8 @@ def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None
         ({"classifiers": "new"}, "classifiers='new'"),
         ({"bn": "batch"}, "bn='batch'"),
         ({"bn": "per_step", "steps": 1}, r"\(none here, 1 steps asked\)"),
+        ({"lr": 0.5}, "lr=0.5, but class means take none; give method='head'"),
+        ({"classifiers": "kept"}, "classifiers='kept', but class means replace classifiers; give steps"),
     ],
 )
 def test_arguments_that_make_no_sense(given: dict, told: str, digit_net) -> None:

@@ -10,12 +10,13 @@ import dynext as dx
 from dynext.errors import FitError, SourceError
 
 
-def test_it_answers_as_adapt_does(digit_net, digit_rows) -> None:
+@pytest.mark.parametrize("bn", ["frozen", "task"])
+def test_it_answers_as_adapt_does(bn: str, digit_net, digit_rows) -> None:
     episodes = dx.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
-    found = dx.evaluate_episodes(digit_net, episodes, count=3, progress=False)
+    found = dx.evaluate_episodes(digit_net, episodes, count=3, bn=bn, progress=False)
     wanted = []
     for i in range(3):
-        net = dx.adapt(digit_net, episodes[i].support, policy=dx.Policy.never(3)).net
+        net = dx.adapt(digit_net, episodes[i].support, bn=bn, policy=dx.Policy.never(3)).net
         with torch.no_grad():
             wanted.append(net.all_exits(episodes[i].query.x))
     assert_close(found.table.logits_nek, torch.cat(wanted), rtol=1e-4, atol=1e-4)
