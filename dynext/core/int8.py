@@ -32,6 +32,9 @@ x86 CPUs without VNNI add two products in 16 bits, which saturate: with weights 
 32,130), and the kernel gives what the formula gives, on any machine.
 """
 
+AT_ONCE = 1 << 17
+"""How many numbers are rounded at once: what is between floats and bytes then stays in the cache."""
+
 Int8Spec = dict[str, Any]
 """JSON: ``{"layers": {name in the float net: [scale, zero] of its input}}``."""
 
@@ -58,9 +61,13 @@ class Int8Layer(nn.Module):
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.relu = relu
         self.conv: tuple[list[int], list[int], list[int], int] | None = None
+        self.pointwise = False
         if isinstance(layer, nn.Conv2d):
             padding = cast("tuple[int, ...]", layer.padding)
             self.conv = (list(layer.stride), list(padding), list(layer.dilation), layer.groups)
+            # as a linear layer: for some sizes the convolution's kernel wants the packed weight in another layout than
+            # it was packed in, and lays it out anew in every call, at up to 80 times the cost of the sum
+            self.pointwise = layer.kernel_size == (1, 1) and not any(padding) and layer.groups == 1
         self._ready: tuple[Any, ...] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,14 +86,32 @@ class Int8Layer(nn.Module):
         return out.relu() if self.relu else out
 
     def _in_kernel(self, x: Tensor) -> Tensor:
-        packed, zeros = self._prepared()
-        q = (x / self.scale).round_().add_(self.zero).clamp_(0, LEVELS).to(torch.uint8)
-        post: tuple[str, list[float], str] = ("relu" if self.relu else "none", [], "")
-        ops = torch.ops.onednn
-        known = (q, self.scale, self.zero, packed, self.step, zeros, self.bias.detach())
         if self.conv is None:
-            return ops.qlinear_pointwise(*known, 1.0, 0, torch.float32, *post)
-        return ops.qconv_pointwise(*known, *self.conv, 1.0, 0, torch.float32, *post)
+            return self._summed(self._rounded(x))
+        if not self.pointwise:
+            return self._summed(self._rounded(x), *self.conv)
+        down, across = self.conv[0]
+        q_bhwc = self._rounded(x[:, :, ::down, ::across]).permute(0, 2, 3, 1)
+        out = self._summed(q_bhwc.flatten(0, 2).contiguous())
+        return out.view(*q_bhwc.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def _summed(self, q: Tensor, *conv: Any) -> Tensor:
+        packed, zeros = self._prepared()
+        kernel = torch.ops.onednn.qconv_pointwise if conv else torch.ops.onednn.qlinear_pointwise
+        known = (q, self.scale, self.zero, packed, self.step, zeros, self.bias.detach(), *conv)
+        return kernel(*known, 1.0, 0, torch.float32, "relu" if self.relu else "none", [], "")
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """As uint8, some rows at a time."""
+        if x.numel() <= AT_ONCE:
+            return self._levels(x).to(torch.uint8)
+        q, some = torch.empty_like(x, dtype=torch.uint8), max(1, AT_ONCE // x[0].numel())
+        for part, out in zip(x.split(some), q.split(some), strict=True):
+            out.copy_(self._levels(part))
+        return q
+
+    def _levels(self, x: Tensor) -> Tensor:
+        return (x / self.scale).round_().add_(self.zero).clamp_(0, LEVELS)
 
     def _prepared(self) -> tuple[Any, ...]:
         """The weight in the kernel's own layout, made once for the weight that is there."""
@@ -94,8 +119,8 @@ class Int8Layer(nn.Module):
         if self._ready is None or self._ready[0] != key:
             zeros = torch.zeros(len(self.weight), dtype=torch.int64)
             ops = torch.ops.onednn
-            if self.conv is None:
-                packed = ops.qlinear_prepack(self.weight, None)
+            if self.conv is None or self.pointwise:
+                packed = ops.qlinear_prepack(self.weight.flatten(1), None)
             else:
                 packed = ops.qconv_prepack(self.weight, self.step, self.scale, self.zero, *self.conv, None)
             self._ready = (key, packed, zeros)

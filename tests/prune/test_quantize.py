@@ -9,6 +9,7 @@ import torch
 from methods import METHODS, SPEC, config, setting
 from reference import int8 as slow
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import NETS
 
 import dynext as dx
@@ -34,6 +35,43 @@ def test_a_convolution_is_the_formula(relu: bool, groups: int) -> None:
     layer = Int8Layer(conv, relu=relu, scale=scale, zero=zero)
     torch.testing.assert_close(layer(x), torch.from_numpy(wanted).float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer._written_out(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_a_1x1_convolution_is_the_formula_and_runs_as_a_linear_layer(form: torch.memory_format, rows: int) -> None:
+    conv = nn.Conv2d(6, 5, 1, (2, 1)).requires_grad_(False)
+    x = 3 * drawn(rows, 6, 5, 4, seed=1).contiguous(memory_format=form)
+    scale, zero = value_range(x.flatten())
+    wanted = slow.convolution(x[:, :, ::2].numpy(), conv.weight.numpy(), conv.bias.numpy(), scale, zero, 1, 0, 1, True)
+    layer = Int8Layer(conv, relu=True, scale=scale, zero=zero)
+    with Called() as called:
+        torch.testing.assert_close(layer(x), torch.from_numpy(wanted).float(), rtol=1e-4, atol=1e-4)
+    assert "onednn.qlinear_pointwise.default" in called.names  # the other kernel packs some weights in every call
+    padded = Int8Layer(nn.Conv2d(6, 5, 1, padding=1).requires_grad_(False), relu=False, scale=scale, zero=zero)
+    torch.testing.assert_close(padded(x), padded._written_out(x), rtol=1e-4, atol=1e-4)
+
+
+class Called(TorchDispatchMode):
+    """Names of the operators that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_rounding_some_rows_at_a_time_changes_nothing(form: torch.memory_format, monkeypatch) -> None:
+    layer = Int8Layer(nn.Conv2d(4, 6, 3, 1, 1), relu=False, scale=0.02, zero=100)
+    x = drawn(7, 4, 5, 5).contiguous(memory_format=form).requires_grad_()
+    wanted = layer(x)
+    for at_once in (1, 250):
+        monkeypatch.setattr(int8_module, "AT_ONCE", at_once)
+        assert torch.equal(layer(x), wanted)
 
 
 def test_large_sums_do_not_saturate() -> None:
