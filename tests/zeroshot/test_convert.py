@@ -8,14 +8,18 @@ import torch
 from torch import nn
 from zoo import NETS
 
+from dynext.core.collect import collect
 from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.data import Rows
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.types import InputSpec
+from dynext.zeroshot import thresholds
 from dynext.zeroshot.asked import spec_for
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.folds import Views
+from dynext.zeroshot.rounds import Joined
+from dynext.zeroshot.synth.synthesize import synthesize
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 SMALL = {"spec": SPEC, "method": "leaves", "n": 64, "steps": 8, "progress": False}
@@ -82,6 +86,18 @@ def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
     found = convert(teacher(), distill_on=rows, calibrate=real(), **SMALL)
     assert found.rows is rows
     assert found.provenance["method"] == "given rows"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_exits_are_not_judged_on_the_bank_that_they_were_distilled_on(
+    joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "ROWS", 64)
+    bank = synthesize(teacher(), shape=SPEC.shape, n=64, seed=1, method="leaves", spec=SPEC, progress=False)
+    found = convert(
+        teacher(), distill_on=Joined(parts=[bank]) if joined else bank, **SMALL
+    )  # judges by seed 1, if free
+    assert not torch.equal(found.table.logits_nek, collect(found.net, bank).logits_nek)
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
