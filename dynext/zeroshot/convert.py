@@ -128,6 +128,8 @@ def convert(
     check_wishes(max_drop, budget)
     if calibrate is None and distill_on_calibration:
         raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
+    if minutes is not None and distill_on is not None:
+        raise FitError("minutes plans how many rows to make; with distill_on they are there, give steps instead")
     if train not in get_args(Train):
         raise FitError(f"train={train!r}; give 'frozen' (the exits alone) or 'joint' (the trunk as well)")
     kind = skipping_kind(skip)

@@ -149,6 +149,8 @@ def test_what_is_missing_is_said() -> None:
         convert(teacher())
     with pytest.raises(SourceError, match="distill_on_calibration needs rows"):
         convert(teacher(), distill_on_calibration=True, **SMALL)
+    with pytest.raises(FitError, match="with distill_on they are there, give steps"):
+        convert(teacher(), distill_on=real(), minutes=5, **SMALL)
     with pytest.raises(FitError, match="train='whole'; give 'frozen'"):
         convert(teacher(), train="whole", **SMALL)
     with pytest.raises(SourceError, match="they must agree"):
