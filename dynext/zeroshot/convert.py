@@ -21,7 +21,7 @@ from dynext.data import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.types import InputSpec, Source
-from dynext.zeroshot.asked import check_record, check_rows, check_wishes, digest_of, spec_for, told_of
+from dynext.zeroshot.asked import check_reach, check_record, check_rows, check_wishes, digest_of, spec_for, told_of
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
 from dynext.zeroshot.drift import lost_by_drift
@@ -138,6 +138,8 @@ def convert(
     keep = None if folder is None else Path(folder)
     net = _attached(teacher, spec, after, heads, around_blocks=kind is not None, seed=seed)
     check_logits(teacher, spec)
+    if kind is None:  # skipping may cost less than the cheapest exit
+        check_reach(budget, net)
     if keep is not None:
         asked: dict[str, Any] = {
             "teacher": fingerprint(teacher), "spec": asdict(spec), "exits": net.exit_names,
