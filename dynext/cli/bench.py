@@ -12,7 +12,7 @@ import torch
 
 from dynext.artifact import PAGE, Artifact, save
 from dynext.cli.options import artefact_options, data_options, device_option, json_option, open_artefact
-from dynext.cli.rows import rows_to_time
+from dynext.cli.rows import drawn, rows_to_time
 from dynext.cli.show import print_json, timing_lines
 from dynext.core.collect import timed
 from dynext.core.cost import measure
@@ -70,7 +70,7 @@ def bench(
         kept = replace(kept, policy=_within(kept, budget_ms))
     if write or budget_ms is not None:
         _write(folder, kept)
-    x = rows.take(torch.arange(min(len(rows), TIMED_ROWS))).x.to(next(net.parameters()))
+    x = rows.take(drawn(len(rows), TIMED_ROWS)).x.to(next(net.parameters()))
     leaving = net.run(x, kept.policy).exit.bincount(minlength=net.num_exits).double() / len(x)
     timings = side_by_side(net.staged, net, kept.policy, x, batches=batches or (1, 64))
     if as_json:

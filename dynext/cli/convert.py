@@ -25,7 +25,7 @@ from dynext.cli.options import (
     seed_option,
 )
 from dynext.cli.pictures import first_and_last, synthesized
-from dynext.cli.rows import unlabelled_rows
+from dynext.cli.rows import drawn, unlabelled_rows
 from dynext.cli.show import print_json, timing_lines
 from dynext.core.report import report
 from dynext.core.timing import Timing, side_by_side
@@ -191,8 +191,7 @@ def _timed(
 ) -> tuple[tuple[Timing, ...], str]:
     """The clock on real rows if there are any; else on synthesized ones, where it says what exits cost, not save."""
     source = seen if seen is not None else conversion.rows
-    index = torch.arange(min(len(source), TIMED_ROWS))
-    x = source.take(index).x if isinstance(source, Rows | Bank) else next(iter(source)).x
+    x = source.take(drawn(len(source), TIMED_ROWS)).x if isinstance(source, Rows | Bank) else next(iter(source)).x
     x = x.to(next(teacher.parameters()))
     timings = side_by_side(teacher, conversion.net, conversion.policy, x)
     if seen is None:

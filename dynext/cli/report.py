@@ -43,7 +43,7 @@ def report(
     shown = []
     pictures = load_pictures(folder)
     if data is not None:
-        rows, words = open_rows(data, kept.spec, root=root, download=download)
+        rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
         table = collect(kept.net, Watched(rows=rows), keep=kept.policy.skip_rule, rows=words)
         shown.append(("Test rows", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)

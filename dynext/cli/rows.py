@@ -65,6 +65,8 @@ def open_rows(
         there = class_names(data)
         if set(there) <= set(names):
             rows = replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y])
+    if not len(rows):
+        raise SourceError(f"{data} holds no row; give some")
     return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
 
 
@@ -105,6 +107,11 @@ def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
     if not path.exists():
         raise SourceError(f"no {data}; give a folder of images, a .npz or .npy file, or bundled (the shipped sample)")
     return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()
+
+
+def drawn(rows: int, count: int) -> torch.Tensor:
+    """At most ``count`` of ``rows`` places, in random order: a folder's first rows may all be of one class."""
+    return torch.randperm(rows, generator=generator(0))[:count]
 
 
 def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Rows, str, bool]:

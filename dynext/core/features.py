@@ -1,7 +1,7 @@
 """What frozen heads train on: the trunk run once over the rows, and kept.
 
-What the heads see (after their parameter-free reduction) and the full net's logits are kept in half precision, so that
-thousands of head steps cost little more than the heads.
+What the heads see (after their parameter-free reduction) is kept in half precision where it fits, so that thousands of
+head steps cost little more than the heads.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SourceError
 from dynext.types import BatchNormMode, Source
 
+HALF_MAX = 65504.0
+"""Nets without normalization layers, fed with pixels up to 255 say, go beyond."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16), the full net's logits ``[n k]``."""
+    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16; float32 where values do not fit), the
+    full net's logits ``[n k]``."""
 
     reduced_e: tuple[Tensor, ...]
     logits_nk: Tensor
@@ -81,8 +85,10 @@ def cache_features(
             if not done:
                 reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in found]
                 logits_nk = torch.empty(len(source), final.shape[1])
-            for kept, r in zip(reduced_e, found, strict=True):
-                kept[rows] = r.half().cpu()
+            for e, r in enumerate(found):
+                if reduced_e[e].dtype == torch.float16 and r.abs().amax() > HALF_MAX:
+                    reduced_e[e] = reduced_e[e].float()
+                reduced_e[e][rows] = r.to(reduced_e[e].dtype).cpu()
             logits_nk[rows] = (guide(x) if apart else final).float().cpu()
             done += len(x)
             bar.update(len(x))

@@ -82,8 +82,9 @@ class ExitTable:
         n, _, k = self.logits_nek.shape
         if label_n.shape != (n,) or label_n.dtype != torch.int64:
             raise PolicyError(f"labels {list(label_n.shape)} of {label_n.dtype} for {n} rows; give one int64 each")
-        if int(label_n.min()) < 0 or int(label_n.max()) >= k:
-            raise PolicyError(f"labels from {int(label_n.min())} to {int(label_n.max())} for classes 0 to {k - 1}")
+        low, high = int(label_n.min()), int(label_n.max())
+        if low < 0 or high >= k:
+            raise PolicyError(f"labels from {low} to {high} for classes 0 to {k - 1}; number classes as the net does")
 
     def __len__(self) -> int:
         return len(self.logits_nek)

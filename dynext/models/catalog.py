@@ -135,7 +135,10 @@ def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{recipe!r} is no model recipe; its keys are kind, name and arguments") from error
     if kind == "file":
-        raise ModelError(f"the static net comes from {name}, which is code of yours; open it and give model=")
+        raise ModelError(
+            f"the static net comes from {name}, which is code of yours; open it and give model= "
+            f"(a command: --model {name})"
+        )
     if kind not in families.KINDS or kind == "bundled" or not isinstance(name, str):
         raise ModelError(f"a model of kind {kind!r} is not known to this version of dynext; update it or give model=")
     with seeded(0):

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dynext.core.net import DynamicNet
 from dynext.data import Rows
 from dynext.errors import PolicyError, SourceError, line
 from dynext.fit import check_same_run
@@ -90,6 +91,17 @@ def check_wishes(max_drop: float | None, budget: float | None) -> None:
         raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
     if budget is not None and not 0 < budget < float("inf"):
         raise PolicyError(f"budget {budget}; give a positive share of the static net's MACs, 0.5 for half of them")
+
+
+def check_reach(budget: float | None, net: DynamicNet) -> None:
+    """Raises PolicyError for a budget that is not met even if all rows leave at the cheapest exit."""
+    costs = [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)]
+    least = min(costs) / max(net.trunk_macs_e[-1], 1)
+    if budget is not None and budget < least:
+        raise PolicyError(
+            f"budget {budget} of the static net's MACs cannot be met: the cheapest within reach is {least:.3f}; allow "
+            f"at least that, or attach earlier or cheaper exits"
+        )
 
 
 def check_record(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from dynext.data import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.types import InputSpec, Source
-from dynext.zeroshot.asked import check_record, check_rows, check_wishes, digest_of, spec_for, told_of
+from dynext.zeroshot.asked import check_reach, check_record, check_rows, check_wishes, digest_of, spec_for, told_of
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
 from dynext.zeroshot.drift import lost_by_drift
@@ -28,6 +29,7 @@ from dynext.zeroshot.effort import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS,
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
 from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.rounds import Joined
 from dynext.zeroshot.skip import KEEPS, SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
 from dynext.zeroshot.synth.answers import check_logits
 from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
@@ -126,6 +128,8 @@ def convert(
     check_wishes(max_drop, budget)
     if calibrate is None and distill_on_calibration:
         raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
+    if minutes is not None and distill_on is not None:
+        raise FitError("minutes plans how many rows to make; with distill_on they are there, give steps instead")
     if train not in get_args(Train):
         raise FitError(f"train={train!r}; give 'frozen' (the exits alone) or 'joint' (the trunk as well)")
     kind = skipping_kind(skip)
@@ -134,6 +138,8 @@ def convert(
     keep = None if folder is None else Path(folder)
     net = _attached(teacher, spec, after, heads, around_blocks=kind is not None, seed=seed)
     check_logits(teacher, spec)
+    if kind is None:  # skipping may cost less than the cheapest exit
+        check_reach(budget, net)
     if keep is not None:
         asked: dict[str, Any] = {
             "teacher": fingerprint(teacher), "spec": asdict(spec), "exits": net.exit_names,
@@ -167,8 +173,10 @@ def convert(
         skip_steps = effort.joint_steps
         notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
 
+    judging = _free_seed(seed + 1, distill_on)
+
     def synthesized(kind: str, count: int) -> Bank:
-        return _synthesized(teacher, spec, kind, count, seed + 1, None, progress)
+        return _synthesized(teacher, spec, kind, count, judging, None, progress)
 
     def fit_heads(start: DynamicNet, rows: Features, name: str, share: float = 1.0) -> DynamicNet:
         return distill(
@@ -267,6 +275,14 @@ def _attached(
         return attach_around_blocks(teacher, example, after, heads, seed=seed)
     staged = split(teacher, example, after)
     return attach(staged, heads or default_heads(staged.num_classes), seed=seed)
+
+
+def _free_seed(seed: int, source: Source | None) -> int:
+    """The first from ``seed`` on that no bank of ``source`` was made with: rows that exits were distilled on must not
+    be the ones they are judged on."""
+    parts = source.parts if isinstance(source, Joined) else [source]
+    used = {part.provenance.seed for part in parts if isinstance(part, Bank)}
+    return next(free for free in itertools.count(seed) if free not in used)
 
 
 def _synthesized(

@@ -1,9 +1,11 @@
 """Bench from the shell: which rows, what it writes."""
 
+import importlib
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from shell import done, refused
@@ -25,6 +27,20 @@ def test_on_data_it_does_not(net: Path, images: Path) -> None:
     for timing in told["timing"]:
         assert timing["speedup"] == pytest.approx(timing["static_ms"] / timing["dynamic_ms"])
     assert "noise" not in done("bench", net, "--data", images, "--batch", "3")
+
+
+def test_rows_that_are_sorted_by_class_are_not_timed_by_the_first_class_alone(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.arange(200, dtype=np.uint8).repeat(3 * 32 * 32).reshape(200, 3, 32, 32)  # row r is all r
+    np.savez(tmp_path / "sorted.npz", x=x)
+    module, timed = importlib.import_module("dynext.cli.bench"), []
+    monkeypatch.setattr(module, "TIMED_ROWS", 100)
+    monkeypatch.setattr(module, "side_by_side", lambda static, net, policy, x, batches: timed.append(x) or ())
+    done("bench", net, "--data", tmp_path / "sorted.npz")
+    pixels_n = dx.load(net).spec.pixels(timed[0])[:, 0, 0, 0] * 255
+    assert len(pixels_n) == 100
+    assert (pixels_n[:50] >= 100).sum() > 10
 
 
 def test_write_keeps_stage_times_and_everything_else(net: Path) -> None:
@@ -63,5 +79,7 @@ def test_a_budget_in_milliseconds_chooses_thresholds_and_keeps_them(net: Path) -
     assert "measure them: dynext bench DIR --write" in refused("bench", net, "--budget-ms", 5)
 
 
-def test_mistakes(net: Path) -> None:
+def test_mistakes(net: Path, tmp_path: Path) -> None:
     assert "0 is not in the range" in refused("bench", net, "--batch", "0")
+    np.savez(tmp_path / "none.npz", x=np.zeros((0, 3, 32, 32), np.uint8))
+    assert "none.npz holds no row" in refused("bench", net, "--data", tmp_path / "none.npz")

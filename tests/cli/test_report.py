@@ -1,11 +1,16 @@
 """Report from the shell: the page, its rows and pictures."""
 
+import importlib
+import json
 import re
 import webbrowser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from shell import done, refused
+
+import dynext as dx
 
 
 def test_the_page_is_written_anew_with_its_pictures(net: Path) -> None:
@@ -41,3 +46,18 @@ def test_mistakes(net: Path) -> None:
     (net / "pictures.safetensors").unlink()
     (net / "table.safetensors").unlink()
     assert "give rows with --data" in refused("report", net)
+
+
+def test_sub_folders_count_as_the_nets_classes_of_that_name(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = json.loads((net / "net.json").read_text())
+    card["class_names"] = [f"kind {k}" for k in range(10)]
+    (net / "net.json").write_text(json.dumps(card))
+    for name in ("kind 7", "kind 2"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "data" / name / "x.png")
+    module, tables = importlib.import_module("dynext.cli.report"), []
+    monkeypatch.setattr(module, "report_on", lambda table, policy: tables.append(table) or dx.report(table, policy))
+    done("report", net, "--data", tmp_path / "data")
+    assert tables[0].label_n.tolist() == [2, 7]

@@ -122,7 +122,7 @@ def test_files_that_are_no_table_are_refused(tmp_path):
         ({"head_macs_e": (1, 1, 1, 1)}, "the last head cost 0"),
         ({"label_n": None, "basis": "labels"}, "give labels, or basis 'teacher'"),
         ({"label_n": torch.zeros(3).long()}, r"labels \[3\] of torch.int64 for 200 rows"),
-        ({"label_n": torch.full((200,), 5)}, "labels from 5 to 5 for classes 0 to 4"),
+        ({"label_n": torch.full((200,), 5)}, "labels from 5 to 5 for classes 0 to 4; number"),
     ],
 )
 def test_tables_that_do_not_fit_together_are_refused(changes, says):

@@ -8,14 +8,18 @@ import torch
 from torch import nn
 from zoo import NETS
 
+from dynext.core.collect import collect
 from dynext.core.policy import Policy
 from dynext.core.table import simulate
 from dynext.data import Rows
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.types import InputSpec
+from dynext.zeroshot import thresholds
 from dynext.zeroshot.asked import spec_for
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.folds import Views
+from dynext.zeroshot.rounds import Joined
+from dynext.zeroshot.synth.synthesize import synthesize
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 SMALL = {"spec": SPEC, "method": "leaves", "n": 64, "steps": 8, "progress": False}
@@ -84,6 +88,18 @@ def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
     assert found.provenance["method"] == "given rows"
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_exits_are_not_judged_on_the_bank_that_they_were_distilled_on(
+    joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "ROWS", 64)
+    bank = synthesize(teacher(), shape=SPEC.shape, n=64, seed=1, method="leaves", spec=SPEC, progress=False)
+    found = convert(
+        teacher(), distill_on=Joined(parts=[bank]) if joined else bank, **SMALL
+    )  # judges by seed 1, if free
+    assert not torch.equal(found.table.logits_nek, collect(found.net, bank).logits_nek)
+
+
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_jointly_the_trunk_moves_and_what_it_loses_is_counted(calibrated: bool) -> None:
     model = teacher()
@@ -133,6 +149,8 @@ def test_what_is_missing_is_said() -> None:
         convert(teacher())
     with pytest.raises(SourceError, match="distill_on_calibration needs rows"):
         convert(teacher(), distill_on_calibration=True, **SMALL)
+    with pytest.raises(FitError, match="with distill_on they are there, give steps"):
+        convert(teacher(), distill_on=real(), minutes=5, **SMALL)
     with pytest.raises(FitError, match="train='whole'; give 'frozen'"):
         convert(teacher(), train="whole", **SMALL)
     with pytest.raises(SourceError, match="they must agree"):
@@ -192,10 +210,13 @@ def test_rows_that_cannot_be_used_are_refused_before_the_work(given: dict, told:
         convert(teacher(), **{**SMALL, **given})
 
 
-@pytest.mark.parametrize("wish", [{"max_drop": 5}, {"budget": 0.0}])
-def test_wishes_that_nothing_can_meet_are_refused_before_the_work(wish: dict) -> None:
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [({"max_drop": 5}, "give a"), ({"budget": 0.0}, "give a"), ({"budget": 0.001}, "cheapest within reach is 0")],
+)
+def test_wishes_that_nothing_can_meet_are_refused_before_the_work(wish: dict, told: str) -> None:
     said: list[str] = []
-    with pytest.raises(PolicyError, match="give a"):
+    with pytest.raises(PolicyError, match=told):
         convert(teacher(), **wish, **SMALL, notify=said.append)
     assert said == []
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.distill as subject
@@ -53,6 +54,17 @@ def test_cached_features_are_what_the_exits_see() -> None:
     both = Features.join([features, batched])
     assert len(both) == 2 * len(rows)
     torch.testing.assert_close(both.subset(torch.arange(96, 192)).logits_nk, batched.logits_nk)
+
+
+def test_features_too_large_for_half_precision_are_kept_in_single() -> None:
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    model = nn.Sequential(*layers).eval()
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x[40:] *= 1e6  # in the second batch
+    net = attach(split(model, x, ["1"]), default_heads(5))
+    features = cache_features(net, model, Rows(pixels=x, spec=SPEC, batch_size=32), progress=False)
+    torch.testing.assert_close(head_logits(net, features), net.all_exits(x).detach(), rtol=1e-2, atol=1e-2)
+    distill(net, model, features, steps=2, progress=False)
 
 
 def test_another_teacher_is_asked_itself() -> None:

@@ -9,7 +9,7 @@ from zoo import NETS
 import dynext as dx
 from dynext.core.bias import class_biases
 from dynext.testing import check_net
-from dynext.zeroshot.recalibrate import FOLDS, recalibrated, with_biases
+from dynext.zeroshot.recalibrate import FOLDS, dealt, recalibrated, with_biases
 
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -55,14 +55,26 @@ def test_a_row_is_judged_by_biases_that_did_not_see_it() -> None:
     net, rows = lopsided()
     table = dx.collect(net, rows)
     _, judged = recalibrated(net, table)
-    fold = torch.arange(len(table)) % FOLDS == 2
+    fold = dealt(table.target_n) == 2
+    own = int(fold.nonzero()[0])
     biases_ek = class_biases(table.subset((~fold).nonzero()[:, 0]))
     assert_close(judged.logits_nek[fold], table.logits_nek[fold] + biases_ek.float())
     logits_nek = table.logits_nek.clone()
-    logits_nek[2, :-1] = logits_nek[2, :-1].flip(-1)  # moves no other row of its fold
+    logits_nek[own, :-1] = logits_nek[own, :-1].flip(-1)  # moves no other row of its fold
     _, other = recalibrated(net, replace(table, logits_nek=logits_nek))
-    fold[2] = False
+    fold[own] = False
     assert torch.equal(other.logits_nek[fold], judged.logits_nek[fold])
+
+
+def test_rows_that_come_class_by_class_in_turn_are_judged_like_any() -> None:
+    net, rows = lopsided(100)
+    wanted_nk = torch.nn.functional.one_hot(torch.arange(100) % 10, 10).float()  # every fifth row is of two classes
+    noise_nk = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
+    logits_nek = torch.stack([3 * wanted_nk + noise_nk] * 2 + [9 * wanted_nk], 1)
+    table = replace(dx.collect(net, rows), logits_nek=logits_nek)
+    shuffled = table.subset(torch.randperm(100, generator=torch.Generator().manual_seed(1)))
+    in_turn, like_any = (recalibrated(net, one)[1].right_ne[:, 0].float().mean() for one in (table, shuffled))
+    assert abs(in_turn - like_any) < 0.05
 
 
 def test_fewer_rows_than_folds_change_nothing() -> None:
