@@ -94,6 +94,7 @@ def test_no_exit_is_safe_is_an_answer():
     assert policy.note.startswith("no exit is safe: the best bound reached is")
     assert "no exit is safe: none saves MACs with 20 rows" in choose(make_table(10)).note
     assert choose(make_table(30, e=1)).threshold_e == (0.0,)
+    assert "none saves MACs. Chosen" in choose(make_table(30, e=1), rule="plain").note, "which asks for no 20 rows"
 
 
 def test_every_exit_that_is_on_has_its_support():

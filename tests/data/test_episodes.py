@@ -99,6 +99,11 @@ def test_same_classes_keep_their_labels() -> None:
         (lambda: dx.Episodes(rows=numbered(), way=1), "way 1, shot 1, query 15"),
         (lambda: dx.Episodes(rows=numbered().unlabelled()), "the rows have no labels"),
         (lambda: dx.Episodes(rows=replace(numbered(), y=numbered().y - 1)), "a label of -1; number classes from 0"),
+        (
+            lambda: dx.Episodes(rows=replace(numbered(), y=numbered().y.float())),
+            r"labels \[30\] of torch.float32; give",
+        ),
+        (lambda: dx.SameClasses(rows=numbered().subset(torch.arange(0))), "64 rows to learn from .* out of 0"),
         (lambda: dx.split_classes(numbered(), [4, 3]), r"splits of \[4, 3\] classes out of 6"),
         (lambda: dx.split_classes(numbered(), []), r"splits of \[\] classes"),
         (lambda: dx.SameClasses(rows=numbered(), support=20, query=20), "20 rows to learn from and 20 to be judged on"),

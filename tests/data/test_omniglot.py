@@ -35,6 +35,7 @@ def write_zip(path: Path) -> None:
             name = f"images_background_small1/{alphabet}/character{character:02}/000{character}_{drawer:02}.png"
             archive.writestr(name, png([(15 * drawer, 30)]))
         archive.writestr("__MACOSX/x/character01/no.png", b"")
+        archive.writestr("images_background_small1/A/character01/._0001_01.png", b"")
 
 
 @pytest.mark.parametrize("form", ["zip", "short name", "zip itself", "folder", "unpacked itself"])
