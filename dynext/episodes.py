@@ -114,7 +114,7 @@ class SameClasses:
     query: int = 64
 
     def __post_init__(self) -> None:
-        self.way  # noqa: B018  looks at the labels
+        labels_of(self.rows)
         if min(self.support, self.query) < 1 or self.support + self.query > len(self.rows):
             raise SourceError(
                 f"{self.support} rows to learn from and {self.query} to be judged on, out of {len(self.rows)}; "
@@ -141,9 +141,13 @@ class SameClasses:
 
 
 def labels_of(rows: Rows) -> Tensor:
-    """The labels ``[n]``. Raises SourceError where there are none, or one below 0."""
+    """The labels ``[n]``. Raises SourceError where there are none, one below 0, or something else."""
     if rows.y is None:
         raise SourceError("the rows have no labels, and episodes are drawn by class; give labelled rows")
+    if rows.y.ndim != 1 or rows.y.is_floating_point():
+        raise SourceError(
+            f"labels {list(rows.y.shape)} of {rows.y.dtype}; give each row the number of its class, counted from 0"
+        )
     if len(rows) and int(rows.y.min()) < 0:
         raise SourceError(f"a label of {int(rows.y.min())}; number classes from 0, and leave unlabelled rows out")
     return rows.y

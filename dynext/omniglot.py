@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dynext.errors import SourceError
+from dynext.image_files import shown
 
 Part = Literal["background", "evaluation", "small1", "small2"]
 """Lake's 30 and 20 alphabets, and the two small sets of five and six background alphabets."""
@@ -101,12 +102,13 @@ def _files(place: Path) -> Iterator[tuple[str, bytes]]:
     """Image files in the order of their names, so that class numbers do not depend on the file system."""
     if place.is_dir():
         for path in sorted(place.glob("**/character*/*.png")):
-            yield str(path), path.read_bytes()
+            if all(map(shown, path.relative_to(place).parts)):
+                yield str(path), path.read_bytes()
         return
     try:
         with zipfile.ZipFile(place) as archive:
             for name in sorted(archive.namelist()):
-                if name.endswith(".png") and "/character" in name and not name.startswith("__MACOSX"):
+                if name.endswith(".png") and "/character" in name and all(map(shown, Path(name).parts)):
                     yield name, archive.read(name)
     except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
         raise SourceError(f"{place} is no zip that can be read ({error}); fetch it again") from error

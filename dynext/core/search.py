@@ -249,9 +249,11 @@ def _why_static(verdicts: Sequence[Verdict], judge: Judge, max_drop: float | Non
     saving = [(verdict.supported_t & (verdict.cost_t < 1), verdict.risk_t) for verdict in verdicts]
     risks = [float(risk_t[fits_t].min()) for fits_t, risk_t in saving if fits_t.any()]
     if not risks:
-        return f"{nothing}: none saves MACs with {judge.min_support} rows leaving at each exit that is on"
-    reached = "bound" if judge.safe else "drop"
-    return f"{nothing}: the best {reached} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
+        enough = f" with {judge.min_support} rows leaving at each exit that is on" if judge.safe else ""
+        return f"{nothing}: none saves MACs{enough}"
+    return (
+        f"{nothing}: the best {'bound' if judge.safe else 'drop'} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
+    )
 
 
 def temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:
