@@ -1,6 +1,7 @@
 """Exported programs chained in NumPy answer as the net does: same exits, logits to 1e-4."""
 
 import ast
+import copy
 import importlib.util
 import json
 import runpy
@@ -113,6 +114,22 @@ def test_exits_that_are_off_cost_nothing(net: DynamicNet, folder: Path, threshol
 def test_any_number_of_rows(net: DynamicNet, folder: Path, n: int) -> None:
     policy = Policy(threshold_e=(0.45, 0.45, 0.0), temperature_e=(1.0, 1.0, 1.0))
     check_same_answers(net, with_policy(folder, policy), rows(n), policy)
+
+
+@needs_onnx
+def test_rows_and_nets_of_another_precision(net: DynamicNet, folder: Path, tmp_path: Path) -> None:
+    x, policy = rows(20), half_leave(net, "margin", rows(20))
+    double = copy.deepcopy(net).double()
+    only = export(double, tmp_path / "double", policy=policy, spec=SPEC, formats=["onnx"])
+    wanted = net.run(x, policy)
+    for runner in (OnnxNet(only), with_policy(folder, policy)):
+        for dtype in (np.float32, np.float64):
+            found = runner.run(x.numpy().astype(dtype))
+            assert found.exit.tolist() == wanted.exit.tolist()
+            assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=1e-4, atol=1e-4)
+    assert next(double.parameters()).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"rows are uint8; give normalized floats, normalize\(pixels\)"):
+        runner.run(np.zeros((1, *SPEC.shape), np.uint8))
 
 
 @needs_onnx
