@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from dynext.graph.calls import calling_from_dicts
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import reuse_buffers
 from dynext.graph.normal import is_kind_query
@@ -21,7 +22,7 @@ def build_body(
     Parameters, and whatever else does not depend on the rows, come along where they are needed, so no cut has to
     carry them; a parameter that two stages use stays one tensor.
     """
-    graph = fx.Graph()
+    graph = calling_from_dicts(fx.Graph())
     copies = {node: graph.placeholder(node.name) for node in live_in}
     computed: list[fx.Node] = []
 

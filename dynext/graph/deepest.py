@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dynext.graph.calls import calling_from_dicts
 from dynext.graph.macs import count_macs
 from dynext.graph.normal import free_nodes
 from dynext.graph.stage import Stage, StagedNet
@@ -103,7 +104,7 @@ def _cut(staged: StagedNet, end: fx.Node, across: list[fx.Node], live: tuple[Ten
 
 def _part(body: fx.GraphModule, given: list[fx.Node], wanted: list[fx.Node]) -> fx.GraphModule:
     """The piece of ``body`` that computes ``wanted`` from ``given``."""
-    graph = fx.Graph()
+    graph = calling_from_dicts(fx.Graph())
     copies = {node: graph.placeholder(node.name) for node in given}
 
     def copied(node: fx.Node) -> fx.Node:

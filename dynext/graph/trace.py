@@ -19,6 +19,7 @@ from torch.fx.proxy import Attribute, TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynext.errors import SplitError, line
+from dynext.graph.calls import calling_from_dicts
 from dynext.graph.conditions import ShapeConditions
 
 BY_HAND = "give its stages by hand (dx.stages_by_hand)"
@@ -152,7 +153,7 @@ def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     while True:
         tracer = ModuleTracer(whole, conditions)
         try:
-            graph = tracer.trace(private)
+            graph = calling_from_dicts(tracer.trace(private))
         except SplitError:
             raise
         except Exception as error:

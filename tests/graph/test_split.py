@@ -265,3 +265,25 @@ def test_random_nets_are_compared_on_equal_randomness():
     wanted = model(x)
     torch.manual_seed(3)
     torch.testing.assert_close(staged(x), wanted, **EXACT)
+
+
+def test_modules_may_be_called_anything() -> None:
+    """What is called ``in`` can be no attribute in the code that torch.fx writes."""
+    names = ("in", "global", "a(b)", "x:y", "0", "plain")
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for name in names:
+                x = self.parts[name](x).relu()
+            return x
+
+    net, x = Net().eval(), torch.randn(3, 4)
+    staged = split(net, x)
+    assert len(staged.stages) > 1
+    assert torch.equal(staged(x), net(x))
+    assert torch.equal(copy.deepcopy(staged)(x), net(x))
