@@ -17,7 +17,6 @@ import numpy as np
 
 from dynext.errors import SourceError
 from dynext.fetch import fetch
-from dynext.image_files import shown
 
 Part = Literal["background", "evaluation", "small1", "small2"]
 """Lake's 30 and 20 alphabets, and the two small sets of five and six background alphabets."""
@@ -101,13 +100,14 @@ def _files(place: Path) -> Iterator[tuple[str, bytes]]:
     """Image files in the order of their names, so that class numbers do not depend on the file system."""
     if place.is_dir():
         for path in sorted(place.glob("**/character*/*.png")):
-            if all(map(shown, path.relative_to(place).parts)):
+            if not path.name.startswith("."):  # what file managers leave there
                 yield str(path), path.read_bytes()
         return
     try:
         with zipfile.ZipFile(place) as archive:
             for name in sorted(archive.namelist()):
-                if name.endswith(".png") and "/character" in name and all(map(shown, Path(name).parts)):
+                strange = name.startswith("__MACOSX") or Path(name).name.startswith(".")
+                if name.endswith(".png") and "/character" in name and not strange:
                     yield name, archive.read(name)
     except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
         raise SourceError(f"{place} is no zip that can be read ({error}); fetch it again") from error
