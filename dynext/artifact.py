@@ -78,16 +78,16 @@ def save(
 
     Args:
         model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
-        table: what the policy was chosen on.
-        provenance: JSON; seeds, rows, steps, commands.
-        page: given the path of the report, writes it: ``lambda path: dx.write_page(path, ...)``.
+        table: what the policy was chosen on. provenance: JSON; seeds, rows, steps, commands.
+        page: writes the report to the path it is given: ``lambda path: dx.write_page(path, ...)``.
 
     Raises:
-        ArtifactError: the folder holds something else, or something given is no JSON.
-        PolicyError: the policy is for another number of exits or gates.
+        ArtifactError: the folder holds something else, or something is no JSON.
+        PolicyError, ModelError: the policy, or the rows' shape or number of class names, are another net's.
     """
     policy.check_exits(net.num_exits)
     policy.check_gates(net.num_gates)
+    net.check_described(spec, class_names)
     folder = Path(folder)
     with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
         tensors, shared = _unshared(net.state_dict())

@@ -20,7 +20,7 @@ from dynext.core.gates import GateSpec, random_gates, static_gates
 from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.policy import Policy
 from dynext.data import Rows
-from dynext.errors import ArtifactError, PolicyError
+from dynext.errors import ArtifactError, ModelError, PolicyError
 from dynext.graph import split, stages_by_hand
 from dynext.models import open_model
 from dynext.types import InputSpec
@@ -204,4 +204,8 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
         save(net, tmp_path / "net", policy=Policy.never(2), spec=SPEC)
     with pytest.raises(ArtifactError, match="recipe and provenance must be JSON"):
         save(net, tmp_path / "net", policy=half(net), spec=SPEC, provenance={"rows": object()})
+    with pytest.raises(ModelError, match="2 class names for 10 classes; give one each"):
+        save(net, tmp_path / "net", policy=half(net), spec=SPEC, class_names=["cat", "dog"])
+    with pytest.raises(ModelError, match=r"the spec says rows of \(3, 9, 8\), the net eats \(3, 16, 16\)"):
+        save(net, tmp_path / "net", policy=half(net), spec=replace(SPEC, shape=(3, 9, 8)))
     assert not list(tmp_path.iterdir())

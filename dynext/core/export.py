@@ -80,6 +80,7 @@ def export(
 
     Raises:
         PolicyError: the policy is for another number of exits or gates.
+        ModelError: rows or classes are described otherwise than the net has them.
         DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
             gates that decide by chance.
     """
@@ -87,6 +88,7 @@ def export(
     if not isinstance(policy.confidence, str):
         raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
     policy.check_gates(net.num_gates)
+    net.check_described(spec, class_names)
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
     _check_formats(formats)
@@ -172,8 +174,6 @@ _WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Path], None]] = {
 def _card(
     net: DynamicNet, policy: Policy, spec: InputSpec, class_names: Sequence[str] | None, name: str
 ) -> dict[str, Any]:
-    if tuple(spec.shape) != net.staged.input_shape:
-        raise PolicyError(f"the spec says rows of {tuple(spec.shape)}, the net eats {net.staged.input_shape}")
     stages, exits, suffix = net.staged.stages, net.exits, FORMATS[name]
     return {
         "format": "dynext-export",

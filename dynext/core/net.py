@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dynext.core.exits import Exit, Heads, HeadSpec, build_exit
 from dynext.core.gates import Gates, GateSpec, build_gates
 from dynext.core.run import Compact, run
-from dynext.errors import SplitError
+from dynext.errors import ModelError, SplitError
 from dynext.graph import Stage, StagedNet
 from dynext.graph.macs import count_macs
 from dynext.seeding import seeded
-from dynext.types import Prediction
+from dynext.types import InputSpec, Prediction
 
 if TYPE_CHECKING:
     from dynext.core.cost import CostTable
@@ -70,6 +70,13 @@ class DynamicNet(nn.Module):
     def head_macs_e(self) -> tuple[int, ...]:
         """MACs per row of each exit's head; 0 for the last, which is part of the trunk."""
         return (*(exit.macs for exit in self.exits), 0)
+
+    def check_described(self, spec: InputSpec, class_names: Sequence[str] | None) -> None:
+        """Raises ModelError: rows of another shape than the net eats, or not one name a class."""
+        if tuple(spec.shape) != self.staged.input_shape:
+            raise ModelError(f"the spec says rows of {tuple(spec.shape)}, the net eats {self.staged.input_shape}")
+        if class_names is not None and len(class_names) != self.num_classes:
+            raise ModelError(f"{len(class_names)} class names for {self.num_classes} classes; give one each, or none")
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b ...]`` to the final logits ``[b k]``: a drop-in for the static net."""

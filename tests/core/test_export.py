@@ -25,7 +25,7 @@ from dynext.core.gates import GateSpec, random_gates, static_gates
 from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.core.policy import Policy
 from dynext.core.run_onnx import OnnxNet, Sureness
-from dynext.errors import ArtifactError, DynextError, PolicyError
+from dynext.errors import ArtifactError, DynextError, ModelError, PolicyError
 from dynext.graph import split
 from dynext.models import ResNet
 from dynext.seeding import seeded
@@ -276,6 +276,8 @@ def test_misfits_are_told(net: DynamicNet, tmp_path: Path, monkeypatch: pytest.M
     target = tmp_path / "net"
     with pytest.raises(PolicyError, match="the policy is for 2 exits"):
         export(net, target, policy=Policy.never(2), spec=SPEC)
+    with pytest.raises(ModelError, match="3 class names for 4 classes"):
+        export(net, target, policy=Policy.never(3), spec=SPEC, class_names="abc")
     with pytest.raises(DynextError, match="give a list of some of onnx, torch"):
         export(net, target, policy=Policy.never(3), spec=SPEC, formats=["tflite"])
     (tmp_path / "full").mkdir()
