@@ -75,8 +75,8 @@ def export(
     """Write ``stage_00.onnx``, ``exit_00.onnx``, ``gate_00.onnx``, ... and ``policy.json``; returns the folder.
 
     With ``"onnx"`` a runner in plain NumPy and onnxruntime comes along, ``run_onnx.py``, which gives what ``net.run``
-    gives: same exits, logits to 1e-4. With ``"torch"`` the programs are ``torch.export`` ones (``.pt2``). What is
-    in the folder from before is replaced when everything is written.
+    gives: same exits, logits to 1e-4; nets in float64 and bfloat16 run in float32 there. With ``"torch"`` the programs
+    are ``torch.export`` ones (``.pt2``). What is in the folder from before is replaced when everything is written.
 
     Raises:
         PolicyError: the policy is for another number of exits or gates.
@@ -95,8 +95,8 @@ def export(
     private = copy.deepcopy(net).cpu().eval()
     owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
     with replaced_folder(Path(folder), mark=CARD, owned=owned) as partial, _quiet():
-        for part in _parts(private):
-            for name in formats:
+        for name in formats:
+            for part in _parts(_runnable(private) if name == "onnx" else private):
                 _export_part(part, name, partial)
         card = _card(private, policy, spec, class_names, "onnx" if "onnx" in formats else formats[0])
         (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -112,6 +112,12 @@ def _check_formats(formats: Sequence[str]) -> None:
     absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and absent:
         raise DynextError(f"{' and '.join(absent)} must be installed for ONNX; pip install 'dynext[onnx]'")
+
+
+def _runnable(net: DynamicNet) -> DynamicNet:
+    """In single precision where ONNX runtimes have no convolutions in the net's own."""
+    strange = next(net.parameters()).dtype in (torch.float64, torch.bfloat16)
+    return copy.deepcopy(net).float() if strange else net
 
 
 @torch.no_grad()

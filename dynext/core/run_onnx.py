@@ -47,6 +47,8 @@ class OnnxNet:
             part["file"]: onnxruntime.InferenceSession(self.folder / part["file"], providers=list(providers))
             for part in (*self.stages, *self.exits.values(), *self._gate_parts())
         }
+        eats = self.sessions[self.stages[0]["file"]].get_inputs()[0].type
+        self.dtype = np.float16 if "float16" in eats else np.float32
 
     def normalize(self, pixels: Array) -> Array:
         """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the net eats."""
@@ -56,6 +58,9 @@ class OnnxNet:
 
     def run(self, x: Array) -> Prediction:
         """Rows ``x [b ...]``, normalized, to answers; each leaves at the first exit that is sure enough of it."""
+        if x.dtype.kind != "f":
+            raise ValueError(f"rows are {x.dtype}; give normalized floats, normalize(pixels) makes them")
+        x = x.astype(self.dtype, copy=False)
         num_rows, last = len(x), len(self.policy["threshold_e"]) - 1
         answers = Prediction(
             np.zeros((num_rows, self.card["num_classes"]), np.float32), np.full(num_rows, last), np.zeros(num_rows, int)
