@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from dynext.core.gates import Gates, Memory
-from dynext.core.gating import Keep, runs
+from dynext.core.gating import Keep, runs, threshold_logit
 
 if TYPE_CHECKING:
     from dynext.core.cost import CostTable
@@ -44,8 +43,8 @@ class Skips:
         if not self.gates.one_look:
             self.memory = memory
             return x, None
-        columns = [runs(memory[0][:, g], keep) for g, keep in enumerate(self.keep_g)]
-        self.known_bg = torch.stack(columns, dim=1).cpu()
+        least_g = memory[0].new_tensor([threshold_logit(keep) for keep in self.keep_g])
+        self.known_bg = (~(memory[0] < least_g)).cpu()
         if len(x) == 1:
             return x, None
         paths_pg, path_b = self.known_bg.unique(dim=0, return_inverse=True)
@@ -63,8 +62,18 @@ class Skips:
             return None
         if self.known_bg is not None:
             return self.known_bg[:, g]
+        return runs(self._ask(g, tap), self.keep_g[g])
+
+    def row_runs(self, s: int, tap: Tensor) -> bool:
+        """Whether a row that is alone runs the gated stage ``s``, by the comparison that decides in a batch."""
+        g = self.gate_of[s]
+        if self.known_bg is not None:
+            return bool(self.known_bg[0, g])
+        return not bool(self._ask(g, tap) < threshold_logit(self.keep_g[g]))
+
+    def _ask(self, g: int, tap: Tensor) -> Tensor:
         logit_b, self.memory = self.gates.ask(g, tap, self.memory)
-        return runs(logit_b, self.keep_g[g])
+        return logit_b
 
     def through(self, s: int, stage: Stage, live: Live, run_b: Tensor | None, open_b: Tensor | None) -> Live:
         """The live tensors behind ``stage``, run for the rows that want it and wait for an answer (``open_b``)."""
