@@ -47,8 +47,8 @@ class Shift:
 
     @property
     def refused(self) -> bool:
-        """Whether no threshold should be taken from such rows."""
-        return (self.bn_distance or 0.0) >= MAX_BN_DISTANCE
+        """Whether no threshold should be taken from such rows; always, where no BatchNorm says how far they are."""
+        return self.bn_distance is None or self.bn_distance >= MAX_BN_DISTANCE
 
     @property
     def caution(self) -> float:
@@ -57,10 +57,15 @@ class Shift:
 
         The overshoot does not count here: where kinds differ, holding on all of them is what makes thresholds strict.
         """
-        return max(1 - (self.bn_distance or 0.0) / MAX_BN_DISTANCE, 0.0)
+        return 0.0 if self.bn_distance is None else max(1 - self.bn_distance / MAX_BN_DISTANCE, 0.0)
 
     def __str__(self) -> str:
-        far = "no BatchNorm to compare" if self.bn_distance is None else f"BatchNorm distance {self.bn_distance:.2f}"
+        if self.bn_distance is None:
+            return (
+                "the net has no BatchNorm that would tell how far synthetic rows are from real ones: no threshold from "
+                "these; choose some on a few hundred unlabelled images"
+            )
+        far = f"BatchNorm distance {self.bn_distance:.2f}"
         if self.refused:
             return f"too large a shift ({far}): no threshold from synthetic rows"
         return f"{far}; thresholds for one kind alone lose up to {self.overshoot:.1f} times as much on another" + (

@@ -77,14 +77,15 @@ def test_rows_that_make_no_sense_never_leave() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distance", "caution"), [(0.0, 1.0), (None, 1.0), (0.3, 0.7), (MAX_BN_DISTANCE, 0.0), (9 * MAX_BN_DISTANCE, 0.0)]
+    ("distance", "caution"), [(0.0, 1.0), (None, 0.0), (0.3, 0.7), (MAX_BN_DISTANCE, 0.0), (9 * MAX_BN_DISTANCE, 0.0)]
 )
 def test_the_rule(distance: float | None, caution: float) -> None:
     found = Shift(overshoot=2.0, where="", bn_distance=distance, max_drop=0.01)
     assert found.caution == pytest.approx(caution)
     assert found.refused == (caution == 0)
     assert ("no BatchNorm" in str(found)) == (distance is None)
-    assert ("too large a shift" in str(found)) == found.refused
+    assert ("too large a shift" in str(found)) == (found.refused and distance is not None)
+    assert ("choose some on a few hundred unlabelled images" in str(found)) == (distance is None)
 
 
 def test_the_nearest_kind_counts(teacher: nn.Module, layer_norm_teacher: nn.Module) -> None:
