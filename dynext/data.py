@@ -144,7 +144,13 @@ def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, down
 
 
 def digits(*, side: int = 8) -> Rows:
-    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package."""
+    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package.
+
+    Raises:
+        SourceError: less than one pixel.
+    """
+    if side < 1:
+        raise SourceError(f"side={side}; give 1 pixel or more, 8 for the digits as they are")
     from sklearn.datasets import load_digits  # brings scipy's sparse half along
 
     x, y = load_digits(return_X_y=True)

@@ -107,14 +107,18 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
         share: asked anew before every step; without it all parameters get the whole rate.
 
     Raises:
-        FitError: nothing to train, a loss that is not finite, or a checkpoint of another run.
+        FitError: nothing to train, an accelerator that is not there, a loss that is not finite, or a checkpoint of
+            another run.
     """
     from lightning_fabric import Fabric  # brings torchmetrics along: twice as long as torch itself
 
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise FitError("no parameter of the module requires a gradient; nothing would be trained")
-    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    try:
+        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise FitError(f"accelerator={config.accelerator!r} cannot be used here ({error}); give 'cpu'") from error
     parts = {"": parameters} if share is None else _by_child(module)
     optimizer = _optimizer([{"params": group} for group in parts.values()], config)
     wrapped, wrapped_optimizer = fabric.setup(module, optimizer, move_to_device=True)

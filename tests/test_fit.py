@@ -148,3 +148,10 @@ def test_precision_holds_for_what_a_step_computes_beside_the_module() -> None:
     assert net.weight.dtype == torch.float32
     with pytest.raises(FitError, match=r"precision='bf16'; give one of 32-true, bf16-mixed"):
         replace(CONFIG, precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["tpu", "abacus", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_an_accelerator_that_is_not_there(name: str) -> None:
+    net, x, y = problem()
+    with pytest.raises(FitError, match=rf"accelerator='{name}' cannot be used here .*; give 'cpu'"):
+        fit(net, step_of(x, y), replace(CONFIG, accelerator=name))

@@ -14,7 +14,7 @@ from pixels import some_pixels
 from torch.testing import assert_close
 
 from dynext import idx as idx_files
-from dynext.data import cifar10, fashion_mnist
+from dynext.data import cifar10, digits, fashion_mnist
 from dynext.errors import SourceError
 from dynext.testing import check_source
 
@@ -111,3 +111,8 @@ def test_cifar10_from_an_array_or_nowhere(tmp_path: Path) -> None:
     assert np.array_equal(rows.pixels.permute(0, 2, 3, 1).numpy(), x)
     with pytest.raises(SourceError, match=f"CIFAR-10 is not under {tmp_path}"):
         cifar10("train", root=tmp_path)
+
+
+def test_digits_of_no_size() -> None:
+    with pytest.raises(SourceError, match="side=0; give 1 pixel or more"):
+        digits(side=0)
