@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -33,6 +34,8 @@ class Config:
     after_steps: tuple[int, ...] = (1, 3, 5)
     lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Step sizes that are tried for either net on rows held out of the training set; the best one is reported."""
+    bn: Literal["frozen", "task"] = "frozen"
+    """Statistics that the held-out exit learns and answers on: each net's own, or those of the support rows."""
     rows: int | None = None
     test: int = 10_000
     seed: int = 0
@@ -92,7 +95,7 @@ def learned(
     for steps in config.after_steps:
         best = (-1.0, start)
         for lr in config.lrs:
-            kept = {"method": "head", "classifiers": "kept", "policy": never}
+            kept = {"method": "head", "classifiers": "kept", "policy": never, "bn": config.bn}
             net = dx.adapt(start, support, steps=steps, lr=lr, **kept).net
             best = max(best, (accuracy(net, checked, config), net), key=lambda pair: pair[0])
         found[steps] = accuracy(best[1], test, config)
