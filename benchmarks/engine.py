@@ -67,17 +67,19 @@ def measured(name: str, seconds: float) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def halving(net: dx.DynamicNet, x: torch.Tensor) -> dx.Policy:
-    """Each exit's threshold is the median confidence of the rows that reach it."""
+    """Each exit's threshold is the median confidence of the rows that reach it; off where none does, for ties."""
     confidence_ne = torch.cat(
         [
             dx.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)
             for part in x.split(64)
         ]
     )
-    thresholds: list[float] = []
+    thresholds: list[float | None] = [None] * (net.num_exits - 1)
     for e in range(net.num_exits - 1):
+        if not len(confidence_ne):
+            break
         median = confidence_ne[:, e].median()
-        thresholds.append(float(median))
+        thresholds[e] = float(median)
         confidence_ne = confidence_ne[confidence_ne[:, e] < median]
     return dx.Policy(threshold_e=(*thresholds, 0.0), temperature_e=(1.0,) * net.num_exits)
 
