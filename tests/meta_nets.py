@@ -94,3 +94,8 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor],
     assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
         assert_close(found[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")
+
+
+def support(rows: dx.data.Rows, way: int = 4, shot: int = 4) -> dx.Episode:
+    """The first episode of the rows."""
+    return dx.Episodes(rows=rows, way=way, shot=shot, query=6)[0]

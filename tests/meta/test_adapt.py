@@ -7,23 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from meta_nets import assert_untouched, smooth_net, state_of, zoo_net
+from meta_nets import assert_untouched, state_of, support, zoo_net
 from reference import meta as reference
 from torch import nn
 from torch.testing import assert_close
 
 import dynext as dx
-from dynext.errors import FitError, PolicyError, SourceError
+from dynext.errors import FitError, SourceError
 from dynext.meta.adapt import left_out, pupil_for
 from dynext.meta.learn import Way, as_start
 from dynext.meta.linear import last_linear
 from dynext.testing import check_net
 
 SPEC = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
-
-
-def support(rows: dx.data.Rows, way: int = 4, shot: int = 4) -> dx.Episode:
-    return dx.Episodes(rows=rows, way=way, shot=shot, query=6)[0]
 
 
 @pytest.mark.parametrize("bn", ["frozen", "task"])
@@ -237,83 +233,3 @@ def test_recipes_of_other_classes() -> None:
     assert recipe["arguments"]["num_classes"] == 10
     assert dx.recipe_with_classes({"kind": "file", "name": "a.py:f", "arguments": {}}, 4) is None
     assert dx.recipe_with_classes(None, 4) is None
-
-
-class Averaged(nn.Module):
-    """Ends in a mean, not in a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x).relu()).mean((2, 3))
-
-
-def test_a_net_that_does_not_end_in_a_linear_layer() -> None:
-    net = dx.attach(dx.split(Averaged(), torch.zeros(1, 3, 8, 8), after=["body"]), dx.pooled_heads(3))
-    with pytest.raises(FitError, match="do not come out of an nn.Linear"):
-        dx.with_classes(net, 4)
-
-
-def batch(y: list[int], side: int = 8) -> dx.Batch:
-    return dx.Batch(x=torch.zeros(len(y), 1, side, side), y=torch.tensor(y))
-
-
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        (batch([0, 0, 0]), r"all support rows are of one class \(0\); there is nothing to tell it from"),
-        (batch([0, 1]), "class 0 has one support row; thresholds are chosen by leaving rows out"),
-        (batch([0, 0, 1]), "class 1 has one support row; .* Give another, or policy="),
-        (batch([0, 0, 2, 2]), "no support row of class 1; number the classes from 0 without gaps"),
-        (batch([0, 0, 1, 1], side=9), r"support rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"),
-        (batch([]), "there is not one support row"),
-        (dx.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
-        (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
-        (dx.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])), r"labels \[2\] of torch.int64 .* for 4 support"),
-        (dx.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
-        (
-            dx.Batch(
-                x=torch.tensor([0.0, 0, torch.nan, 0])[:, None, None, None].expand(4, 1, 8, 8), y=torch.arange(4) % 2
-            ),
-            "support row 2 holds NaN",
-        ),
-    ],
-)
-def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:
-    with pytest.raises(SourceError, match=told):
-        dx.adapt(digit_net, rows)
-
-
-def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None:
-    rows = support(digit_rows[1], way=3, shot=1).support
-    policy = dx.Policy(threshold_e=(0.9, 0.9, 0.0), temperature_e=(1.0, 2.0, 3.0))
-    found = dx.adapt(digit_net, rows, policy=policy)
-    assert found.policy == policy
-    assert found.table is None
-    with pytest.raises(PolicyError, match="the policy is for 2 exits"):
-        dx.adapt(digit_net, rows, policy=dx.Policy.never(2))
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"method": "heads"}, "method='heads'; give one of prototypes, head, classifier, owned, used"),
-        ({"steps": -1}, "steps=-1"),
-        ({"lr": 0.0, "steps": 1}, "lr=0.0"),
-        ({"classifiers": "new"}, "classifiers='new'"),
-        ({"bn": "batch"}, "bn='batch'"),
-        ({"bn": "per_step", "steps": 1}, r"\(none here, 1 steps asked\)"),
-        ({"lr": 0.5}, "lr=0.5, but class means take none; give method='head'"),
-        ({"classifiers": "kept"}, "classifiers='kept', but class means replace classifiers; give steps"),
-    ],
-)
-def test_arguments_that_make_no_sense(given: dict, told: str, digit_net) -> None:
-    with pytest.raises(FitError, match=told):
-        dx.adapt(digit_net, batch([0, 0, 1, 1]), **given)
-
-
-def test_cascades_are_refused() -> None:
-    with pytest.raises(FitError, match="the net is a cascade"):
-        dx.with_classes(dx.cascade(smooth_net().float(), "boost"), 4)
