@@ -53,11 +53,42 @@ def _bn_terms(teacher: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _distance(x: Tensor, mean_c: Tensor, var_c: Tensor, eps: float) -> Tensor:
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    found_var_c, found_mean_c = torch.var_mean(x, axes, correction=0)
+    found_mean_c, found_var_c = moments_of(x)
     # eps under both roots: the root's slope at an all-constant channel would be infinite.
     gap_c = (found_mean_c - mean_c).square() + ((found_var_c + eps).sqrt() - (var_c + eps).sqrt()).square()
     return (gap_c / (var_c + eps)).mean()
+
+
+def moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[c]`` of each channel of ``x [b c ...]``, in single precision at least.
+
+    `torch.var_mean` and its gradient go over ``x`` often enough to take a fifth of an inversion's time; this goes over
+    it twice forward and once backward. Each row is summed on its own first, which keeps rounding small.
+    """
+    mean_c, var_c = _Moments.apply(x)
+    return mean_c, var_c
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        x_bcl = x.flatten(2) if x.ndim > 2 else x[..., None]
+        count, exact = x.numel() // x.shape[1], torch.promote_types(x.dtype, torch.float32)
+        mean_c = x_bcl.sum(2, dtype=exact).sum(0) / count
+        norm_bc = torch.linalg.vector_norm(x_bcl, dim=2, dtype=exact)
+        square_c = torch.linalg.vector_norm(norm_bc, dim=0).square() / count
+        ctx.save_for_backward(x, mean_c)
+        return mean_c, (square_c - mean_c.square()).clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        x, mean_c = ctx.saved_tensors
+        by_mean_c, by_var_c = grad_outputs
+        count = x.numel() // x.shape[1]
+        slope_c = 2 * by_var_c / count
+        offset_c = by_mean_c / count - slope_c * mean_c
+        each = (-1, *([1] * (x.ndim - 2)))
+        return torch.addcmul(offset_c.to(x).view(each), x, slope_c.to(x).view(each))
 
 
 def bn_distance(teacher: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from dynext.core.modes import batch_statistics
 from dynext.errors import SourceError
 from dynext.seeding import generator
-from dynext.zeroshot.synth.statistics import answer_and_bn_distance, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.statistics import answer_and_bn_distance, bn_distance, has_batch_norm, moments_of
 
 
 def rows(n: int = 16) -> torch.Tensor:
@@ -51,6 +51,23 @@ def test_a_constant_channel_has_a_finite_slope(teacher: nn.Module) -> None:
     (slope,) = torch.autograd.grad(bn_distance(teacher, x), x)
     assert torch.isfinite(slope).all()
     assert float(slope.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 4, 3), (9, 5), (6, 5, 7)])
+def test_mean_variance_and_slope_of_channels(shape: tuple[int, ...]) -> None:
+    x = (torch.randn(shape, generator=generator(0), dtype=torch.double) * 2 + 3).requires_grad_()
+    var_c, mean_c = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+    assert_close(moments_of(x), (mean_c, var_c))
+    assert torch.autograd.gradcheck(moments_of, (x,))
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float16, 0.01), (torch.bfloat16, 0.05)])
+def test_a_small_variance_beside_a_large_mean(dtype: torch.dtype, rtol: float) -> None:
+    x = (torch.randn(64, 3, 16, 16, generator=generator(0)) + 5).to(dtype)
+    var_c, mean_c = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    found_mean_c, found_var_c = moments_of(x)
+    assert_close(found_mean_c.double(), mean_c, rtol=1e-5, atol=0)
+    assert_close(found_var_c.double(), var_c, rtol=rtol, atol=0)
 
 
 def test_measuring_changes_nothing(teacher: nn.Module) -> None:
