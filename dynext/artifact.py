@@ -85,8 +85,7 @@ def save(
         ArtifactError: the folder holds something else, or something is no JSON.
         PolicyError, ModelError: the policy, or the rows' shape or number of class names, are another net's.
     """
-    policy.check_exits(net.num_exits)
-    policy.check_gates(net.num_gates)
+    net.check_policy(policy)
     net.check_described(spec, class_names)
     folder = Path(folder)
     with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
@@ -123,8 +122,7 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     """The dynamic net that `save` wrote into ``folder``.
 
     Args:
-        model: the static net's architecture, weights do not matter: needed where it was not from the catalog. A
-            `StagedNet` is taken as it is, which is how nets with stages given by hand come back.
+        model: the static net's architecture, where it is not from the catalog; a `StagedNet` is taken as it is.
 
     Raises:
         ArtifactError: files are missing, truncated, from another net or from a later version, or ``model`` is not
@@ -133,18 +131,19 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     folder = Path(folder)
     card = _card(folder)
     try:
-        state = _weights(folder / WEIGHTS, card["weights"])
         net = to_int8(_untrained(folder, card, model), card.get("int8"))
-        _fill(net, state, folder)
+        _fill(net, _weights(folder / WEIGHTS, card["weights"]), folder)
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
-        policy.check_exits(net.num_exits)
-        policy.check_gates(net.num_gates)
+        net.check_policy(policy)
+        spec = InputSpec(**{key: tuple(value) for key, value in card["input"].items()})
+        names = None if card["class_names"] is None else tuple(card["class_names"])
+        net.check_described(spec, names)
         return Artifact(
             net=net.eval(),
             policy=policy,
-            spec=InputSpec(**{key: tuple(value) for key, value in card["input"].items()}),
-            class_names=None if card["class_names"] is None else tuple(card["class_names"]),
+            spec=spec,
+            class_names=names,
             model_recipe=card["model"],
             cost=net.cost,
             table=ExitTable.load(folder / TABLE) if (folder / TABLE).exists() else None,

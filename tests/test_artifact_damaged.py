@@ -74,6 +74,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "is code of yours; open it and give model=",
     ),
     "unknown cuts": (edit(lambda card: card["stages"].update(after=["layer9"])), "layer9"),
+    "a name short": (edit(lambda card: card.update(class_names=["a"] * 9)), "9 class names for 10 classes"),
     "no shape": (edit(lambda card: card["input"].pop("shape")), "net.json is damaged"),
     "cost of words": (edit(lambda card: card.update(cost={"rows": "many"})), "net.json is damaged"),
     "a type that is none": (edit(lambda card: card.update(dtype="nn")), "damaged"),

@@ -84,10 +84,9 @@ def export(
         DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
             gates that decide by chance.
     """
-    policy.check_exits(net.num_exits)
+    net.check_policy(policy)
     if not isinstance(policy.confidence, str):
         raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
-    policy.check_gates(net.num_gates)
     net.check_described(spec, class_names)
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")

@@ -71,6 +71,11 @@ class DynamicNet(nn.Module):
         """MACs per row of each exit's head; 0 for the last, which is part of the trunk."""
         return (*(exit.macs for exit in self.exits), 0)
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raises PolicyError: a policy for another number of exits or gates."""
+        policy.check_exits(self.num_exits)
+        policy.check_gates(self.num_gates)
+
     def check_described(self, spec: InputSpec, class_names: Sequence[str] | None) -> None:
         """Raises ModelError: rows of another shape than the net eats, or not one name a class."""
         if tuple(spec.shape) != self.staged.input_shape:

@@ -251,8 +251,7 @@ def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, 
 
 
 def _check(net: DynamicNet, x: Tensor, policy: Policy, compact: str) -> None:
-    policy.check_exits(net.num_exits)
-    policy.check_gates(net.num_gates)
+    net.check_policy(policy)
     if compact not in ("auto", "always", "never"):
         raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")
     if tuple(x.shape[1:]) != net.staged.input_shape:

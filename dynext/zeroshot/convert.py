@@ -101,8 +101,8 @@ def convert(
         after: where exits stand: layer names, shares of the MACs, or the automatic choice.
         heads: what to put there, by the tap's shape (`dx.default_heads`).
         method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
-        minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed
-            (for the methods that only paint rows; others take longer).
+        minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed and what
+            ``method`` takes on it.
         train: ``"frozen"`` distils the exits alone, and the full net stays the teacher bit for bit. ``"joint"`` then
             distils trunk and exits together (`dx.distill_jointly`, ``joint_steps``), for thin nets whose early
             layers have little to tell; what the last exit loses by that is taken off what may be lost.
@@ -151,6 +151,8 @@ def convert(
             asked["method"] = method
         if minutes is None:
             asked |= {"n": n, "steps": steps}
+            asked |= {"joint_steps": joint_steps} if train == "joint" else {}
+            asked |= {"skip_steps": skip_steps} if kind is not None else {}
         check_record(keep, asked)
     net.cost = measure(net)
     notify(f"split after {', '.join(net.exit_names[:-1])}")
@@ -160,6 +162,7 @@ def convert(
             net,
             teacher,
             spec,
+            method,
             trainings=(0.5 * (2 + FOLDS) if distill_on_calibration else 1.0) + (train == "joint" or kind is not None),
             joint=train == "joint" or kind is not None,
             further_rows=VIEWS * len(calibrate or ()) if distill_on_calibration else 0,

@@ -19,6 +19,8 @@ from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.synth.maker import rows_per_chunk
+from dynext.zeroshot.synth.pace import Pace, pace
+from dynext.zeroshot.synth.statistics import in_full
 from dynext.zeroshot.synth.synthesize import synthesize
 
 ROWS, STEPS, JOINT_STEPS = 8192, 1000, 500
@@ -31,7 +33,7 @@ RESERVE = 0.85
 """Share of the budget that is planned with; clocks of a busy machine vary."""
 
 LOOKS_ROWS = 2048
-"""Rows that pass the teacher before the first is synthesized (`fitted`'s choice of looks), roughly."""
+"""Rows that pass the teacher before rows for thresholds are painted (`fitted`'s choice of looks), roughly."""
 
 PROBE_STEPS = 8
 
@@ -46,8 +48,10 @@ trained trunk has lost; each skip rule that is tried."""
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Seconds on this machine: to paint a row, to run it through the net, and for one distillation step."""
+    """Seconds on this machine: what rows to distil on take, to paint one, to run it through the net, and for one
+    distillation step."""
 
+    make: Pace
     paint: float
     forward: float
     step: float
@@ -87,8 +91,10 @@ def planned(
     """
     if not 0 < minutes < math.inf:
         raise SourceError(f"minutes={minutes}; give a positive number")
-    fixed = (LOOKS_ROWS + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
-    usual = ROWS * (speeds.paint + speeds.forward) + trainings * STEPS * speeds.step
+    looks = LOOKS_ROWS if judged_rows else 0
+    fixed = (looks + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
+    fixed += speeds.make.ready
+    usual = ROWS * (speeds.make.row + speeds.forward) + trainings * STEPS * speeds.step
     usual += JOINT_STEPS * JOINT_FORWARDS * speeds.forward if joint else 0.0
     share = (RESERVE * 60 * minutes - fixed) / usual
     if share < LEAST:
@@ -103,15 +109,16 @@ def planned(
     )
 
 
-def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec) -> Speeds:
-    """What painting, the net and a distillation step take here and now; nothing is changed."""
+def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: str) -> Speeds:
+    """What rows by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
     count = rows_per_chunk(spec.shape)
     bank: list[Bank] = []
     paint = _seconds(lambda: bank.append(_painted(teacher, spec, count)))
     forward = _seconds(lambda: cache_features(net, None, bank[0], progress=False))
     features = cache_features(net, None, bank[0], progress=False)
     step = _seconds(lambda: distill(net, None, features, steps=PROBE_STEPS, progress=False))
-    return Speeds(paint=paint / count, forward=forward / count, step=step / PROBE_STEPS)
+    made = pace(in_full(teacher), spec, method)
+    return Speeds(make=made, paint=paint / count, forward=forward / count, step=step / PROBE_STEPS)
 
 
 def effort_for(
@@ -119,6 +126,7 @@ def effort_for(
     net: DynamicNet,
     teacher: nn.Module,
     spec: InputSpec,
+    method: str,
     *,
     trainings: float = 1.0,
     joint: bool = False,
@@ -138,7 +146,7 @@ def effort_for(
             return Effort(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise SourceError(f"{path} is damaged ({line(error)}); delete it to plan anew") from error
-    speeds = measured_speeds(net, teacher, spec)
+    speeds = measured_speeds(net, teacher, spec, method)
     found = planned(
         minutes,
         speeds,

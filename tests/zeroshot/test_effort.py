@@ -1,5 +1,6 @@
 """A time budget becomes rows and steps: in proportion, within the budget, and the same again after a kill."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ from dynext.zeroshot.effort import (
     measured_speeds,
     planned,
 )
+from dynext.zeroshot.synth.pace import Pace, pace
 
-SPEEDS = Speeds(paint=0.001, forward=0.004, step=0.1)
+SPEEDS = Speeds(make=Pace(ready=3.0, row=0.02), paint=0.001, forward=0.004, step=0.1)
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -32,7 +34,7 @@ def test_the_plan_fills_the_budget_and_keeps_the_proportion() -> None:
     found = planned(5, SPEEDS)
     assert found.seconds == pytest.approx(RESERVE * 300)
     assert found.rows / found.steps == pytest.approx(ROWS / STEPS, rel=0.01)
-    spent = (LOOKS_ROWS + found.rows) * SPEEDS.forward + found.rows * SPEEDS.paint + found.steps * SPEEDS.step
+    spent = 3.0 + found.rows * (0.02 + SPEEDS.forward) + found.steps * SPEEDS.step
     assert spent == pytest.approx(found.seconds, rel=0.01)
 
 
@@ -44,8 +46,8 @@ def test_folds_and_calibration_rows_leave_less() -> None:
 
 def test_rows_for_thresholds_are_painted_and_looked_at_within_the_budget() -> None:
     found = planned(5, SPEEDS, judged_rows=4096, judged_forwards=2.0)
-    spent = (LOOKS_ROWS + found.rows) * SPEEDS.forward + found.rows * SPEEDS.paint + found.steps * SPEEDS.step
-    spent += 4096 * (SPEEDS.paint + 2.0 * SPEEDS.forward)
+    spent = 3.0 + found.rows * (0.02 + SPEEDS.forward) + found.steps * SPEEDS.step
+    spent += LOOKS_ROWS * SPEEDS.forward + 4096 * (SPEEDS.paint + 2.0 * SPEEDS.forward)
     assert spent == pytest.approx(RESERVE * 300, rel=0.01)
 
 
@@ -78,11 +80,19 @@ def test_a_resumed_run_keeps_its_plan(tmp_path: Path) -> None:
     model, example = NETS["residual"]()
     net = attach(split(model, example), default_heads(10))
     random_state = torch.get_rng_state()
-    speeds = measured_speeds(net, model, SPEC)
-    assert min(speeds.paint, speeds.forward, speeds.step) > 0
+    speeds = measured_speeds(net, model, SPEC, "inversion")
+    assert min(speeds.make.ready, speeds.paint, speeds.forward, speeds.step) > 0
+    assert speeds.make.row > speeds.paint
     assert torch.equal(random_state, torch.get_rng_state())
-    first = effort_for(1, net, model, SPEC, keep=tmp_path)
-    assert effort_for(30, net, model, SPEC, keep=tmp_path) == first
+    first = effort_for(1, net, model, SPEC, "leaves", keep=tmp_path)
+    assert effort_for(30, net, model, SPEC, "leaves", keep=tmp_path) == first
     (tmp_path / "effort.json").write_text("{")
     with pytest.raises(SourceError, match="damaged .*delete it to plan anew"):
-        effort_for(1, net, model, SPEC, keep=tmp_path)
+        effort_for(1, net, model, SPEC, "leaves", keep=tmp_path)
+
+
+def test_a_generator_is_trained_before_its_first_row() -> None:
+    model, _ = NETS["residual"]()
+    found = pace(model, SPEC, "generator")
+    assert found.ready > 10 * found.row
+    assert planned(5, replace(SPEEDS, make=Pace(ready=200, row=0.02))).rows < planned(5, SPEEDS).rows

@@ -24,7 +24,7 @@ DEFAULT = Filter(oversample=1.0)
 
 PARTS = ("fitted", "inversion")
 ITERATIVE = ("inversion", "impressions", "generator")
-MOST = 0.25
+MOST = 0.5
 """Share that iterative methods have at most together, where shares are found automatically: such a row costs twenty
 painted ones, and BatchNorm statistics, which it was made for, would give it everything."""
 
@@ -53,7 +53,7 @@ def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[...
         Args:
             shares: of each method; found automatically without: of a few rows of each, the shares with which all
                 together come nearest to the teacher's BatchNorm statistics and an even use of its classes, iterative
-                methods held to a quarter (`affordable`).
+                methods held to a half (`affordable`).
             parts: options of the methods, by name.
             against: a net whose exits should learn from the rows; handed to the methods that can use it.
 
