@@ -23,7 +23,9 @@ from dynext.core.report import Report, report
 from dynext.core.search import DEFAULT_MAX_DROP, choose
 from dynext.core.table import ExitTable
 from dynext.data import Rows
-from dynext.errors import PolicyError
+from dynext.errors import PolicyError, SourceError
+from dynext.zeroshot.asked import pixels_digest
+from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.thresholds import choose_cautiously
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -71,7 +73,8 @@ def evaluate(
     order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test rows.
 
     With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
-    were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose).
+    were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose), with class biases that
+    put right what exits say too often.
 
     With --episodes it tells how well each exit learns new classes of --data (digits, omniglot:small2, a folder a class)
     from --shot images of each.
@@ -129,15 +132,17 @@ def _check(
 ) -> None:
     """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
     rows = unlabelled_rows(unlabelled, kept.spec)
+    if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
+        raise SourceError(
+            f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
+            f"that they have not seen"
+        )
     told = f"{len(rows):,} unlabelled rows of {unlabelled}"
-    net = kept.net.to(device)
-    judged = _Judged(net=net, rows=rows, words=told)
-    before, policy = judged.report(kept.policy), kept.policy
+    judged = _Judged(net=kept.net.to(device), rows=rows, words=told)
+    before = now = judged.report(kept.policy)
     if choosing:
-        tables = [judged.table(rule) for rule in dict.fromkeys((None, kept.policy.skip_rule))]
-        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
-    now, table = judged.report(policy), judged.table(policy.skip_rule)
-    if choosing:
+        net, policy, table = _chosen(judged, kept.policy, max_drop, budget)
+        now = report(table, policy)
         pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
         untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
         write_folder(
@@ -161,6 +166,18 @@ def _check(
         click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
     elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
         click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
+
+
+def _chosen(
+    judged: _Judged, policy: Policy, max_drop: float | None, budget: float | None
+) -> tuple[DynamicNet, Policy, ExitTable]:
+    """Thresholds as `dx.convert` takes them from calibration rows, class biases included where nothing is skipped."""
+    if judged.net.gates is None:
+        net, table = recalibrated(judged.net, judged.table(None))
+        return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
+    tables = [judged.table(rule) for rule in dict.fromkeys((None, policy.skip_rule))]
+    found = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    return judged.net, found, judged.table(found.skip_rule)
 
 
 @dataclass(eq=False)

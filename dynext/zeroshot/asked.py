@@ -136,6 +136,10 @@ def told_of(rows: Source | None) -> Any:
     if isinstance(rows, Bank):
         return rows.provenance.identity()
     if isinstance(rows, Rows):
-        digest = hashlib.sha256(rows.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()[:12]
-        return {"rows": len(rows), "pixels": digest, "spec": asdict(rows.spec)}
+        return {"rows": len(rows), "pixels": pixels_digest(rows), "spec": asdict(rows.spec)}
     return None if rows is None else {"rows": len(rows)}
+
+
+def pixels_digest(rows: Rows) -> str:
+    """Twelve hexadecimal digits that the same images in the same order have again."""
+    return hashlib.sha256(rows.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()[:12]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,16 @@ from dynext.data import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.types import InputSpec, Source
-from dynext.zeroshot.asked import check_reach, check_record, check_rows, check_wishes, digest_of, spec_for, told_of
+from dynext.zeroshot.asked import (
+    check_reach,
+    check_record,
+    check_rows,
+    check_wishes,
+    digest_of,
+    pixels_digest,
+    spec_for,
+    told_of,
+)
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import Features, cache_features, distill
 from dynext.zeroshot.drift import lost_by_drift
@@ -29,7 +37,7 @@ from dynext.zeroshot.effort import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS,
 from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
 from dynext.zeroshot.recalibrate import recalibrated
-from dynext.zeroshot.rounds import Joined
+from dynext.zeroshot.rounds import free_seed
 from dynext.zeroshot.skip import KEEPS, SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
 from dynext.zeroshot.synth.answers import check_logits
 from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
@@ -176,7 +184,7 @@ def convert(
         skip_steps = effort.joint_steps
         notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
 
-    judging = _free_seed(seed + 1, distill_on)
+    judging = free_seed(seed + 1, distill_on)
 
     def synthesized(kind: str, count: int) -> Bank:
         return _synthesized(teacher, spec, kind, count, judging, None, progress)
@@ -262,6 +270,7 @@ def convert(
         "train": train,
         "joint": None if joint is None else joint.to_dict(),
         "skip": None if skipper is None else {**skipper.told, "steps": skip_steps},
+        "distilled_on_pixels": pixels_digest(calibrate) if calibrate is not None and distill_on_calibration else None,
         "calibration_rows": 0 if calibrate is None else len(calibrate),
         "distilled_on_calibration": distill_on_calibration,
         "shift": shifted,
@@ -278,14 +287,6 @@ def _attached(
         return attach_around_blocks(teacher, example, after, heads, seed=seed)
     staged = split(teacher, example, after)
     return attach(staged, heads or default_heads(staged.num_classes), seed=seed)
-
-
-def _free_seed(seed: int, source: Source | None) -> int:
-    """The first from ``seed`` on that no bank of ``source`` was made with: rows that exits were distilled on must not
-    be the ones they are judged on."""
-    parts = source.parts if isinstance(source, Joined) else [source]
-    used = {part.provenance.seed for part in parts if isinstance(part, Bank)}
-    return next(free for free in itertools.count(seed) if free not in used)
 
 
 def _synthesized(

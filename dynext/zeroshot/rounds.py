@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
+from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.synth.synthesize import synthesize
 
@@ -97,3 +99,11 @@ def in_rounds(
             )
         )
     return Joined(parts=banks)
+
+
+def free_seed(seed: int, source: Source | None) -> int:
+    """The first from ``seed`` on that no bank of ``source`` was made with: rows that exits were distilled on must not
+    be the ones they are judged on."""
+    parts = source.parts if isinstance(source, Joined) else [source]
+    used = {part.provenance.seed for part in parts if isinstance(part, Bank)}
+    return next(free for free in itertools.count(seed) if free not in used)
