@@ -17,10 +17,10 @@ import dynext as dx
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The bundled Fashion-MNIST net on rows that fit it."""
+    """The bundled Fashion-MNIST net on rows that fit it, half of them inverted."""
 
     model: str = "bundled:fashion_resnet20"
-    method: str = "fitted"
+    method: str = "mixture"
     rows: int = 8192
     steps: int = 1000
     joint_steps: int = 1000
