@@ -2,11 +2,10 @@
 
 Controls: Gaussian noise without batch statistics, and all training images, unlabelled. Same heads, same steps. The
 **data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
-class biases and thresholds from the same 500 unlabelled rows for both, mean over ``--draws`` of them ("no biases":
-thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at all are reported beside
-them: those that hold on two kinds of synthesized rows, which is what `dx.convert` takes, and, to see why, those that
-one kind alone suggests. Labels are those of test rows that nothing was chosen on. Seconds are the CPU's, all
-threads together, for synthesis and distillation.
+class biases and thresholds from the same 500 unlabelled rows for both, mean over ``--draws`` of them (joint: the first
+alone; "no biases": thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at all
+are reported beside them: those that hold on two kinds of synthesized rows, as in `dx.convert`, and, to see why, those
+that one kind alone suggests. Labels are those of test rows that nothing was chosen on. Seconds are the CPU's.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
@@ -277,7 +276,7 @@ def _summary(lines: list[Line]) -> list[Line]:
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line["source"], line["train"]), []).append(line)
-    real = groups.get(("real", "frozen"))
+    real = groups.get(("real", "frozen"), [])
     rows = []
     for (source, train), group in groups.items():
         row: Line = {"source": source, "train": train, "seeds": len(group)}
@@ -285,8 +284,9 @@ def _summary(lines: list[Line]) -> list[Line]:
         unseen = [key for key in group[0] if key.endswith((" kind", " kinds", " biases"))]
         row |= {key: statistics.fmean(line[key] for line in group) for key in unseen}
         row["saved sd"] = statistics.stdev(line["saved"] for line in group) if len(group) > 1 else None
-        most = statistics.fmean(line["saved"] for line in real) if real else 0.0
-        row["ratio"] = row["saved"] / most if most else None
+        means = "saved, draws" in group[0]
+        limits = [line["saved"] if means else line.get("saved, draws", [line["saved"]])[0] for line in real]
+        row["ratio"] = row["saved"] / statistics.fmean(limits) if any(limits) else None
         exits = [statistics.fmean(column) for column in zip(*(line["exits"] for line in group), strict=True)]
         row["exits"] = " ".join(f"{100 * share:.1f}" for share in exits)
         if real:
