@@ -245,13 +245,14 @@ def _write(given: argparse.Namespace, lines: list[Line], *, quiet: bool = False)
         name = f"{row['source']}, {row['train']}"
         for key, unit in (("saved", "share of the MACs"), ("lost", "points"), ("ratio", "ratio"), ("seconds", "CPU-s")):
             figures.append(
-                figure(f"{key}, {name}", row[key], unit, ">= 0.65" if key == "ratio" and _free(row) else None)
+                figure(
+                    f"{key}, {name}",
+                    row[key],
+                    unit,
+                    ">= 0.65" if key == "ratio" and row["source"] not in CONTROLS else None,
+                )
             )
     write("zeroshot", given, figures, markdown="\n" + table(rows), quiet=quiet, lines=lines)
-
-
-def _free(row: Line) -> bool:
-    return row["source"] not in CONTROLS
 
 
 def _picture(lines: list[Line], net: dx.DynamicNet, path: Path) -> None:
@@ -259,13 +260,15 @@ def _picture(lines: list[Line], net: dx.DynamicNet, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     depth = [100 * macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e]
-    plot, axis = plt.subplots(figsize=(7, 4))
-    for source in dict.fromkeys(line["source"] for line in lines):
+    plot, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    means: dict[str, list[float]] = {}
+    for source in {line["source"] for line in lines}:
         of = [line["exits"] for line in lines if line["source"] == source and line["train"] == "frozen"]
-        mean = [100 * statistics.fmean(column) for column in zip(*of, strict=True)]
-        axis.plot(depth, mean, "k--" if source in CONTROLS else "o-", alpha=0.8, markersize=4)
-        axis.annotate(source, (depth[0], mean[0]), xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=8)
-    axis.set(xlabel="where the exit stands, % of the net's MACs", ylabel="accuracy, %", xlim=(-12, 101))
+        means[source] = [100 * statistics.fmean(column) for column in zip(*of, strict=True)]
+    for source, mean in sorted(means.items(), key=lambda item: -item[1][0]):
+        axis.plot(depth, mean, "k--" if source in CONTROLS else "o-", alpha=0.8, markersize=4, label=source)
+    axis.set(xlabel="where the exit stands, % of the net's MACs", ylabel="accuracy, %")
+    plot.legend(loc="outside right upper", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.savefig(path, bbox_inches="tight")
     plt.close(plot)
