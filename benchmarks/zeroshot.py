@@ -244,14 +244,8 @@ def _write(given: argparse.Namespace, lines: list[Line], *, quiet: bool = False)
     for row in rows:
         name = f"{row['source']}, {row['train']}"
         for key, unit in (("saved", "share of the MACs"), ("lost", "points"), ("ratio", "ratio"), ("seconds", "CPU-s")):
-            figures.append(
-                figure(
-                    f"{key}, {name}",
-                    row[key],
-                    unit,
-                    ">= 0.65" if key == "ratio" and row["source"] not in CONTROLS else None,
-                )
-            )
+            target = ">= 0.65" if key == "ratio" and row["source"] not in CONTROLS else None
+            figures.append(figure(f"{key}, {name}", row[key], unit, target))
     write("zeroshot", given, figures, markdown="\n" + table(rows), quiet=quiet, lines=lines)
 
 
