@@ -73,7 +73,7 @@ class Bench:
     @classmethod
     def of(cls, given: argparse.Namespace) -> Bench:
         size = {**(QUICK if given.quick else FULL)}
-        size |= {name: vars(given)[name] for name in ("rows", "steps", "draws") if vars(given)[name]}
+        size |= {name: vars(given)[name] for name in ("rows", "steps", "joint_steps", "draws") if vars(given)[name]}
         opened = dx.open_model(given.model, checkpoint=given.checkpoint)
         if given.train is None:
             train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
@@ -116,6 +116,7 @@ def main() -> None:
     options.add_argument("--seeds", nargs="+", type=int, metavar="N")
     options.add_argument("--rows", type=int, help="to synthesize [default: 8192; 512 with --quick]")
     options.add_argument("--steps", type=int, help="of the heads [default: 1000; 60 with --quick]")
+    options.add_argument("--joint-steps", type=int, help="of trunk and heads [default: 300; 4 with --quick]")
     options.add_argument(
         "--picture", type=Path, metavar="FILE", help="accuracy of each exit, a line a source, goes here"
     )
