@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 import dynext as dx
+from dynext.meta.exit_tasks import separate
 from dynext.meta.loss import MetaLoss, gradients
-from dynext.meta.tasks import separate
 
 ENGINES = ("dynext", "higher", "learn2learn")
 WAY = 5

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 import dynext as dx
-from dynext.zeroshot.drift import lost_by_drift
+from dynext.train.drift import lost_by_drift
 
 FULL: dict[str, Any] = {
     "steps": 4000, "batch": 128, "taught": 20_000, "judged": None, "after": [0.15, 0.3, 0.45, 0.6],

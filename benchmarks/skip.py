@@ -28,7 +28,7 @@ from harness import earlier, figure, parser, table, write
 from torch import Tensor, nn
 
 import dynext as dx
-from dynext.core.gating import gated, greedy
+from dynext.net.masked_pass import gated, greedy
 
 FULL = {
     "pretraining": 3000, "reinforcing": 1500, "curriculum": 2000, "joint": 2000, "tuning": 1000, "batch": 128,

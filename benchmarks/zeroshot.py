@@ -30,8 +30,8 @@ import torch
 from harness import figure, parser, table, write
 
 import dynext as dx
-from dynext.core.collect import table_of
-from dynext.core.features import Features, cache_features, head_logits
+from dynext.net.collect import table_of
+from dynext.net.features import Features, cache_features, head_logits
 from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.thresholds import CAUTION, OTHER_METHOD, ROWS, choose_cautiously
 

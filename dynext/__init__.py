@@ -16,60 +16,14 @@ from dynext import compat
 compat.declare_torchvision_operators()
 
 from dynext import data, losses, models, testing
-from dynext.align.alignment import Alignment
+from dynext.align.augmentations import Views
+from dynext.align.few_and_zero_shot import few_shot, zero_shot
 from dynext.align.measure import HeldOut, cka, held_out_accuracy
+from dynext.align.projection_heads import Space, final_prototypes
 from dynext.align.report import Rechosen, rechoose
-from dynext.align.space import Space, final_prototypes
+from dynext.align.result import Alignment
 from dynext.align.train import align
-from dynext.align.use import few_shot, zero_shot
-from dynext.align.views import Views
-from dynext.artifact import Artifact, load, save
-from dynext.core.calibrate import Calibration, calibrate
-from dynext.core.cam import class_activation
-from dynext.core.cascade import cascade
-from dynext.core.collect import collect
-from dynext.core.confidence import CONFIDENCES, Learned, confidence
-from dynext.core.control import control_risk
-from dynext.core.cost import CostTable, measure
-from dynext.core.embeddings import Embeddings, embed
-from dynext.core.exact import exact_front
-from dynext.core.exits import (
-    Exit,
-    attention_heads,
-    conv_heads,
-    cosine_heads,
-    default_heads,
-    masked_heads,
-    pooled_heads,
-    strided_heads,
-    token_heads,
-)
-from dynext.core.export import export
-from dynext.core.features import Features, cache_features
-from dynext.core.front import Front
-from dynext.core.gates import (
-    Gates,
-    feedforward_gates,
-    policy_gates,
-    random_gates,
-    recurrent_gates,
-    static_gates,
-)
-from dynext.core.genetic import genetic_front
-from dynext.core.modes import batch_statistics
-from dynext.core.net import DynamicNet, attach, attach_gates
-from dynext.core.page import write_page
-from dynext.core.policy import Policy
-from dynext.core.prototypes import Prototypes, draw_shots, prototypes
-from dynext.core.quota import quota_front
-from dynext.core.reclassify import reclassify
-from dynext.core.report import Report, report
-from dynext.core.run_batch import run_batch
-from dynext.core.search import choose
-from dynext.core.spend import BatchPlan, plan_batch, simulate_batch
-from dynext.core.table import ExitTable, Outcome, oracle, simulate
-from dynext.core.timing import Timing, side_by_side
-from dynext.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
+from dynext.data.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
 from dynext.errors import (
     ArtifactError,
     DynextError,
@@ -80,53 +34,99 @@ from dynext.errors import (
     SourceError,
     SplitError,
 )
-from dynext.fit import FitConfig, FitResult, fit
+from dynext.fitting import FitConfig, FitResult, fit
 from dynext.graph import Stage, StagedNet, split, stages_by_hand
-from dynext.meta.adapt import Adaptation, adapt
-from dynext.meta.classes import recipe_with_classes, with_classes
+from dynext.io.artifact import Artifact, load, save
+from dynext.io.export import export
+from dynext.meta.adaptation import Adaptation, adapt
+from dynext.meta.exit_ownership import Ownership, ownership
+from dynext.meta.exit_tasks import Task, tasks
 from dynext.meta.few_shot import FewShot, evaluate_episodes
-from dynext.meta.fusion import meta_fusion
 from dynext.meta.inner import InnerLoop
-from dynext.meta.ownership import Ownership, ownership
+from dynext.meta.l2w_den import weigh_rows
+from dynext.meta.meta_gf import meta_fusion
+from dynext.meta.new_classes import recipe_with_classes, with_classes
 from dynext.meta.start import MetaStart
-from dynext.meta.tasks import Task, tasks
 from dynext.meta.train import meta_train
-from dynext.meta.weigh import weigh_rows
 from dynext.models.catalog import Opened, open_model
+from dynext.modules.exits import (
+    Exit,
+    attention_heads,
+    conv_heads,
+    cosine_heads,
+    default_heads,
+    masked_heads,
+    pooled_heads,
+    strided_heads,
+    token_heads,
+)
+from dynext.modules.gates import (
+    Gates,
+    feedforward_gates,
+    policy_gates,
+    random_gates,
+    recurrent_gates,
+    static_gates,
+)
+from dynext.modules.modes import batch_statistics
+from dynext.net.cam import class_activation
+from dynext.net.cascade import cascade
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.embeddings import Embeddings, embed
+from dynext.net.features import Features, cache_features
+from dynext.net.prototypes import Prototypes, draw_shots, prototypes
+from dynext.net.reclassify import reclassify
+from dynext.net.timing import Timing, side_by_side
+from dynext.policy.batch_budget import BatchPlan, plan_batch, simulate_batch
+from dynext.policy.calibrate import Calibration, calibrate
+from dynext.policy.choose import choose
+from dynext.policy.confidence import CONFIDENCES, Learned, confidence
+from dynext.policy.fronts.exact import exact_front
+from dynext.policy.fronts.front import Front
+from dynext.policy.fronts.genetic import genetic_front
+from dynext.policy.fronts.quota import quota_front
+from dynext.policy.fronts.risk_control import control_risk
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable, Outcome, oracle, simulate
 from dynext.prune.apply import apply_plan
 from dynext.prune.attention import distill_attention, transfer_attention
+from dynext.prune.attention_maps import activation_maps, attention_map, gradient_maps
 from dynext.prune.auxiliary import Auxiliary, detach, lend_attention
-from dynext.prune.finetune import distill_static, finetune
-from dynext.prune.make import Pruned, make_smaller
-from dynext.prune.maps import activation_maps, attention_map, gradient_maps
+from dynext.prune.finetuning import distill_static, finetune
+from dynext.prune.pipeline import Pruned, make_smaller
 from dynext.prune.plan import Cut, Plan
-from dynext.prune.quantize import quantize
-from dynext.prune.rank import rank
+from dynext.prune.quantization import quantize
+from dynext.prune.ranking import rank
 from dynext.recipe import recipe_cli
+from dynext.reporting.page import write_page
+from dynext.reporting.report import Report, report
+from dynext.runtime.batch import run_batch
+from dynext.runtime.cost import CostTable, measure
 from dynext.seeding import seeded
-from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
-from dynext.train.boosting import boostnet
 from dynext.train.controls import Ranking, at_equal_cost, random_control, rank_stages, static_control
-from dynext.train.gates import GateFit, GateTraining
-from dynext.train.imta import imta
-from dynext.train.jei_dnn import jei_dnn
-from dynext.train.joint import train_jointly
-from dynext.train.mixed import train_mixed
-from dynext.train.multi_exit import multi_exit_distillation
-from dynext.train.own_teacher import be_your_own_teacher
-from dynext.train.scan import scan
-from dynext.train.shallow_deep import shallow_deep
-from dynext.train.skipnet import skipnet_pretrain, skipnet_reinforce
-from dynext.train.zero_time_waste import zero_time_waste
+from dynext.train.gate_loop import GateFit, GateTraining
+from dynext.train.methods.be_your_own_teacher import be_your_own_teacher
+from dynext.train.methods.blockdrop import blockdrop_curriculum, blockdrop_finetune
+from dynext.train.methods.boostnet import boostnet
+from dynext.train.methods.imta import imta
+from dynext.train.methods.jei_dnn import jei_dnn
+from dynext.train.methods.joint import train_jointly
+from dynext.train.methods.mixed import train_mixed
+from dynext.train.methods.multi_exit_distillation import multi_exit_distillation
+from dynext.train.methods.scan import scan
+from dynext.train.methods.shallow_deep import shallow_deep
+from dynext.train.methods.skipnet import skipnet_pretrain, skipnet_reinforce
+from dynext.train.methods.zero_time_waste import zero_time_waste
 from dynext.types import Batch, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.joint import JointReport, distill_jointly
 from dynext.zeroshot.rounds import in_rounds
+from dynext.zeroshot.shift import Shift, bn_distance_of, shift
 from dynext.zeroshot.synth.quality import BankQuality, quality
 from dynext.zeroshot.synth.synthesize import synthesize
-from dynext.zeroshot.trust import Shift, bn_distance_of, shift
 
 __version__ = "0.1.0"
 

@@ -9,12 +9,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from dynext.core.collect import table_of
-from dynext.core.gating import gated, greedy, trunk_macs
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.core.table import simulate
 from dynext.errors import DynextError
+from dynext.net.collect import table_of
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.masked_pass import gated, greedy, trunk_macs
+from dynext.policy.policy import Policy
+from dynext.policy.table import simulate
 from dynext.types import Prediction, Source
 
 

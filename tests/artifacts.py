@@ -2,11 +2,11 @@
 
 import torch
 
-from dynext.core.exits import default_heads
-from dynext.core.net import DynamicNet, attach
-from dynext.core.policy import Policy
 from dynext.graph import split
 from dynext.models import open_model
+from dynext.modules.exits import default_heads
+from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.policy.policy import Policy
 from dynext.types import InputSpec
 
 CIFAR = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 4}}

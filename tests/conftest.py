@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from dynext.data import Rows, fashion_mnist
+from dynext.data.datasets import Rows, fashion_mnist
 from dynext.errors import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import torch
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.gates import GateSpec
+from dynext.modules.gates import GateSpec
 
 WITH_BLOCKS = ("residual", "vit_like", "convnext_like", "root_tensors", "in_place_pre_activation")
 LEARNED: dict[str, GateSpec] = {

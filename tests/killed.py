@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-fit_module = importlib.import_module("dynext.fit")  # the package's `fit` is the function
+fit_module = importlib.import_module("dynext.fitting")  # the package's `fit` is the function
 
 
 @contextmanager
 def killed_at_save(monkeypatch: pytest.MonkeyPatch, count: int = 2) -> Iterator[None]:
-    """What runs in here is interrupted as soon as `dynext.fit.fit` has saved ``count`` times."""
+    """What runs in here is interrupted as soon as `dynext.fitting.fit` has saved ``count`` times."""
     saves, save = [], fit_module._save
 
     def dying(*given: object) -> None:

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from zoo import NETS as ZOO
 
 import dynext as dx
+from dynext.meta.exit_tasks import separate
 from dynext.meta.inner import InnerLoop
 from dynext.meta.loss import MetaLoss
-from dynext.meta.tasks import separate
 from dynext.seeding import generator, seeded
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

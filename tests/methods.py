@@ -11,9 +11,9 @@ import torch
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.data import Rows
+from dynext.data.datasets import Rows
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.policy import Policy
 from dynext.seeding import generator
 
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dynext.core.skipped import Skipped
-from dynext.core.table import ExitTable
+from dynext.policy.skip_record import Skipped
+from dynext.policy.table import ExitTable
 from dynext.seeding import generator
 
 

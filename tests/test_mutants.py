@@ -7,7 +7,9 @@ from torch import nn
 from zoo import NETS
 
 import dynext as dx
-from dynext.core import collect, run, skip
+from dynext.net import collect
+from dynext.runtime import engine as run
+from dynext.runtime import skipping as skip
 from dynext.testing import ConformanceError, check_gates, check_net
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynext.align.shown import Lesson
-from dynext.align.space import Space
-from dynext.align.terms import Term
-from dynext.losses import distillation
+from dynext.align.batches import Lesson
+from dynext.align.losses import Term
+from dynext.align.projection_heads import Space
+from dynext.losses.exits import distillation
 
 Learn = Literal["teacher", "labels"]
 

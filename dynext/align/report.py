@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dynext.core.calibrate import calibrate
-from dynext.core.collect import collect
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.core.report import Report, report
-from dynext.core.search import DEFAULT_MAX_DROP, choose
-from dynext.core.table import ExitTable
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.calibrate import calibrate
+from dynext.policy.choose import DEFAULT_MAX_DROP, choose
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable
+from dynext.reporting.report import Report, report
 from dynext.types import Source
 
 

@@ -11,22 +11,22 @@ from typing import Any, get_args
 import torch
 from torch import Generator, Tensor
 
-from dynext.align.alignment import Alignment, Trunk
+from dynext.align.augmentations import Views
+from dynext.align.batches import Kept, Live, Shown
+from dynext.align.losses import WEIGHTS, Loss, term_of
+from dynext.align.monitor import LOOKS, Watch, look_at
 from dynext.align.objective import Learn, Objective
-from dynext.align.shown import Kept, Live, Shown
-from dynext.align.space import Space
-from dynext.align.terms import WEIGHTS, Loss, term_of
-from dynext.align.views import Views
-from dynext.align.watch import LOOKS, Watch, look_at
-from dynext.core.modes import take_flags
-from dynext.core.net import DynamicNet
-from dynext.core.rows import by_index
+from dynext.align.projection_heads import Space
+from dynext.align.result import Alignment, Trunk
+from dynext.data.indexing import by_index
 from dynext.errors import FitError, SourceError
-from dynext.fit import FitConfig, check_same_run, fit
+from dynext.fitting import FitConfig, check_same_run, fit
+from dynext.modules.modes import take_flags
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-from dynext.train.guide import Guide
+from dynext.train.drift import Leash, drift_of
+from dynext.train.frozen_teacher import Guide
 from dynext.types import Source
-from dynext.zeroshot.drift import Leash, drift_of
 
 HELD_OUT = 512
 """Most rows on which a joint trunk's drift is measured; an eighth of the source where that is less."""
@@ -59,9 +59,9 @@ def align(
 ) -> Alignment:
     """A copy of ``net`` whose early exits see rows as its last exit does, and answer as well as before.
 
-    Loss: classification plus ``weight`` times a term of `dynext.align.terms`. The heads that the term looks through are
-    taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a joint
-    one it is held near the static net, as in `dynext.distill_jointly`. The trunk's buffers never change.
+    Loss: classification plus ``weight`` times a term of `dynext.align.losses`. The heads that the term looks through
+    are taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a
+    joint one it is held near the static net, as in `dynext.distill_jointly`. The trunk's buffers never change.
 
     Args:
         weight: what the term counts; `terms.WEIGHTS` without it, 0 for classification alone (the control).

@@ -5,21 +5,21 @@ from __future__ import annotations
 import click
 
 from dynext import __version__
-from dynext.cli.adapt import adapt
-from dynext.cli.align import align
-from dynext.cli.bench import bench
-from dynext.cli.commands import Commands
-from dynext.cli.convert import convert
-from dynext.cli.demo import demo
-from dynext.cli.evaluate import evaluate
-from dynext.cli.export import export
-from dynext.cli.inspect import inspect
-from dynext.cli.meta_train import meta_train
-from dynext.cli.predict import predict
-from dynext.cli.prune import prune
-from dynext.cli.recipe import recipe
-from dynext.cli.report import report
-from dynext.cli.synthesize import synthesize
+from dynext.cli.commands.adapt import adapt
+from dynext.cli.commands.align import align
+from dynext.cli.commands.bench import bench
+from dynext.cli.commands.convert import convert
+from dynext.cli.commands.evaluate import evaluate
+from dynext.cli.commands.export import export
+from dynext.cli.commands.inspect import inspect
+from dynext.cli.commands.meta_train import meta_train
+from dynext.cli.commands.predict import predict
+from dynext.cli.commands.prune import prune
+from dynext.cli.commands.recipe import recipe
+from dynext.cli.commands.report import report
+from dynext.cli.commands.synthesize import synthesize
+from dynext.cli.demo.command import demo
+from dynext.cli.group import Commands
 
 
 @click.group(cls=Commands, invoke_without_command=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dynext.errors import FitError
+from dynext.meta.external_engines import with_higher, with_learn2learn
 from dynext.meta.inner import InnerLoop, Problem, loss_of, steps_on_support
-from dynext.meta.libraries import with_higher, with_learn2learn
 
 Engine = Callable[[Problem, InnerLoop], Tensor]
 

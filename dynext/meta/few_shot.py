@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynext.core.collect import table_of
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.core.table import ExitTable, simulate
-from dynext.episodes import Episode, Episodes
+from dynext.data.episodes import Episode, Episodes
 from dynext.errors import FitError, SourceError
-from dynext.meta.adapt import pupil_for, support_rows
-from dynext.meta.learn import Classifiers, Method, as_start, way_of
+from dynext.meta.adapt_steps import Classifiers, Method, as_start, way_of
+from dynext.meta.adaptation import pupil_for, support_rows
 from dynext.meta.start import MetaStart
+from dynext.net.collect import table_of
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable, simulate
 
 STUDENT = 1.96
 """Half the width of a 95 % interval, in standard errors (hundreds of episodes)."""

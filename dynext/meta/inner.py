@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynext.errors import FitError
-from dynext.meta.learner import Learner, Live
+from dynext.meta.exit_ownership import Adapts
+from dynext.meta.functional import Learner, Live
 from dynext.meta.norms import Norm, Norms
-from dynext.meta.ownership import Adapts
 
 Rule = Literal["second_order", "first_order", "reptile", "prototypes"]
 

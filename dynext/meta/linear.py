@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from dynext.core.embeddings import gives_logits
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.embeddings import gives_logits
 
 
 def last_linear(net: DynamicNet) -> nn.Linear:

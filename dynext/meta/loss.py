@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynext.core.net import DynamicNet
 from dynext.meta.engines import differentiable_attention, engine_named
+from dynext.meta.exit_ownership import Claim, by_name
+from dynext.meta.functional import Learner, Live, Trunk, begins_at
 from dynext.meta.inner import InnerLoop, Problem
-from dynext.meta.learner import Learner, Live, Trunk, begins_at
 from dynext.meta.norms import Norms, StepStatistics
-from dynext.meta.ownership import Claim, by_name
 from dynext.meta.prototypes import classifier_of, prototype_loss
+from dynext.net.dynamic_net import DynamicNet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

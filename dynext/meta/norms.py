@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynext.core.modes import batch_statistics, evaluating
-from dynext.meta.learner import called_with
+from dynext.meta.functional import called_with
+from dynext.modules.modes import batch_statistics, evaluating
 
 Norm = Literal["task", "frozen", "per_step"]
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.core.embeddings import given_to
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError
-from dynext.meta.learner import Learner
+from dynext.meta.functional import Learner
 from dynext.meta.linear import last_linear
 from dynext.meta.norms import Norms
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.embeddings import given_to
 
 
 def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynext.core.net import DynamicNet
 from dynext.errors import ArtifactError, FitError
 from dynext.meta.inner import InnerLoop
+from dynext.net.dynamic_net import DynamicNet
 
 FILE = "start.safetensors"
 """What `MetaStart.write` is usually called beside ``net.json``."""

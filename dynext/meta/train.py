@@ -13,19 +13,19 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SourceError
-from dynext.fit import FitConfig, fit
+from dynext.fitting import FitConfig, fit
+from dynext.meta.exit_ownership import Ownership, ownership
+from dynext.meta.exit_tasks import EpisodeSource, separate
+from dynext.meta.functional import Learner
 from dynext.meta.inner import InnerLoop
-from dynext.meta.learner import Learner
 from dynext.meta.loss import MetaLoss
 from dynext.meta.norms import settle
-from dynext.meta.ownership import Ownership, ownership
 from dynext.meta.start import MetaStart
-from dynext.meta.tasks import EpisodeSource, separate
-from dynext.meta.together import together
+from dynext.meta.vmap import together
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-from dynext.train.loop import handed_back
+from dynext.train.exit_loop import handed_back
 from dynext.types import Batch
 
 Trunk = Literal["learned", "frozen"]

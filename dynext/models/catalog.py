@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynext.bundled import bundled_file, bundled_folder
-from dynext.data import FASHION_CLASSES, FASHION_SPEC
+from dynext.data.bundled import bundled_file, bundled_folder
+from dynext.data.datasets import FASHION_CLASSES, FASHION_SPEC
 from dynext.errors import DynextError, ModelError
 from dynext.models import families
 from dynext.models.checkpoint import load_state, read_state

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.data import CIFAR10_SPEC
+from dynext.data.datasets import CIFAR10_SPEC
 from dynext.errors import ModelError, line
 from dynext.models.checkpoint import without_prefix
 from dynext.models.compact import MobileNetV2, SqueezeNet
-from dynext.models.msdnet import CONFIGURATIONS, MSDNet
+from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet
 from dynext.models.resnet import ResNet
 from dynext.types import InputSpec
 

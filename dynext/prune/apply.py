@@ -8,11 +8,11 @@ from typing import cast
 
 from torch import nn
 
-from dynext.core.exits import Exit, HeadSpec, build_exit
-from dynext.core.net import DynamicNet
 from dynext.errors import PlanError, SplitError
 from dynext.graph.macs import count_macs
 from dynext.graph.shrink import measured, record, without
+from dynext.modules.exits import Exit, HeadSpec, build_exit
+from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.channels import Channels, consistent
 from dynext.prune.plan import Cut, Plan
 from dynext.seeding import seeded

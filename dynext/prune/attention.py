@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from dynext.core.exits import Exit
-from dynext.core.features import Features, cache_features
-from dynext.core.modes import take_flags
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SourceError
-from dynext.fit import FitConfig, fit
-from dynext.losses import attention_mimicry, attention_transfer, distillation
+from dynext.fitting import FitConfig, fit
+from dynext.losses.exits import attention_mimicry, attention_transfer, distillation
+from dynext.modules.exits import Exit
+from dynext.modules.modes import take_flags
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.features import Features, cache_features
+from dynext.prune.attention_maps import align, attention_map, normalized, of_reduced, spatial_softmax
 from dynext.prune.auxiliary import Auxiliary, Paths, watching
-from dynext.prune.maps import align, attention_map, normalized, of_reduced, spatial_softmax
 from dynext.types import Source
 
 FADE = (0.25, 0.75)

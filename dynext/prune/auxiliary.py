@@ -18,14 +18,14 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from dynext.core.exits import Exit, HeadSpec, build_exit, mask_spec
-from dynext.core.layers import Attention, FeatureAttention
-from dynext.core.modes import evaluating
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError, SplitError
 from dynext.graph.deepest import with_deepest
 from dynext.graph.macs import count_macs
-from dynext.prune.lookout import Lookout
+from dynext.modules.exit_layers import Attention, FeatureAttention
+from dynext.modules.exits import Exit, HeadSpec, build_exit, mask_spec
+from dynext.modules.modes import evaluating
+from dynext.net.dynamic_net import DynamicNet
+from dynext.prune.attention_module import Lookout
 from dynext.seeding import seeded
 
 Later = Literal["deepest", "next"]

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from dynext.core.net import DynamicNet
 from dynext.errors import PlanError, line
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 
 TOLERANCE = 1e-3

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.core.collect import collect
-from dynext.core.gates import GateSpec, random_gates, static_gates
-from dynext.core.gating import gated, gates_of, replayed
-from dynext.core.modes import evaluating, statistics
-from dynext.core.net import DynamicNet, attach_gates
-from dynext.core.policy import Policy
-from dynext.core.report import Report, report
 from dynext.errors import PolicyError, SourceError
+from dynext.modules.gates import GateSpec, random_gates, static_gates
+from dynext.modules.modes import evaluating, statistics
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet, attach_gates
+from dynext.net.masked_pass import gated, gates_of, replayed
+from dynext.policy.policy import Policy
+from dynext.reporting.report import Report, report
 from dynext.types import BatchNormMode, Source
 
 

@@ -10,17 +10,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dynext.core.collect import collect
-from dynext.core.cost import measure
-from dynext.core.exits import Heads, default_heads
-from dynext.core.net import DynamicNet, attach
-from dynext.core.policy import Policy
-from dynext.core.table import ExitTable
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
+from dynext.modules.exits import Heads, default_heads
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable
+from dynext.runtime.cost import measure
+from dynext.train.drift import lost_by_drift
 from dynext.types import InputSpec, Source
-from dynext.zeroshot.asked import (
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.convert_checks import (
     check_reach,
     check_record,
     check_rows,
@@ -30,11 +32,8 @@ from dynext.zeroshot.asked import (
     spec_for,
     told_of,
 )
-from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted
 from dynext.zeroshot.distill import Features, cache_features, distill
-from dynext.zeroshot.drift import lost_by_drift
-from dynext.zeroshot.effort import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS, RULE_FORWARDS, effort_for
-from dynext.zeroshot.folds import FOLDS, Views, cross_fitted
 from dynext.zeroshot.joint import distill_jointly
 from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.rounds import free_seed
@@ -49,6 +48,7 @@ from dynext.zeroshot.thresholds import (
     skip_tables,
     table_under,
 )
+from dynext.zeroshot.time_budget import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS, RULE_FORWARDS, effort_for
 
 VIEWS = 8
 """How often each calibration row is seen when it is distilled on."""

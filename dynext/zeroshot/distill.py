@@ -9,13 +9,13 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.exits import Exit
-from dynext.core.features import Features, cache_features, head_logits
-from dynext.core.modes import take_flags
-from dynext.core.net import DynamicNet
 from dynext.errors import FitError
-from dynext.fit import FitConfig, fit
-from dynext.losses import distillation, survivor_weights
+from dynext.fitting import FitConfig, fit
+from dynext.losses.exits import distillation, survivor_weights
+from dynext.modules.exits import Exit
+from dynext.modules.modes import take_flags
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.features import Features, cache_features, head_logits
 from dynext.types import BatchNormMode, Source
 
 LOW = (torch.float16, torch.bfloat16)

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.equilibrium import logits_in_equilibrium
-from dynext.core.features import same_function
-from dynext.core.modes import take_flags
-from dynext.core.net import DynamicNet
-from dynext.core.rows import by_index
+from dynext.data.indexing import by_index
 from dynext.errors import FitError, SourceError
-from dynext.fit import FitConfig, check_same_run, fit
-from dynext.losses import distillation
+from dynext.fitting import FitConfig, check_same_run, fit
+from dynext.losses.exits import distillation
+from dynext.modules.modes import take_flags
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.equilibrium import logits_in_equilibrium
+from dynext.net.features import same_function
 from dynext.seeding import generator
-from dynext.train.guide import BesideMode, Guide
+from dynext.train.drift import Check, Drift, Leash, drift_of
+from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Batch, Source
-from dynext.zeroshot.drift import Check, Drift, Leash, drift_of
 
 HELD_OUT = 512
 """Most rows on which the drift is measured; an eighth of the source where that is less."""
@@ -94,8 +94,8 @@ def distill_jointly(
     Args:
         teacher: the static net; ``None`` takes the net's own last exit as it is now.
         trunk_lr: the trunk's learning rate, ``lr`` is the heads'. 0 leaves the trunk alone.
-        bn: which statistics teacher and trunk normalize by while training; `dynext.train.guide` says what the two
-            mean. Heads learn their own statistics.
+        bn: which statistics teacher and trunk normalize by while training; `dynext.train.frozen_teacher` says what
+            the two mean. Heads learn their own statistics.
         max_drift: share of the held-out rows that the last exit may answer unlike the teacher. Looked at 20 times: a
             state beyond it is undone, and the trunk goes on at half its rate.
         equilibrium: balance the exits' gradients in the trunk (`logits_in_equilibrium`).

@@ -9,9 +9,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from dynext.core.bias import class_biases
-from dynext.core.net import DynamicNet
-from dynext.core.table import ExitTable
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.class_bias import class_biases
+from dynext.policy.table import ExitTable
 
 FOLDS = 5
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from dynext.core.exits import Heads, default_heads
-from dynext.core.gates import GateSpec, policy_gates, recurrent_gates, static_gates
-from dynext.core.gating import gated, replayed
-from dynext.core.net import DynamicNet, attach, attach_gates
 from dynext.errors import FitError, SplitError
 from dynext.graph import StagedNet, split
-from dynext.train.blockdrop import blockdrop_curriculum, blockdrop_finetune
+from dynext.modules.exits import Heads, default_heads
+from dynext.modules.gates import GateSpec, policy_gates, recurrent_gates, static_gates
+from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.masked_pass import gated, replayed
+from dynext.train.batches import Lesson
 from dynext.train.controls import rank_stages
-from dynext.train.gates import GateFit, GateTraining, Stepped, train_gates
-from dynext.train.lessons import Lesson
-from dynext.train.skipnet import skipnet_pretrain, skipnet_reinforce
+from dynext.train.gate_loop import GateFit, GateTraining, Stepped, train_gates
+from dynext.train.methods.blockdrop import blockdrop_curriculum, blockdrop_finetune
+from dynext.train.methods.skipnet import skipnet_pretrain, skipnet_reinforce
 from dynext.types import Batch, BatchNormMode, Source
 
 SkipKind = Literal["skipnet", "blockdrop", "static"]
@@ -112,7 +112,7 @@ def teach_to_skip(
     ``"blockdrop"``: a policy network, the curriculum on the frozen trunk, then both together. ``"static"``: stages
     ranked by KL, then the trunk distilled with more or fewer of the first half of them left out, so that one trunk
     serves all of these sets. Truth and reward are the teacher's probabilities. The trunk's buffers stay; synthesized
-    rows are normalized as `dynext.train.guide` says for ``bn="batch"``.
+    rows are normalized as `dynext.train.frozen_teacher` says for ``bn="batch"``.
 
     Args:
         steps: of all parts together.

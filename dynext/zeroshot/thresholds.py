@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from dynext.core.calibrate import calibrate as temperatures
-from dynext.core.collect import collect
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.core.search import DEFAULT_MAX_DROP, choose
-from dynext.core.table import ExitTable
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.calibrate import calibrate as temperatures
+from dynext.policy.choose import DEFAULT_MAX_DROP, choose
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable
+from dynext.train.drift import lost_by_drift
 from dynext.types import Source
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.drift import lost_by_drift
+from dynext.zeroshot.shift import Shift, bn_distance_of, shift
 from dynext.zeroshot.skip import Skipper
-from dynext.zeroshot.trust import Shift, bn_distance_of, shift
 
 CAUTION = 0.75
 """Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike

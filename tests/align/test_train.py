@@ -11,9 +11,9 @@ from gated_nets import gated_net
 from killed import killed_at_save
 
 import dynext as dx
+from dynext.align import monitor as watch
 from dynext.align import train as train_module
-from dynext.align import watch
-from dynext.align.terms import Loss
+from dynext.align.losses import Loss
 from dynext.errors import FitError, SourceError
 from dynext.testing import check_net
 from dynext.types import Batch

@@ -9,7 +9,7 @@ import torch
 from pixels import COLOR, GRAY, some_pixels
 from torch.testing import assert_close
 
-from dynext.data import array, open_rows
+from dynext.data.datasets import array, open_rows
 from dynext.errors import SourceError
 
 

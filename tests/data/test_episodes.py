@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dynext as dx
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import SourceError
 from dynext.seeding import generator
 

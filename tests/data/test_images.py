@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from pixels import COLOR, GRAY
 
-from dynext.data import image, images, open_rows
+from dynext.data.datasets import image, images, open_rows
+from dynext.data.image_files import class_names
 from dynext.errors import SourceError
-from dynext.image_files import class_names
 from dynext.types import InputSpec
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dynext import omniglot as files
-from dynext.data import digits, omniglot
+from dynext.data import omniglot_files as files
+from dynext.data.datasets import digits, omniglot
 from dynext.errors import SourceError
 from dynext.testing import check_source
 

@@ -5,7 +5,7 @@ import torch
 from pixels import COLOR, GRAY, some_pixels
 from torch.testing import assert_close
 
-from dynext.data import Rows, augment, open_rows
+from dynext.data.datasets import Rows, augment, open_rows
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.testing import check_source

@@ -13,8 +13,8 @@ import torch
 from pixels import some_pixels
 from torch.testing import assert_close
 
-from dynext import idx as idx_files
-from dynext.data import cifar10, digits, fashion_mnist
+from dynext.data import fashion_mnist_files as idx_files
+from dynext.data.datasets import cifar10, digits, fashion_mnist
 from dynext.errors import SourceError
 from dynext.testing import check_source
 

@@ -16,7 +16,7 @@ import dynext as dx
 from dynext.errors import FitError
 from dynext.meta.inner import NAMED, InnerLoop
 from dynext.meta.loss import MetaLoss, gradients
-from dynext.meta.together import check_vmap, together
+from dynext.meta.vmap import check_vmap, together
 
 
 class Linear(nn.Module):
@@ -141,7 +141,7 @@ def test_layer_norm_under_vmap_is_wrong_still(monkeypatch: pytest.MonkeyPatch) -
     """Once a version of torch gets it right, the refusal can go. The loop agrees with finite differences."""
     net = smooth_net()
     loss = meta_loss(net, InnerLoop(adapts="used", steps=2), exits=[[0]])
-    monkeypatch.setattr("dynext.meta.together.check_vmap", lambda *_: None)
+    monkeypatch.setattr("dynext.meta.vmap.check_vmap", lambda *_: None)
     rows = some_rows(3)
     weight = net.staged.stages[0].get_parameter("body.first.0.weight")
     (at_once,) = torch.autograd.grad(together(loss)(*(t[None] for t in rows)).sum(), weight)

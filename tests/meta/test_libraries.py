@@ -12,8 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from dynext.errors import FitError
+from dynext.meta.external_engines import INSTALL
 from dynext.meta.inner import InnerLoop
-from dynext.meta.libraries import INSTALL
 from dynext.meta.loss import gradients
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_engines_take_learned_step_sizes_and_float32(engine: str) -> None:
 
 
 def learn2learn_or_skip() -> None:
-    from dynext.meta.libraries import learn2learn
+    from dynext.meta.external_engines import learn2learn
 
     try:
         learn2learn()

@@ -12,9 +12,9 @@ from reference import meta as reference
 
 import dynext as dx
 from dynext.errors import ArtifactError, FitError, SourceError
-from dynext.meta.fusion import Fusion
 from dynext.meta.inner import NAMED
-from dynext.meta.weigh import Weighed, leaving, row_weights
+from dynext.meta.l2w_den import Weighed, leaving, row_weights
+from dynext.meta.meta_gf import Fusion
 
 
 def config(steps: int, checkpoint: Path | None = None) -> dx.FitConfig:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from dynext import bundled
-from dynext.data import CIFAR10_SPEC, FASHION_CLASSES, FASHION_SPEC, array
+from dynext.data import bundled
+from dynext.data.datasets import CIFAR10_SPEC, FASHION_CLASSES, FASHION_SPEC, array
 from dynext.errors import ModelError
 from dynext.models import ResNet, open_model, rebuild
 from dynext.models.catalog import Opened, Reference

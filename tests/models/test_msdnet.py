@@ -9,7 +9,7 @@ from reference import msdnet as slow
 
 import dynext as dx
 from dynext.errors import ModelError
-from dynext.models.msdnet import CONFIGURATIONS, MSDNet, msdnet
+from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet, msdnet
 from dynext.testing import check_net
 
 SMALL = {"blocks": 3, "base": 1, "step": 1, "channels": 1, "width": 4, "growth": 2}

@@ -11,9 +11,9 @@ from reference import maps as slow
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.run_onnx import OnnxNet
 from dynext.errors import FitError
 from dynext.graph.deepest import DEEPEST, with_deepest
+from dynext.io.run_onnx import OnnxNet
 from dynext.prune import attention as training
 from dynext.prune.attention import distill_attention, transfer_attention
 from dynext.prune.auxiliary import Auxiliary, detach, lend_attention, watching

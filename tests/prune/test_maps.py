@@ -7,8 +7,8 @@ from reference import maps as slow
 from zoo import NETS
 
 import dynext as dx
-from dynext.losses import attention_mimicry, attention_transfer
-from dynext.prune.maps import (
+from dynext.losses.exits import attention_mimicry, attention_transfer
+from dynext.prune.attention_maps import (
     activation_maps,
     align,
     as_map,

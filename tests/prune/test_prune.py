@@ -11,8 +11,8 @@ from methods import SPEC
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.run_onnx import OnnxNet
 from dynext.errors import PlanError
+from dynext.io.run_onnx import OnnxNet
 from dynext.prune.channels import Channels, zero
 from dynext.testing import check_net
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dynext.core.exits import default_heads
-from dynext.core.net import DynamicNet, attach
 from dynext.graph import split
 from dynext.models import ResNet
+from dynext.modules.exits import default_heads
+from dynext.net.dynamic_net import DynamicNet, attach
 from dynext.seeding import generator, seeded
 from dynext.types import InputSpec
 

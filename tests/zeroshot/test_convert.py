@@ -8,16 +8,16 @@ import torch
 from torch import nn
 from zoo import NETS
 
-from dynext.core.collect import collect
-from dynext.core.policy import Policy
-from dynext.core.table import simulate
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import FitError, PolicyError, SourceError
+from dynext.net.collect import collect
+from dynext.policy.policy import Policy
+from dynext.policy.table import simulate
 from dynext.types import InputSpec
 from dynext.zeroshot import thresholds
-from dynext.zeroshot.asked import spec_for
 from dynext.zeroshot.convert import Conversion, convert
-from dynext.zeroshot.folds import Views
+from dynext.zeroshot.convert_checks import spec_for
+from dynext.zeroshot.cross_fit import Views
 from dynext.zeroshot.rounds import Joined
 from dynext.zeroshot.synth.synthesize import synthesize
 

@@ -8,11 +8,11 @@ from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.distill as subject
-from dynext.core.exits import default_heads
-from dynext.core.net import DynamicNet, attach
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
+from dynext.modules.exits import default_heads
+from dynext.net.dynamic_net import DynamicNet, attach
 from dynext.types import InputSpec
 from dynext.zeroshot.distill import Features, cache_features, distill, head_logits
 

@@ -12,16 +12,16 @@ from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.joint as subject
-from dynext.core.exits import default_heads
-from dynext.core.modes import batch_norms, batch_statistics
-from dynext.core.net import DynamicNet, attach
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
+from dynext.modules.exits import default_heads
+from dynext.modules.modes import batch_norms, batch_statistics
+from dynext.net.dynamic_net import DynamicNet, attach
 from dynext.seeding import seeded
-from dynext.train.guide import Guide, lent, recorded
+from dynext.train.drift import measure_drift
+from dynext.train.frozen_teacher import Guide, lent, recorded
 from dynext.types import Batch, InputSpec
-from dynext.zeroshot.drift import measure_drift
 from dynext.zeroshot.joint import JointReport, distill_jointly
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)

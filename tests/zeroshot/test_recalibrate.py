@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.bias import class_biases
+from dynext.policy.class_bias import class_biases
 from dynext.testing import check_net
 from dynext.zeroshot.recalibrate import FOLDS, dealt, recalibrated, with_biases
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import dynext.zeroshot.rounds as subject
-from dynext.core.net import DynamicNet
-from dynext.data import Rows
+from dynext.data.datasets import Rows
 from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
 from dynext.testing import check_source
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.rounds import Joined, in_rounds

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from zoo import NETS
 
 import dynext as dx
-from dynext.core.exits import default_heads
 from dynext.errors import FitError, SplitError
 from dynext.graph import split
+from dynext.modules.exits import default_heads
 from dynext.zeroshot import thresholds
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.skip import KEEPS, attach_around_blocks, skipping_kind, teach_to_skip

@@ -7,17 +7,17 @@ import torch
 from tables import make_table
 from torch import nn
 
-from dynext.core.net import DynamicNet
-from dynext.core.policy import Policy
-from dynext.core.table import simulate
-from dynext.data import Rows
+from dynext.data.datasets import Rows
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.policy import Policy
+from dynext.policy.table import simulate
+from dynext.train.drift import lost_by_drift
 from dynext.types import InputSpec
 from dynext.zeroshot import thresholds
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.drift import lost_by_drift
+from dynext.zeroshot.shift import Shift
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
-from dynext.zeroshot.trust import Shift
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynext.core.modes import evaluating
 from dynext.errors import SourceError, line
+from dynext.modules.modes import evaluating
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.bn_statistics import as_input
 
 ROWS = 4
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.modes import evaluating
 from dynext.errors import SourceError
+from dynext.modules.modes import evaluating
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.looks import PRESETS, Look, random_look, varied
-from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.bn_statistics import answer_and_bn_distance, as_input, has_batch_norm
+from dynext.zeroshot.synth.method import Maker, rows_per_chunk
 from dynext.zeroshot.synth.procedural import paint
-from dynext.zeroshot.synth.statistics import answer_and_bn_distance, as_input, has_batch_norm
+from dynext.zeroshot.synth.styles import PRESETS, Look, random_look, varied
 
 
 @dataclass(frozen=True, kw_only=True)

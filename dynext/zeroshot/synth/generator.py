@@ -12,16 +12,16 @@ import torch
 from torch import Generator as Draw
 from torch import Tensor, nn
 
-from dynext.core.modes import evaluating
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.modules.modes import evaluating
+from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.game import Game, Training, trained
+from dynext.zeroshot.synth.bn_statistics import as_input
+from dynext.zeroshot.synth.generator_training import Game, Training, trained
 from dynext.zeroshot.synth.inversion import balanced_targets
-from dynext.zeroshot.synth.judge import check_student
-from dynext.zeroshot.synth.maker import Maker, Plan, Work, rows_per_chunk
+from dynext.zeroshot.synth.method import Maker, Plan, Work, rows_per_chunk
 from dynext.zeroshot.synth.starts import Starts, starts
-from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.teacher_student import check_student
 
 DEFAULT = Training()
 

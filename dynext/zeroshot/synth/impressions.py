@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from dynext.core.modes import evaluating
 from dynext.errors import SourceError
+from dynext.modules.modes import evaluating
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.classifier import last_linear, weights
+from dynext.zeroshot.synth.bn_statistics import as_input
 from dynext.zeroshot.synth.inversion import balanced_targets, moved
-from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.last_layer import last_linear, weights
+from dynext.zeroshot.synth.method import Maker, rows_per_chunk
 from dynext.zeroshot.synth.starts import Start, starts
-from dynext.zeroshot.synth.statistics import as_input
 
 FLOOR = 1e-4
 """Least concentration of a class, so that each can appear."""

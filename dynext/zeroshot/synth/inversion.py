@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from dynext.core.modes import evaluating
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.modules.modes import evaluating
+from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.judge import Judge, check_student
-from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.bn_statistics import as_input
+from dynext.zeroshot.synth.method import Maker, rows_per_chunk
 from dynext.zeroshot.synth.starts import Start, starts
-from dynext.zeroshot.synth.statistics import as_input
+from dynext.zeroshot.synth.teacher_student import Judge, check_student
 from dynext.zeroshot.synth.terms import competition
 
 

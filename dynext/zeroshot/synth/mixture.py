@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.classifier import feature_layer
-from dynext.zeroshot.synth.judge import check_student
-from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_per_chunk
-from dynext.zeroshot.synth.shares import best_shares, mixed_loss, moments
-from dynext.zeroshot.synth.usefulness import Filter, keep
+from dynext.zeroshot.synth.last_layer import feature_layer
+from dynext.zeroshot.synth.method import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.mixture_weights import best_shares, mixed_loss, moments
+from dynext.zeroshot.synth.row_filter import Filter, keep
+from dynext.zeroshot.synth.teacher_student import check_student
 
 DEFAULT = Filter(oversample=1.0)
 """Every row is kept: on the bundled net the surest rows taught its first exits less than rows taken as they come."""

@@ -10,8 +10,8 @@ from torch import nn
 
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.game import Training
-from dynext.zeroshot.synth.maker import Work, rows_per_chunk
+from dynext.zeroshot.synth.generator_training import Training
+from dynext.zeroshot.synth.method import Work, rows_per_chunk
 from dynext.zeroshot.synth.synthesize import METHODS
 
 ROWS = 64

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.maker import Maker, rows_per_chunk
+from dynext.zeroshot.synth.method import Maker, rows_per_chunk
 
 SMALLEST_LEVEL = 8
 

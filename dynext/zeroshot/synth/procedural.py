@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, Look
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Look
 
 
 def gaussian(n: int, shape: tuple[int, ...], draw: Generator) -> Tensor:

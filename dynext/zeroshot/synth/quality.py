@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.core.modes import evaluating, statistics
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.modules.modes import evaluating, statistics
+from dynext.net.dynamic_net import DynamicNet
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.synth.classifier import answer_and_feature, feature_layer
-from dynext.zeroshot.synth.judge import check_student
-from dynext.zeroshot.synth.shares import entropy
-from dynext.zeroshot.synth.statistics import as_input, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.bn_statistics import as_input, bn_distance, has_batch_norm
+from dynext.zeroshot.synth.last_layer import answer_and_feature, feature_layer
+from dynext.zeroshot.synth.mixture_weights import entropy
+from dynext.zeroshot.synth.teacher_student import check_student
 from dynext.zeroshot.synth.terms import competition
 
 LOOKED_AT = 2048

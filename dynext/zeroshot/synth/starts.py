@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 from dynext.errors import SourceError
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.fitted import fit_look, mixture, notes
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS
 from dynext.zeroshot.synth.procedural import gaussian, leaves, objects
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS
 
 Start = Literal["fitted", "objects", "leaves", "noise"]
 

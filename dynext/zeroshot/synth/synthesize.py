@@ -21,15 +21,15 @@ from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
 from dynext.zeroshot.synth import procedural
 from dynext.zeroshot.synth.answers import answers
+from dynext.zeroshot.synth.bn_statistics import in_full
 from dynext.zeroshot.synth.fitted import fitted
 from dynext.zeroshot.synth.generator import generator as trained_generator
 from dynext.zeroshot.synth.impressions import impressions
 from dynext.zeroshot.synth.inversion import inversion
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, Look
-from dynext.zeroshot.synth.maker import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.method import Maker, Plan, Work, option_names, rows_per_chunk
 from dynext.zeroshot.synth.mixture import mixture_of
 from dynext.zeroshot.synth.patches import patches
-from dynext.zeroshot.synth.statistics import in_full
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Look
 
 
 def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:

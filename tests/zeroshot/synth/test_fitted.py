@@ -9,8 +9,8 @@ from torch import nn
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.fitted import fit_look, mixture
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, PRESETS, Look
 from dynext.zeroshot.synth.procedural import paint
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, PRESETS, Look
 from dynext.zeroshot.synth.synthesize import synthesize
 
 SPEC = InputSpec(shape=(1, 16, 16), mean=(0.5,), std=(0.25,))

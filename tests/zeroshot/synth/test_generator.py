@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-import dynext.zeroshot.synth.game as subject
-from dynext.core.net import DynamicNet
+import dynext.zeroshot.synth.generator_training as subject
 from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator as draw_of
 from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.synth.game import Game, Training, trained
+from dynext.zeroshot.synth.bn_statistics import bn_distance
 from dynext.zeroshot.synth.generator import generator
-from dynext.zeroshot.synth.maker import Work
-from dynext.zeroshot.synth.painter import EDGE, Painter, grids
+from dynext.zeroshot.synth.generator_net import EDGE, Painter, grids
+from dynext.zeroshot.synth.generator_training import Game, Training, trained
+from dynext.zeroshot.synth.method import Work
 from dynext.zeroshot.synth.starts import starts
-from dynext.zeroshot.synth.statistics import bn_distance
 from dynext.zeroshot.synth.synthesize import synthesize
 
 TINY = Training(steps=4, batch_size=8, width=4, latent=8, ages=2)

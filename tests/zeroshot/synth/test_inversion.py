@@ -9,13 +9,13 @@ from reference import synthesis as slow
 from torch import nn
 from torch.testing import assert_close
 
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
+from dynext.zeroshot.synth.bn_statistics import bn_distance
 from dynext.zeroshot.synth.inversion import Inversion, balanced_targets, inversion, invert, total_variation
 from dynext.zeroshot.synth.procedural import leaves
-from dynext.zeroshot.synth.statistics import bn_distance
 from dynext.zeroshot.synth.terms import competition
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

@@ -10,21 +10,21 @@ from torch import nn
 from torch.testing import assert_close
 
 import dynext.zeroshot.synth.synthesize as subject
-from dynext.core.modes import batch_statistics
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.modules.modes import batch_statistics
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.synth.bn_statistics import bn_distance
 from dynext.zeroshot.synth.inversion import Inversion
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS
 from dynext.zeroshot.synth.mixture import affordable, dealt
+from dynext.zeroshot.synth.mixture_weights import best_shares, entropy, mixed_loss, moments
 from dynext.zeroshot.synth.procedural import leaves, objects
-from dynext.zeroshot.synth.shares import best_shares, entropy, mixed_loss, moments
-from dynext.zeroshot.synth.statistics import bn_distance
+from dynext.zeroshot.synth.row_filter import Filter, chosen, keep, ranks
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.synth.terms import competition
-from dynext.zeroshot.synth.usefulness import Filter, chosen, keep, ranks
 
 FIRST = {"confidence": 0.0, "disagreement": 0.0, "diversity": 0.0, "balance": 0.0}
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.maker import Maker
+from dynext.zeroshot.synth.method import Maker
 from dynext.zeroshot.synth.patches import Patching, patches
 from dynext.zeroshot.synth.synthesize import synthesize
 

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from dynext.errors import SourceError
 from dynext.seeding import generator
-from dynext.zeroshot.synth.looks import LEAVES, OBJECTS, PRESETS, Look, random_look, varied
 from dynext.zeroshot.synth.procedural import _noise, gaussian, leaves, objects, paint, pink
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, PRESETS, Look, random_look, varied
 
 
 @pytest.mark.parametrize("look", PRESETS.values(), ids=PRESETS)

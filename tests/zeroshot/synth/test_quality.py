@@ -9,14 +9,14 @@ from reference import synthesis as slow
 from torch import nn
 
 import dynext.zeroshot.synth.quality as subject
-from dynext.core.modes import batch_statistics
-from dynext.core.net import DynamicNet
 from dynext.errors import SourceError
+from dynext.modules.modes import batch_statistics
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.synth.bn_statistics import bn_distance
 from dynext.zeroshot.synth.quality import diversity, quality
-from dynext.zeroshot.synth.statistics import bn_distance
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.synth.terms import competition
 

@@ -16,10 +16,10 @@ from dynext.models import ResNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.synth.game import Training
+from dynext.zeroshot.synth.generator_training import Training
 from dynext.zeroshot.synth.impressions import Impressions
 from dynext.zeroshot.synth.inversion import Inversion
-from dynext.zeroshot.synth.looks import OBJECTS
+from dynext.zeroshot.synth.styles import OBJECTS
 from dynext.zeroshot.synth.synthesize import METHODS, fingerprint, synthesize
 
 QUICK = {

@@ -1,0 +1,156 @@
+"""What exits are shown at a step: rows in one view or two, from features kept once or through a trunk in training.
+
+Shapes: b rows in a batch, n rows, k classes, d the size of an embedding. There are e exits, numbered from 0, the last
+is the full net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from dynext.align.augmentations import Views
+from dynext.data.indexing import by_index
+from dynext.errors import SourceError
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.embeddings import Seen, given_to, last_linear, seen_by
+from dynext.net.features import cache_features
+from dynext.seeding import generator
+from dynext.train.frozen_teacher import Guide
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
+
+
+class View(NamedTuple):
+    """One view of a batch: what the exits make of it, and the static net's logits ``[b k]``."""
+
+    seen: Seen
+    target_bk: Tensor
+
+
+class Lesson(NamedTuple):
+    """A batch: its views, and its labels ``[b]`` where these are learned from."""
+
+    views: list[View]
+    y_b: Tensor | None
+
+
+class Shown(Protocol):
+    """Draws lessons for a net that is being trained."""
+
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Viewed:
+    """A source in one random view, the same at every iteration."""
+
+    rows: Source
+    views: Views
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    @property
+    def bn(self) -> BatchNormMode:
+        return self.rows.bn
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        draw, spec = generator(self.seed), spec_of(self.rows)
+        for batch in self.rows:
+            yield replace(batch, x=self.views(batch.x, draw, spec))
+
+
+def spec_of(source: Source) -> InputSpec | None:
+    """How a source's pixels are normalized, where it knows."""
+    return getattr(source, "spec", None)
+
+
+def labels_of(source: Source) -> Tensor:
+    """The labels ``[n]`` of a source.
+
+    Raises:
+        SourceError: it has none.
+    """
+    labels = [batch.y for batch in source if batch.y is not None]
+    if sum(map(len, labels)) != len(source):
+        raise SourceError("the rows have no labels to learn from; give labelled rows, or learn='teacher'")
+    return torch.cat(labels)
+
+
+def of_the_net(y: Tensor, num_classes: int) -> Tensor:
+    """The labels ``[b]``, if they are classes of the net: -1 for "unlabelled" would count as the last one.
+
+    Raises:
+        SourceError: one is none.
+    """
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise SourceError(
+            f"labels from {int(y.min())} to {int(y.max())} for a net of {num_classes} classes from 0; "
+            f"leave the other rows out, or give learn='teacher'"
+        )
+    return y
+
+
+class Kept:
+    """The frozen trunk is run once over the rows, in each of some views; steps then cost little more than the heads."""
+
+    def __init__(
+        self, net: DynamicNet, source: Source, views: Views | None, *, labelled: bool, seed: int, progress: bool
+    ) -> None:
+        self.views, self.num_rows = views, len(source)
+        self.y_n = of_the_net(labels_of(source), net.num_classes) if labelled else None
+        sources: list[Source] = [source]
+        if views is not None:
+            sources = [Viewed(rows=source, views=views, seed=seed + v) for v in range(views.copies)]
+        with given_to(last_linear(net)) as given:
+            self.features_v = [cache_features(net, None, one, progress=progress) for one in sources]
+        self.final_nd = torch.cat([f.half().cpu() for f in given])
+
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
+        index = torch.randint(self.num_rows, (count,), generator=draw)
+        wanted = torch.randperm(len(self.features_v), generator=draw)[: 1 if self.views is None else self.views.count]
+        views = [self._view(trained, v, index) for v in wanted.tolist()]
+        y_b = None if self.y_n is None else self.y_n[index].to(views[0].target_bk.device)
+        return Lesson(views, y_b)
+
+    def _view(self, trained: DynamicNet, v: int, index: Tensor) -> View:
+        like, features = next(trained.parameters()), self.features_v[v]
+        reduced_e = [reduced[index].to(like) for reduced in features.reduced_e]
+        early = [exit.embedder(reduced) for exit, reduced in zip(trained.exits, reduced_e, strict=True)]
+        logits_e = [exit.classifier(f) for exit, f in zip(trained.exits, early, strict=True)]
+        final_bd, target_bk = self.final_nd[v * self.num_rows + index].to(like), features.logits_nk[index].to(like)
+        return View(Seen([*early, final_bd], [*logits_e, target_bk]), target_bk)
+
+
+class Live:
+    """Rows go through the trunk as it is trained, beside the static net as it was."""
+
+    def __init__(self, guide: Guide, source: Source, train_n: Tensor, views: Views | None, *, labelled: bool) -> None:
+        self.guide, self.train_n, self.views, self.labelled = guide, train_n, views, labelled
+        self.take, self.spec = by_index(source), spec_of(source)
+        if labelled and self.take(train_n[:1]).y is None:
+            raise SourceError("the rows have no labels to learn from; give labelled rows, or learn='teacher'")
+
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
+        batch = self.take(self.train_n[torch.randint(len(self.train_n), (count,), generator=draw)])
+        xs = [batch.x]
+        if self.views is not None:
+            xs = [self.views(batch.x, draw, self.spec) for _ in range(self.views.count)]
+        like = next(trained.parameters())
+        views = []
+        for x in xs:
+            with self.guide.beside(trained.staged, x.to(like)) as wanted:
+                views.append(View(seen_by(trained, x.to(like)), wanted.logits))
+        y_b = None
+        if self.labelled and batch.y is not None:
+            y_b = of_the_net(batch.y, trained.num_classes).to(like.device)
+        return Lesson(views, y_b)

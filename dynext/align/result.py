@@ -1,0 +1,71 @@
+"""What aligning gave: the net, the heads beside it, and how it went."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dynext.align.losses import Loss
+from dynext.align.monitor import Look, collapsed
+from dynext.align.projection_heads import Space
+from dynext.net.dynamic_net import DynamicNet
+from dynext.train.drift import Drift
+
+Trunk = Literal["frozen", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alignment:
+    """Aligned exits, what aligned them, and how it went."""
+
+    net: DynamicNet
+    """A net like the one that was given: nothing of the heads is in it."""
+    space: Space = field(repr=False)
+    """The heads, for classes that an exit has never seen; throw it away otherwise."""
+    loss: Loss
+    weight: float
+    trunk: Trunk
+    steps: int
+    rows: int
+    """Trained on."""
+    looks: tuple[Look, ...]
+    dropped: int
+    """Steps on which the aligned term was left out, because it worked against classification."""
+    drift: Drift | None
+    """Of the last exit, on rows held out; ``None`` where the trunk was frozen."""
+    seconds: float
+
+    @property
+    def collapsed_e(self) -> tuple[bool, ...]:
+        """Which exits' projections were all but a point or a line in the end."""
+        return collapsed(self.looks[-1]) if self.looks else (False,) * self.net.num_exits
+
+    @property
+    def conflicts(self) -> float:
+        """Share of the looks at which alignment worked against classification."""
+        return sum(look.agreement < 0 for look in self.looks) / max(len(self.looks), 1)
+
+    def __str__(self) -> str:
+        how = f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk"
+        lines = [f"{how}, {self.steps:,} steps, {self.rows:,} rows"]
+        for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
+            exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
+            lines.append(
+                f"  step {look.step:,}: alignment {look.alignment:.3f}, classification {look.classification:.3f}, "
+                f"spread/rank of exits {exits}"
+            )
+        lines.append(f"  conflicts at {self.conflicts:.0%} of {len(self.looks)} looks, {self.dropped:,} steps without")
+        if any(self.collapsed_e):
+            exits = ", ".join(str(e) for e, gone in enumerate(self.collapsed_e) if gone)
+            lines.append(f"  COLLAPSED: exits {exits} see all rows alike; lower the weight, or take another loss")
+        return "\n".join([*lines, *([] if self.drift is None else [f"  {self.drift}"])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the net and the heads, as JSON."""
+        plain = ("loss", "weight", "trunk", "steps", "rows", "dropped", "seconds")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "looks": [asdict(look) for look in self.looks],
+            "collapsed_e": list(self.collapsed_e),
+            "drift": None if self.drift is None else asdict(self.drift),
+        }

@@ -1,0 +1,227 @@
+"""``dynext evaluate``: what the dynamic net loses and saves on real rows, and thresholds chosen anew on such."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dynext.cli.commands.evaluate_episodes import judge_on_episodes
+from dynext.cli.shared.classes import episode_options
+from dynext.cli.shared.folder import write_folder
+from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
+from dynext.cli.shared.pictures import first_and_last, load_pictures
+from dynext.cli.shared.rows import Watched, open_rows, unlabelled_rows
+from dynext.cli.shared.show import columns, points, print_json
+from dynext.data.datasets import Rows
+from dynext.errors import PolicyError, SourceError
+from dynext.io.artifact import Artifact
+from dynext.net.collect import collect
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.choose import DEFAULT_MAX_DROP, choose
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable
+from dynext.reporting.report import Report, report
+from dynext.zeroshot.convert_checks import pixels_digest
+from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.thresholds import choose_cautiously
+
+BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@click.command(short_help="What the dynamic net loses and saves on test rows.")
+@artefact_options
+@data_options(required=False)
+@click.option(
+    "--unlabelled", metavar="DATA", help="Instead of --data: images without labels (a folder, a .npz file, bundled)."
+)
+@click.option("--choose", "choosing", is_flag=True, help="With --unlabelled: choose thresholds on them and save these.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 1), help="With --choose: accuracy that may be lost.  [default: 0.01]"
+)
+@click.option(
+    "--budget", type=click.FloatRange(min=0, min_open=True), help="With --choose: share of the MACs to spend."
+)
+@click.option(
+    "--episodes", type=click.IntRange(min=1), is_flag=False, flag_value=600,
+    help="Few-shot: learn and answer so many episodes of --data; alone 600.",
+)  # fmt: skip
+@episode_options
+@device_option
+@json_option
+def evaluate(
+    folder: Path,
+    model: str | None,
+    arguments: tuple[tuple[str, Any], ...],
+    data: str | None,
+    root: Path | None,
+    download: bool,
+    unlabelled: str | None,
+    choosing: bool,
+    max_drop: float | None,
+    budget: float | None,
+    episodes: int | None,
+    device: str,
+    as_json: bool,
+    **shaped: Any,
+) -> None:
+    """Judge the dynamic net in DIR on test rows: at its saved policy, and along budgets.
+
+    With labels (a data set, a .npz with y, a folder with one sub-folder a class, named like the net's classes or in the
+    order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test rows.
+
+    With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
+    were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose), with class biases that
+    put right what exits say too often.
+
+    With --episodes it tells how well each exit learns new classes of --data (digits, omniglot:small2, a folder a class)
+    from --shot images of each.
+
+    \b
+    Example: dynext evaluate fashion --data fashion-mnist
+             dynext evaluate fashion --unlabelled photos --choose
+    """
+    if (data is None) == (unlabelled is None):
+        raise click.UsageError(
+            "give --data DATA to judge on, or --unlabelled DATA to check the thresholds on; not both"
+        )
+    if not choosing and (max_drop is not None or budget is not None):
+        raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
+    if choosing and unlabelled is None:
+        raise click.UsageError("--choose takes --unlabelled images, never the test rows of --data")
+    kept = open_artefact(folder, model, arguments)
+    if episodes is not None:
+        if data is None:
+            raise click.UsageError("--episodes are drawn from labelled --data; give some, such as digits")
+        kept.net.to(device)
+        judge_on_episodes(
+            folder, kept, data, root=root, download=download, count=episodes, shaped=shaped, as_json=as_json
+        )
+        return
+    if unlabelled is not None:
+        _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
+        return
+    assert data is not None  # noqa: S101
+    rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
+    judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
+    saved = judged.report(kept.policy)
+    along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
+    if as_json:
+        budgets = [{"budget": budget, "report": found.to_dict() if found else None} for budget, found in along]
+        print_json({"folder": str(folder), "saved_policy": saved.to_dict(), "budgets": budgets})
+        return
+    click.echo(f"{saved}\n")
+    if kept.table is None:
+        click.echo("No budgets: the folder keeps no table to choose other thresholds on.")
+        return
+    click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the rows above):")
+    click.echo(columns([_titles(saved), *(_cells(budget, found, saved) for budget, found in along)], left=()))
+
+
+def _check(
+    folder: Path,
+    kept: Artifact,
+    unlabelled: str,
+    choosing: bool,
+    max_drop: float | None,
+    budget: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
+    rows = unlabelled_rows(unlabelled, kept.spec)
+    if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
+        raise SourceError(
+            f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
+            f"that they have not seen"
+        )
+    told = f"{len(rows):,} unlabelled rows of {unlabelled}"
+    judged = _Judged(net=kept.net.to(device), rows=rows, words=told)
+    before = now = judged.report(kept.policy)
+    if choosing:
+        net, policy, table = _chosen(judged, kept.policy, max_drop, budget)
+        now = report(table, policy)
+        pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
+        untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
+        write_folder(
+            folder,
+            net.cpu(),
+            policy=policy,
+            table=table,
+            spec=kept.spec,
+            model_recipe=kept.model_recipe,
+            class_names=kept.class_names,
+            provenance={**untimed, "thresholds": f"chosen anew on {told}"},
+            pictures=pictures,
+            same_net=True,
+        )
+    if as_json:
+        chosen = now.to_dict() if choosing else None
+        print_json({"folder": str(folder), "saved_policy": before.to_dict(), "chosen_policy": chosen})
+        return
+    click.echo(before)
+    if choosing:
+        click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
+    elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
+        click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
+
+
+def _chosen(
+    judged: _Judged, policy: Policy, max_drop: float | None, budget: float | None
+) -> tuple[DynamicNet, Policy, ExitTable]:
+    """Thresholds as `dx.convert` takes them from calibration rows, class biases included where nothing is skipped."""
+    if judged.net.gates is None:
+        net, table = recalibrated(judged.net, judged.table(None))
+        return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
+    tables = [judged.table(rule) for rule in dict.fromkeys((None, policy.skip_rule))]
+    found = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    return judged.net, found, judged.table(found.skip_rule)
+
+
+@dataclass(eq=False)
+class _Judged:
+    """One net on one set of rows, a table for each skip rule that is asked for.
+
+    The full net is this one with nothing skipped, as training left it.
+    """
+
+    net: DynamicNet
+    rows: Rows
+    words: str
+    tables: dict[tuple[float | None, ...] | None, ExitTable] = field(default_factory=dict)
+
+    def table(self, rule: tuple[float | None, ...] | None) -> ExitTable:
+        if rule not in self.tables:
+            self.tables[rule] = collect(self.net, Watched(rows=self.rows), keep=rule, rows=self.words)
+        return self.tables[rule]
+
+    def report(self, policy: Policy) -> Report:
+        return report(self.table(policy.skip_rule), policy)
+
+
+def _along_budgets(chosen_on: ExitTable, policy: Policy, judged: _Judged) -> list[tuple[float, Report | None]]:
+    """A report for each budget; none where no policy meets it."""
+    found: list[tuple[float, Report | None]] = []
+    for budget in BUDGETS:
+        try:
+            there = choose(chosen_on, budget=budget, temperature=policy.temperature_e, confidence=policy.confidence)
+        except PolicyError:
+            found.append((budget, None))
+        else:
+            found.append((budget, judged.report(there)))
+    return found
+
+
+def _titles(saved: Report) -> tuple[str, ...]:
+    return ("budget", "MACs", "saved", "agreement" if saved.accuracy is None else "accuracy", "points lost", "exits on")
+
+
+def _cells(budget: float, found: Report | None, saved: Report) -> tuple[str, ...]:
+    if found is None:
+        return (f"{budget:.0%}", "-", "-", "-", "-", "not within reach")
+    right, static = (found.agreement, 1.0) if found.accuracy is None else (found.accuracy, found.static_accuracy or 0.0)
+    on = " ".join(str(line.exit) for line in found.exits if line.on)
+    spent = found.macs / max(found.static_macs, 1)
+    return (f"{budget:.0%}", f"{spent:.1%}", f"{found.saved:.1%}", f"{right:.2%}", points(static - right), on)

@@ -1,0 +1,192 @@
+"""``dynext synthesize``: a bank of rows out of a net alone, a picture of some, and how good they are."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dynext.cli.shared.options import (
+    Argument,
+    device_option,
+    json_option,
+    model_options,
+    open_artefact,
+    open_given,
+    seed_option,
+)
+from dynext.cli.shared.show import print_json
+from dynext.errors import SourceError
+from dynext.models.catalog import Reference
+from dynext.zeroshot.bank import HEAD, Bank
+from dynext.zeroshot.synth.method import option_names
+from dynext.zeroshot.synth.quality import quality
+from dynext.zeroshot.synth.synthesize import METHODS
+from dynext.zeroshot.synth.synthesize import synthesize as make_rows
+
+SHOWN, COLUMNS = 64, 8
+"""Pictures on a contact sheet, and how many side by side."""
+
+
+def _bank_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    if value.is_file():
+        raise click.BadParameter(f"{value} is a file; name a folder")
+    if value.is_dir() and not (value / HEAD).exists() and any(not p.name.startswith(".") for p in value.iterdir()):
+        raise click.BadParameter(f"{value} holds other files and no bank; name another folder")
+    return value
+
+
+def _sheet_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value.suffix.lower() != ".png":
+        raise click.BadParameter(f"{value} does not end with .png; the contact sheet is a PNG")
+    if value is not None and not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {value.absolute().parent}")
+    return value
+
+
+@click.command(short_help="Make a bank of rows out of a net alone.")
+@model_options
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="fitted", show_default=True, help="How rows are made."
+)
+@click.option("-n", "--rows", type=click.IntRange(min=1), default=4096, show_default=True, help="How many.")
+@click.option(
+    "--out", metavar="FOLDER", type=click.Path(path_type=Path), required=True, callback=_bank_folder,
+    help="Where the bank goes.",
+)  # fmt: skip
+@click.option(
+    "--set", "changes", type=Argument(), multiple=True, help="An option of the method, such as iterations=40; repeat."
+)
+@click.option(
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The one image, for patches."
+)
+@click.option(
+    "--against", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A dynamic net whose exits the rows should teach what they do not know.",
+)  # fmt: skip
+@click.option(
+    "--sheet", metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), callback=_sheet_file,
+    help="Put pictures of some rows there.",
+)  # fmt: skip
+@seed_option
+@device_option
+@json_option
+def synthesize(
+    model: str,
+    method: str,
+    rows: int,
+    out: Path,
+    changes: tuple[tuple[str, Any], ...],
+    image: Path | None,
+    against: Path | None,
+    sheet: Path | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Synthesize rows out of MODEL, without any training image, and say how good its own statistics find them.
+
+    The bank can be distilled on (dx.Bank.open, dx.distill). A synthesis that was interrupted goes on when the same
+    command is run again.
+
+    \b
+    Example: dynext synthesize bundled:fashion_resnet20 --method inversion -n 512 --out bank --sheet bank.png
+    """
+    opened = open_given(model, **given)
+    if not opened.trained and opened.recipe["kind"] != "file":
+        click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)
+    options = method_options(method, changes)
+    if image is not None:
+        options["image"] = image
+    student = None
+    if against is not None:
+        own_file = model if Reference.parse(model).kind == "file" else None
+        student = open_artefact(against, own_file, given["arguments"]).net.to(device)
+        if "against" in option_names(METHODS[method]):
+            options["against"] = student
+        else:
+            click.echo(f"Note: {method} makes the same rows for every student; --against is only measured.", err=True)
+    teacher = opened.model.to(device)
+    bank = make_rows(
+        teacher, shape=opened.spec.shape, n=rows, seed=seed, method=method, spec=opened.spec, folder=out, **options
+    )
+    found = quality(bank, teacher, student)
+    if sheet is not None:
+        write_sheet(bank, sheet)
+    if as_json:
+        print_json({"folder": str(out), "provenance": asdict(bank.provenance), "quality": found.to_dict()})
+        return
+    click.echo(f"{found}\n\nThe bank is in {out}" + ("." if sheet is None else f", pictures of it in {sheet}."))
+
+
+def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """``key=value`` pairs as options of ``method``; a key may also be a field of its ``settings``.
+
+    Raises:
+        SourceError: no such option, or a value of another kind.
+    """
+    names = option_names(METHODS[method])
+    parameters = inspect.signature(METHODS[method]).parameters
+    settings: Any = parameters["settings"].default if "settings" in names else None
+    known = {f.name: getattr(settings, f.name) for f in fields(settings)} if settings is not None else {}
+    plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "look")}
+    options: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
+    for key, value in changes:
+        if key in plain:
+            options[key] = _like(key, value, plain[key])
+        elif key in known:
+            changed[key] = _like(key, value, known[key])
+        else:
+            raise SourceError(f"method {method} has no option {key}; it has {', '.join([*plain, *known]) or 'none'}")
+    return {**options, "settings": replace(settings, **changed)} if changed else options
+
+
+def _like(key: str, value: Any, default: Any) -> Any:
+    """``value``, if it is of the default's kind; a list becomes a tuple."""
+    value = tuple(value) if isinstance(value, list) else value
+    kinds = {float: (int, float), type(None): (tuple, dict)}.get(type(default), type(default))
+    fits = isinstance(value, kinds)
+    if not fits or (isinstance(value, bool) and not isinstance(default, bool)):  # Python's True is an int
+        raise SourceError(f"{key}={value!r}; give a value like {default!r}")
+    return value
+
+
+def write_sheet(bank: Bank, path: Path) -> None:
+    """Rows spread evenly over the bank, side by side, as a PNG; atomically.
+
+    Raises:
+        SourceError: rows that are no pictures.
+    """
+    pixels = bank.sheet(SHOWN)
+    if pixels.shape[1] not in (1, 3):
+        raise SourceError(f"rows of {pixels.shape[1]} channels cannot be shown; leave --sheet out")
+    canvas = _side_by_side(pixels)
+    height, width = canvas.shape[:2]
+    figure = Figure(figsize=(8, 8 * height / width + 0.4), dpi=max(100, -(-width // 8)))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.4 / figure.get_figheight()))
+    axes.imshow(canvas, interpolation="nearest")
+    axes.axis("off")
+    figure.suptitle(f"{len(bank):,} rows by {bank.provenance.method}, seed {bank.provenance.seed}", fontsize=9)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)
+
+
+def _side_by_side(pixels: Tensor) -> np.ndarray:
+    """Pictures ``[n c h w]`` in [0, 1] on one white canvas ``[height width 3]``."""
+    n, _, h, w = pixels.shape
+    gap, columns = max(1, h // 16), min(COLUMNS, n)
+    canvas = np.ones((-(-n // columns) * (h + gap) + gap, columns * (w + gap) + gap, 3), np.float32)
+    for i, picture in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
+        top, left = i // columns * (h + gap) + gap, i % columns * (w + gap) + gap
+        canvas[top : top + h, left : left + w] = picture
+    return canvas

@@ -1,0 +1,108 @@
+"""Labelled rows for commands that learn classes from a few of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import click
+import torch
+
+from dynext.cli.shared.options import Command
+from dynext.data.datasets import Rows, array, digits, fashion_mnist, images, omniglot
+from dynext.data.episodes import Episodes, split_classes
+from dynext.data.image_files import class_names
+from dynext.data.omniglot_files import Part
+from dynext.errors import SourceError
+from dynext.types import InputSpec
+
+KINDS = "digits, fashion-mnist, omniglot:PART (background, evaluation, small1, small2), a folder a class, or a .npz."
+SPLIT = "class_split"
+"""Where provenance says which classes a net was meta-trained on."""
+
+
+def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> Rows:
+    """Labelled rows to draw episodes from, as ``spec`` wants them; gray images are repeated over its channels.
+
+    Raises:
+        SourceError: nothing there, no labels, or rows that cannot be made to fit.
+    """
+    kind, _, part = data.partition(":")
+    channels, side = spec.shape[0], spec.shape[-1]
+    if kind == "digits":
+        rows = digits(side=side)
+    elif kind == "omniglot":
+        rows = omniglot(cast("Part", part or get_args(Part)[0]), root=root, side=side, download=download)
+    elif kind == "fashion-mnist":
+        rows = fashion_mnist("train", root=root, download=download)
+    else:
+        path = Path(data)
+        if not data or not path.exists():
+            raise SourceError(f"no {data or 'data'}; give {KINDS}")
+        rows = images(path, spec, labelled=True) if path.is_dir() else array(path, spec)
+    if rows.y is None:
+        raise SourceError(f"the rows of {data} have no labels, and episodes are drawn by class; give them as 'y'")
+    gray = rows.pixels.shape[1] == 1 < channels
+    return Rows(pixels=rows.pixels.expand(-1, channels, -1, -1) if gray else rows.pixels, y=rows.y, spec=spec)
+
+
+def class_folder(folder: Path, spec: InputSpec, names: tuple[str, ...] | None = None) -> tuple[Rows, tuple[str, ...]]:
+    """Rows of a folder with one sub-folder a class, and the classes' names; numbered as in ``names`` if given.
+
+    Raises:
+        SourceError: no such folder, or a class that is not in ``names``.
+    """
+    rows, there = images(folder, spec, labelled=True), class_names(folder)
+    if names is None:
+        return rows, there
+    strange = [name for name in there if name not in names]
+    if strange:
+        raise SourceError(f"{folder} has a class {strange[0]!r} that was not learned; learned were {', '.join(names)}")
+    return replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y]), names
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two words for a data set mean the same one."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(data: str) -> str:
+    if data in ("omniglot", "omniglot:"):
+        return f"omniglot:{get_args(Part)[0]}"
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
+def split_rows(rows: Rows, split: str | None, seed: int) -> tuple[Rows, Rows | None]:
+    """Rows of the classes to train on and of those kept apart, by ``"6/4"``; all of them without it.
+
+    Raises:
+        SourceError: no such split, or more classes than there are.
+    """
+    if split is None:
+        return rows, None
+    try:
+        counts = [int(count) for count in split.split("/")]
+    except ValueError:
+        counts = []
+    if len(counts) != 2:
+        raise SourceError(f"--classes {split!r}; give how many to train on and how many to keep apart, such as 6/4")
+    taught, apart = split_classes(rows, counts, seed=seed)
+    return taught, apart
+
+
+def episode_options(command: Command) -> Command:
+    """``--way``, ``--shot`` and ``--queries``; `episodes_of` takes them."""
+    positive = click.IntRange(min=1)
+    for option in (
+        click.option("--queries", type=positive, default=15, show_default=True, help="Images of each to judge on."),
+        click.option("--shot", type=positive, default=1, show_default=True, help="Images of each class to learn from."),
+        click.option("--way", type=click.IntRange(min=2), default=5, show_default=True, help="Classes of an episode."),
+    ):
+        command = option(command)
+    return command
+
+
+def episodes_of(rows: Rows, given: dict[str, Any], seed: int) -> Episodes:
+    """Episodes as `episode_options` ask."""
+    return Episodes(rows=rows, way=given["way"], shot=given["shot"], query=given["queries"], seed=seed)

@@ -1,0 +1,191 @@
+"""What several commands take: a model, a shape, lists after commas, a device."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from dynext.io.artifact import CARD, Artifact, load
+from dynext.models.catalog import Opened, Reference, open_model
+from dynext.models.families import build
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Shape(click.ParamType):
+    """``3x32x32``: channels, height, width of one row."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            sizes = tuple(int(size) for size in value.lower().split("x"))
+        except ValueError:
+            sizes = ()
+        if len(sizes) != 3 or min(sizes) < 1:
+            self.fail(f"{value!r} is no shape; give channels, height and width, such as 3x32x32", param, ctx)
+        return sizes
+
+
+class Floats(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "NUMBERS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; give one per channel, such as 0.5,0.5,0.5", param, ctx)
+
+
+class Places(click.ParamType):
+    """Layer names, or shares of the MACs, with commas between them."""
+
+    name = "PLACES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...] | tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in value.split(","))
+        if not all(words):
+            self.fail(f"{value!r} has an empty place; give some, such as layer1,layer2 or 0.3,0.6", param, ctx)
+        try:
+            shares = tuple(float(word) for word in words)
+        except ValueError:
+            return words
+        # "1" is a module of a Sequential, no share
+        return shares if all(0 < share < 1 for share in shares) else words
+
+
+class Argument(click.ParamType):
+    """``key=value`` for a model's constructor; the value is JSON, or else a text."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is no KEY=VALUE, such as num_classes=10", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+def model_options(command: Command) -> Command:
+    """MODEL and what opening it may need; `open_given` takes them."""
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for decorate in reversed(
+        [
+            click.argument("model"),
+            click.option("--checkpoint", type=file, help="Weights: .safetensors, .pt, .pth or .th."),
+            click.option("--shape", type=Shape(), help="One input, such as 3x32x32; needed for file.py:factory."),
+            click.option("--mean", type=Floats(), help="Mean of the pixels in [0, 1], per channel."),
+            click.option("--std", type=Floats(), help="Their standard deviation, per channel."),
+            click.option(
+                "--argument", "arguments", type=Argument(), multiple=True, help="For the model's constructor; repeat."
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def open_given(model: str, **given: Any) -> Opened:
+    """The model that `model_options` describe."""
+    return open_model(model, **{**given, "arguments": dict(given["arguments"])})
+
+
+def data_options(*, required: bool) -> Callable[[Command], Command]:
+    """``--data``, ``--root`` and ``--download``; `open_rows` takes them."""
+    kinds = "fashion-mnist, cifar10, bundled (the sample that ships with dynext), a folder of images, or a .npz file."
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--download", is_flag=True, help="Fetch Fashion-MNIST if it is nowhere (30 MB)."),
+            click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the data set lies."),
+            click.option("--data", required=required, metavar="DATA", help=kinds),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def device_option(command: Command) -> Command:
+    """``--device``, refused when it is not there."""
+    return click.option("--device", default="cpu", callback=_device, help="cpu or cuda.  [default: cpu]")(command)
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value not in ("cpu", "cuda"):
+        raise click.BadParameter(f"{value!r}; give cpu or cuda")
+    if value == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("this torch sees no CUDA device; leave --device out to use the CPU")
+    return value
+
+
+def artefact_options(command: Command) -> Command:
+    """DIR, a folder that ``dynext convert`` wrote, and how to open one that came from the user's own file."""
+    for decorate in reversed(
+        [
+            click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)),
+            click.option("--model", help="The model again, where it came from a file.py:factory."),
+            click.option("--argument", "arguments", type=Argument(), multiple=True, help="For that factory; repeat."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def open_artefact(folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...]) -> Artifact:
+    """The dynamic net that `artefact_options` describe."""
+    if model is None:
+        return load(folder)
+    parsed = Reference.parse(model)
+    return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)))
+
+
+def output_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """A folder for a dynamic net; one that holds anything else is refused before hours of work, not after."""
+    path = click.Path(path_type=Path)
+    return click.option(*names, metavar="DIR", type=path, callback=_free_folder, **attributes)
+
+
+def _free_folder(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None:
+        return None
+    value = writable_folder(ctx, param, value)
+    if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
+        raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
+    return value
+
+
+def writable_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Refuse a folder that cannot be put together beside its place and then moved there."""
+    folder = value if value.name not in ("", "..") else value.resolve()
+    there = folder if folder.is_file() else next(path for path in folder.absolute().parents if path.exists())
+    if not there.is_dir():
+        raise click.BadParameter(f"{there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"you may not write in {there}; name a folder elsewhere")
+    return folder
+
+
+seed_option = click.option("--seed", default=0, show_default=True, help="All that is random follows it.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

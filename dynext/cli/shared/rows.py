@@ -1,0 +1,125 @@
+"""Where the rows of a command come from: ``--data`` in all its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dynext.data.datasets import Rows, array, bundled_sample, cifar10, fashion_mnist, images
+from dynext.data.image_files import class_names, shown
+from dynext.errors import SourceError
+from dynext.seeding import generator
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched:
+    """A Source with a progress bar."""
+
+    rows: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    @property
+    def bn(self) -> BatchNormMode:
+        return self.rows.bn
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with tqdm(total=len(self), desc="test rows", unit="row", disable=None, leave=False) as bar:
+            for batch in self.rows:
+                yield batch
+                bar.update(len(batch.x))
+
+
+NAMES = ("fashion-mnist", "cifar10", "bundled")
+
+
+def open_rows(
+    data: str,
+    spec: InputSpec,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    names: Sequence[str] | None = None,
+) -> tuple[Rows, str]:
+    """Test rows for a net that eats ``spec``, normalized as it wants them, and what they are in words.
+
+    Args:
+        names: of the net's classes. Sub-folders that all bear one of these are numbered so, others in their own order.
+
+    Raises:
+        SourceError: nothing there, or rows of another shape than the net eats.
+    """
+    rows, words = _open(data, spec, root, download)
+    rows = replace(rows, spec=spec)
+    if names and rows.y is not None and data not in NAMES and Path(data).is_dir():
+        there = class_names(data)
+        if set(there) <= set(names):
+            rows = replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y])
+    if not len(rows):
+        raise SourceError(f"{data} holds no row; give some")
+    return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
+
+
+def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tuple[Rows, str]:
+    if data == "fashion-mnist":
+        return fashion_mnist("test", root=root, download=download), "Fashion-MNIST test images"
+    if data == "bundled":
+        return bundled_sample()[1], "Fashion-MNIST test images (the bundled sample)"
+    if data == "cifar10":
+        if root is None:
+            raise SourceError("where is CIFAR-10? Give --root, torchvision's folder or a .npz with x and y")
+        return cifar10("test", root=root), "CIFAR-10 test images"
+    path = _given(data)
+    if path.is_dir():
+        labelled = any(p.is_dir() and shown(p.name) for p in path.iterdir())
+        return images(path, spec, labelled=labelled), f"images of {path}"
+    if not path.exists():
+        raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")
+    return array(path, spec), f"rows of {path}"
+
+
+def _given(data: str) -> Path:
+    """The path that ``data`` names; an empty variable of a script must not mean the current folder."""
+    if not data:
+        raise SourceError("the name of the data is empty; give a folder of images or a .npz file")
+    return Path(data)
+
+
+def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
+    """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
+
+    Raises:
+        SourceError: no image there, or rows of another shape than the net eats.
+    """
+    if data == "bundled":
+        return replace(bundled_sample()[0], spec=spec)
+    path = _given(data)
+    if not path.exists():
+        raise SourceError(f"no {data}; give a folder of images, a .npz or .npy file, or bundled (the shipped sample)")
+    return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()
+
+
+def drawn(rows: int, count: int) -> torch.Tensor:
+    """At most ``count`` of ``rows`` places, in random order: a folder's first rows may all be of one class."""
+    return torch.randperm(rows, generator=generator(0))[:count]
+
+
+def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Rows, str, bool]:
+    """Rows for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
+    if data is not None:
+        return (*open_rows(data, spec, root=root, download=download), True)
+    sample = bundled_sample()[1]
+    if sample.shape == spec.shape:
+        return (*open_rows("bundled", spec), True)
+    noise = torch.rand(256, *spec.shape, generator=generator(0))
+    return Rows(pixels=noise, spec=spec), "256 rows of random noise", False

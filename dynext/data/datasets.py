@@ -1,0 +1,275 @@
+"""Data sets as Sources: Fashion-MNIST, CIFAR-10, Omniglot, digits, image folders, arrays.
+
+Pixels stay uint8 in memory; rows are normalized when they are drawn.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from dynext.data.bundled import bundled_file
+from dynext.data.fashion_mnist_files import fashion_file, read_idx
+from dynext.data.image_files import SUFFIXES, class_names, image, image_files, shown
+from dynext.data.omniglot_files import Part, omniglot_images
+from dynext.errors import SourceError
+from dynext.types import Batch, BatchNormMode, InputSpec, Source
+
+Split = Literal["train", "test"]
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_SPEC = InputSpec(shape=(1, 28, 28), mean=(0.2860,), std=(0.3530,))
+CIFAR10_SPEC = InputSpec(shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""The normalization of the public CIFAR-10 ResNets (ImageNet's figures)."""
+UNIT = {"mean": (0.5,), "std": (0.5,)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """A Source held in memory: pixels ``[n c h w]`` (uint8, or float in [0, 1]) and labels ``[n]`` or ``None``."""
+
+    pixels: Tensor
+    spec: InputSpec
+    y: Tensor | None = None
+    batch_size: int = 256
+    bn: BatchNormMode = "running"
+
+    def __post_init__(self) -> None:
+        if tuple(self.pixels.shape[1:]) != self.spec.shape:
+            raise SourceError(
+                f"rows have shape {tuple(self.pixels.shape[1:])}, the net eats {self.spec.shape}; "
+                f"resize them or change the channels (a folder of image files is fitted on its own)"
+            )
+        if self.y is not None and len(self.y) != len(self.pixels):
+            raise SourceError(f"{len(self.y)} labels for {len(self.pixels)} rows; give one each")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self), self.batch_size):
+            yield self.take(torch.arange(start, min(start + self.batch_size, len(self))))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows at ``index [b]``, normalized."""
+        return Batch(x=self.spec.normalize(self.pixels[index]), y=None if self.y is None else self.y[index])
+
+    def subset(self, index: Tensor) -> Rows:
+        return replace(self, pixels=self.pixels[index], y=None if self.y is None else self.y[index])
+
+    def unlabelled(self) -> Rows:
+        """The same rows without their labels, for everything that must not see one."""
+        return replace(self, y=None)
+
+
+def fashion_mnist(split: Split, *, root: Path | str | None = None, download: bool = False) -> Rows:
+    """Fashion-MNIST: 60,000 training or 10,000 test rows ``[1 28 28]`` of ten classes.
+
+    Looked for in ``root``, where Debian's ``dataset-fashion-mnist`` puts it, and in torchvision's usual folder
+    ``data/FashionMNIST/raw``; with ``download=True`` fetched, checksums compared, into ``root`` or the cache.
+
+    Raises:
+        SourceError: the files are nowhere, or damaged.
+    """
+    stem = "train" if split == "train" else "t10k"
+    x = read_idx(fashion_file(f"{stem}-images-idx3-ubyte.gz", root, download))
+    y = read_idx(fashion_file(f"{stem}-labels-idx1-ubyte.gz", root, download))
+    return Rows(pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y).long(), spec=FASHION_SPEC)
+
+
+def bundled_sample() -> tuple[Rows, Rows]:
+    """The Fashion-MNIST sample that ships with dynext: 500 unlabelled training rows, 2,000 labelled test rows.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    path = bundled_file("fashion_sample.npz")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        calibration, x, y = (torch.from_numpy(loaded[name]) for name in ("calibration", "test_x", "test_y"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise SourceError(f"{path} is damaged ({error}); install dynext again") from error
+    return Rows(pixels=calibration[:, None], spec=FASHION_SPEC), Rows(pixels=x[:, None], y=y.long(), spec=FASHION_SPEC)
+
+
+def cifar10(split: Split, *, root: Path | str) -> Rows:
+    """CIFAR-10 from torchvision's folder layout under ``root``, or from a ``.npz`` file with ``x`` and ``y``.
+
+    Raises:
+        SourceError: nothing that can be read is there.
+    """
+    root = Path(root)
+    if root.suffix == ".npz":
+        return array(root, CIFAR10_SPEC)
+    from torchvision.datasets import CIFAR10
+
+    try:
+        found = CIFAR10(str(root), train=split == "train")
+    except RuntimeError as error:
+        hint = "torchvision.datasets.CIFAR10(root, download=True) puts it there"
+        raise SourceError(f"CIFAR-10 is not under {root} ({error}); {hint}") from error
+    return Rows(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
+
+
+def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Rows:
+    """Omniglot's characters as classes, twenty images ``[1 side side]`` of each, strokes white on black.
+
+    ``root`` is its zip, the folder that this unpacks to, or a folder with either; with ``download=True`` fetched into
+    ``root`` or the cache, checksums compared.
+
+    Raises:
+        SourceError: it is nowhere, or damaged.
+
+    Source: Lake et al., Science 350, 2015.
+    """
+    x, y, _ = omniglot_images(part, root, side, download)
+    return Rows(
+        pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y), spec=InputSpec(shape=(1, side, side), **UNIT)
+    )
+
+
+def digits(*, side: int = 8) -> Rows:
+    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package.
+
+    Raises:
+        SourceError: less than one pixel.
+    """
+    if side < 1:
+        raise SourceError(f"side={side}; give 1 pixel or more, 8 for the digits as they are")
+    from sklearn.datasets import load_digits  # brings scipy's sparse half along
+
+    x, y = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(x).float().reshape(-1, 1, 8, 8) / 16
+    pixels = pixels if side == 8 else F.interpolate(pixels, (side, side), mode="bilinear").clamp(0, 1)
+    return Rows(pixels=pixels, y=torch.from_numpy(y).long(), spec=InputSpec(shape=(1, side, side), **UNIT))
+
+
+def array(path: Path | str, spec: InputSpec) -> Rows:
+    """A ``.npz`` with pixels ``x`` as `open_rows` takes them and perhaps ``y``, or a bare ``.npy``.
+
+    Raises:
+        SourceError: the file is missing, no array file, or of another shape than ``spec``.
+    """
+    try:
+        with Path(path).open("rb") as file:  # given a path, NumPy leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            columns = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        x, y = columns["x"], columns.get("y")
+    except KeyError as error:
+        held = ", ".join(map(repr, columns)) or "nothing"
+        raise SourceError(f"{path} holds {held}; save the pixels as 'x', and labels, if any, as 'y'") from error
+    except FileNotFoundError as error:
+        raise SourceError(f"no file {path}; name a .npz with rows under 'x', or a .npy") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy's own words advise to unpickle whatever it is
+        raise SourceError(
+            f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
+            f"give a .npz with rows under 'x', a .npy, or a folder of images"
+        ) from error
+    return Rows(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
+
+
+def _labels(y: np.ndarray, path: Path | str) -> Tensor:
+    """Class numbers ``[n]``."""
+    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and int(y.min()) < 0):
+        raise SourceError(f"'y' in {path} is {y.dtype} {list(y.shape)}; give one class number a row, counted from 0")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
+    """Pixels as `open_rows` takes them to ``[n c h w]``: uint8 as it is, other numbers as float32."""
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "uif":
+        raise SourceError(f"an array of {x.dtype} holds no pixels; give uint8, or float in [0, 1]")
+    x = torch.as_tensor(x).detach().cpu()
+    if x.dtype != torch.uint8:
+        x = x.float()
+        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+            span = f"{float(x.min()):g} and {float(x.max()):g}"
+            raise SourceError(f"pixels between {span}; give uint8, or float in [0, 1] (the spec normalizes)")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and tuple(x.shape[1:]) != spec.shape and x.shape[-1] == spec.shape[0]:
+        x = x.permute(0, 3, 1, 2)
+    return x.contiguous()
+
+
+def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Rows:
+    """Unlabelled rows from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
+
+    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are left behind.
+
+    Raises:
+        SourceError: nothing that can be read, no row, or rows of another shape than ``spec``.
+    """
+    if isinstance(rows, str | Path):
+        found = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
+    elif isinstance(rows, np.ndarray | Tensor):
+        found = Rows(pixels=_pixels(rows, spec), spec=spec)
+    elif isinstance(rows, Rows):
+        found = replace(rows, spec=spec, y=None)
+    else:
+        parts = [getattr(rows, "spec", spec).pixels(batch.x) for batch in rows] or [torch.empty(0, *spec.shape)]
+        found = Rows(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
+    if not len(found):
+        raise SourceError("there is not one row among the given ones; give some unlabelled rows")
+    return found
+
+
+def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Rows:
+    """Image files under ``folder`` as rows of ``spec.shape``: short side resized, center cropped, gray or color.
+
+    With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names; with ``limit`` that many
+    files are taken, spread evenly over all of them.
+
+    Raises:
+        SourceError: no folder, no image in it, a class without one, or a file that is no image.
+    """
+    folder = Path(folder)
+    files = image_files(folder)
+    if not files:
+        raise SourceError(f"no image in {folder} ({' '.join(sorted(SUFFIXES))}); name a folder that holds some")
+    names = class_names(folder)
+    if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
+        raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
+    empty = [p for p in folder.iterdir() if labelled and p.is_dir() and shown(p.name) and p.name not in names]
+    if empty:  # the classes behind it would all be numbered one less
+        raise SourceError(f"sub-folder {min(empty)} holds no image; put some of its class there, or remove it")
+    if limit is not None and limit < len(files):
+        # Spread over the folder: files are often sorted by class, and the first ones then show one class alone.
+        files = [files[i * len(files) // limit] for i in range(limit)]
+    pixels = torch.empty(len(files), *spec.shape, dtype=torch.uint8)
+    for i, file in enumerate(files):
+        pixels[i] = image(file, spec)
+    y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
+    return Rows(pixels=pixels, y=y, spec=spec)
+
+
+def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:
+    """Rows ``[b c h w]`` shifted by up to ``pad`` pixels (zeros come in) and mirrored half of the time."""
+    b, _, h, w = x.shape
+    padded = F.pad(x, (pad, pad, pad, pad))
+    top = torch.randint(2 * pad + 1, (b,), generator=draw)
+    left = torch.randint(2 * pad + 1, (b,), generator=draw)
+    columns = torch.arange(w).expand(b, w)
+    if flip:
+        mirrored = torch.rand(b, 1, generator=draw) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    rows_bh = top[:, None] + torch.arange(h)
+    columns_bw = left[:, None] + columns
+    index_b = torch.arange(b)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index_b, rows_bh[:, :, None], columns_bw[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,299 @@
+"""A dynamic net as a folder: weights in safetensors, everything else in JSON. Nothing is pickled, no code is kept.
+
+==================== =========================================================================================
+``net.json``         how to build the static net again, cuts, exits, gates, policy, cost table, provenance, versions
+``net.safetensors``  every tensor of the dynamic net; tied tensors once
+``table.safetensors`` the table that the policy was chosen on, if there was one
+``report.html``      the report, if one was written
+==================== =========================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dynext.atomic import replaced_folder
+from dynext.errors import ArtifactError, DynextError, ModelError
+from dynext.graph import StagedNet, split
+from dynext.graph.shrink import shrink
+from dynext.models.catalog import rebuild
+from dynext.net.cascade import cascade
+from dynext.net.dynamic_net import DynamicNet, from_specs
+from dynext.net.int8 import to_int8
+from dynext.net.reclassify import replace_last, take_classes
+from dynext.policy.policy import Policy
+from dynext.policy.table import ExitTable
+from dynext.runtime.cost import CostTable
+from dynext.seeding import seeded
+from dynext.types import InputSpec
+
+FORMAT, VERSION = "dynext", 1
+CARD, WEIGHTS, TABLE, PAGE = "net.json", "net.safetensors", "table.safetensors", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """What a folder held: the net in evaluation on the CPU, when to stop, what it eats, how it came about."""
+
+    net: DynamicNet
+    policy: Policy
+    spec: InputSpec
+    class_names: tuple[str, ...] | None
+    model_recipe: dict[str, Any] | None
+    """How to build the static net from the catalog; ``None`` when it was the user's own."""
+    cost: CostTable | None
+    table: ExitTable | None
+    provenance: dict[str, Any]
+    versions: dict[str, str]
+
+
+def save(
+    net: DynamicNet,
+    folder: Path | str,
+    *,
+    policy: Policy,
+    spec: InputSpec,
+    model_recipe: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    table: ExitTable | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    page: Callable[[Path], object] | None = None,
+) -> Path:
+    """Write ``net`` and all that belongs to it into ``folder``; returns the folder.
+
+    A net that is already there is replaced when the new one is complete, not before; other files in it stay.
+
+    Args:
+        model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
+        table: what the policy was chosen on. provenance: JSON; seeds, rows, steps, commands.
+        page: writes the report to the path it is given: ``lambda path: dx.write_page(path, ...)``.
+
+    Raises:
+        ArtifactError: the folder holds something else, or something is no JSON.
+        PolicyError, ModelError: the policy, or the rows' shape or number of class names, are another net's.
+    """
+    net.check_policy(policy)
+    net.check_described(spec, class_names)
+    folder = Path(folder)
+    with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
+        tensors, shared = _unshared(net.state_dict())
+        save_file(tensors, partial / WEIGHTS)
+        card = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": None if model_recipe is None else dict(model_recipe),
+            "input": asdict(spec),
+            "class_names": None if class_names is None else list(class_names),
+            "dtype": str(_dtype(net)).removeprefix("torch."),
+            "stages": _stages(net.staged),
+            "cosine_classes": net.num_classes if net.staged.cosine else None,
+            "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
+            "cascade": net.cascade,
+            "gates": None if net.gates is None else net.gates.spec,
+            "int8": net.int8,
+            "policy": policy.to_dict(),
+            "cost": None if net.cost is None else net.cost.to_dict(),
+            "provenance": dict(provenance or {}),
+            "versions": _versions(),
+            "weights": {"sha256": _checksum(partial / WEIGHTS), "shared": shared},
+        }
+        (partial / CARD).write_text(_json(card), encoding="utf-8")
+        if table is not None:
+            table.save(partial / TABLE)
+        if page is not None:
+            page(partial / PAGE)
+    return folder
+
+
+def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
+    """The dynamic net that `save` wrote into ``folder``.
+
+    Args:
+        model: the static net's architecture, where it is not from the catalog; a `StagedNet` is taken as it is.
+
+    Raises:
+        ArtifactError: files are missing, truncated, from another net or from a later version, or ``model`` is not
+            the net that was saved.
+    """
+    folder = Path(folder)
+    card = _card(folder)
+    try:
+        net = to_int8(_untrained(folder, card, model), card.get("int8"))
+        _fill(net, _weights(folder / WEIGHTS, card["weights"]), folder)
+        net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
+        policy = Policy.from_dict(card["policy"])
+        net.check_policy(policy)
+        spec = InputSpec(**{key: tuple(value) for key, value in card["input"].items()})
+        names = None if card["class_names"] is None else tuple(card["class_names"])
+        net.check_described(spec, names)
+        return Artifact(
+            net=net.eval(),
+            policy=policy,
+            spec=spec,
+            class_names=names,
+            model_recipe=card["model"],
+            cost=net.cost,
+            table=ExitTable.load(folder / TABLE) if (folder / TABLE).exists() else None,
+            provenance=card["provenance"],
+            versions=card["versions"],
+        )
+    except ArtifactError:
+        raise
+    except DynextError as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        told = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(f"{folder / CARD} is damaged ({told}); convert the net again") from error
+
+
+def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, on the CPU, and the names of its twins: ``{twin: name}``."""
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and key in seen:
+            shared[name] = seen[key]
+        else:
+            seen[key] = name
+            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensors, shared
+
+
+def _stages(staged: StagedNet) -> dict[str, Any]:
+    stages: list[Any] = list(staged.stages)
+    return {
+        "after": list(staged.cuts),
+        "granularity": staged.granularity,
+        "names": [stage.name for stage in stages],
+        "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in stages],
+        "shrunk": staged.shrunk,
+    }
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _versions() -> dict[str, str]:
+    return {"dynext": metadata.version("dynext"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _json(card: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(card, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"recipe and provenance must be JSON ({error}); leave the offending entry out") from error
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if not path.is_file():
+        raise ArtifactError(f"there is no dynamic net in {folder} (no {CARD}); `dynext convert MODEL -o DIR` makes one")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); convert the net again") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ArtifactError(f"{path} was not written by dynext; name the folder of a dynamic net")
+    version = card.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise ArtifactError(f"{path} is damaged (version {version!r}); convert the net again")
+    if version > VERSION:
+        raise ArtifactError(f"{folder} is of format version {version}, this dynext reads up to {VERSION}; update it")
+    return card
+
+
+def _weights(path: Path, kept: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; convert the net again")
+    if _checksum(path) != kept["sha256"]:
+        raise ArtifactError(f"{path} is truncated, damaged or another net's (its checksum differs); convert again")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); convert the net again") from error
+    return {**state, **{twin: state[name] for twin, name in kept["shared"].items()}}
+
+
+def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -> DynamicNet:
+    """The net as it was put together, its weights to be filled in."""
+    made = card.get("cascade")
+    exits = card["exits"] if made is None else made["heads"]
+    cuts = card["stages"]["after"] if made is None else made["after"]
+    staged = _staged(card, cuts, model)
+    if card.get("cosine_classes") is not None and not staged.cosine:  # early folders lack this key and one for gates
+        replace_last(staged, int(card["cosine_classes"]))
+    if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
+        take_classes(staged, card["stages"]["names"], card["stages"]["live_shapes"])
+        _check_stages(folder, card["stages"], staged)
+    with seeded(0):
+        net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))
+    if made is not None:
+        net = cascade(net, made["rule"])
+        _check_stages(folder, card["stages"], net.staged)
+    return net
+
+
+def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | None) -> StagedNet:
+    stages = card["stages"]
+    shrunk = stages.get("shrunk")  # folders from before nets were pruned have no such key
+    if isinstance(model, StagedNet):
+        return shrink(model, shrunk)
+    if stages["granularity"] == "hand":
+        raise ArtifactError("the stages were given by hand; give them again: model=dx.stages_by_hand(...)")
+    if model is None:
+        if card["model"] is None:
+            raise ModelError("the static net was your own; give its architecture: dx.load(folder, model=...)")
+        model = rebuild(card["model"])
+    else:
+        model = copy.deepcopy(model)
+    dtype = getattr(torch, card["dtype"])
+    example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
+    cuts = cuts if shrunk is None else shrunk["cuts"]
+    return shrink(split(model.cpu().to(dtype), example, cuts, granularity=stages["granularity"]), shrunk)
+
+
+def _check_stages(folder: Path, kept: Mapping[str, Any], staged: StagedNet) -> None:
+    found = _stages(staged)
+    for what in ("names", "live_shapes"):
+        if found[what] != kept[what]:
+            raise ArtifactError(
+                f"the model is not the one in {folder}: stages' {what.replace('_', ' ')} are {found[what]}, "
+                f"saved were {kept[what]}"
+            )
+
+
+def _fill(net: DynamicNet, state: Mapping[str, Tensor], folder: Path) -> None:
+    own = net.state_dict()
+    differing = sorted(own.keys() ^ state.keys()) + [
+        f"{name} ({list(state[name].shape)} {state[name].dtype} for {list(own[name].shape)} {own[name].dtype})"
+        for name in own
+        if name in state and (own[name].shape, own[name].dtype) != (state[name].shape, state[name].dtype)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ArtifactError(f"the model is not the one in {folder}: {', '.join(differing[:3])}{more} differ")
+    net.load_state_dict(dict(state))

@@ -1,0 +1,221 @@
+"""A dynamic net leaves the house: each stage, exit and gate as a program of its own, and a runner to chain them.
+
+The batch is dynamic in every program, so that rows can leave between them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynext.atomic import replaced_folder
+from dynext.errors import DynextError, PolicyError
+from dynext.io import run_onnx
+from dynext.modules.gates import Gates
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.policy import Policy
+from dynext.types import InputSpec
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+CARD, RUNNER = "policy.json", "run_onnx.py"
+VERSION = 1
+_ONE_FILE = 1 << 30
+"""Bytes of parameters up to which a program keeps them inside its one file (ONNX has a limit of 2 GiB)."""
+
+
+class _Part(NamedTuple):
+    stem: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+
+class _Begin(nn.Module):
+    """Rows to the logits of all gates of one look."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__()
+        self.gates = gates
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gates.begin(x)[0]
+
+
+class _Ask(nn.Module):
+    """One gate: tap and memory to its logit and memory."""
+
+    def __init__(self, gates: Gates, g: int) -> None:
+        super().__init__()
+        self.gates, self.g = gates, g
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        logit_b, memory = self.gates.ask(self.g, given[0], given[1:])
+        return (logit_b, *memory)
+
+
+def export(
+    net: DynamicNet,
+    folder: Path | str,
+    *,
+    policy: Policy,
+    spec: InputSpec,
+    formats: Sequence[str] = ("onnx", "torch"),
+    class_names: Sequence[str] | None = None,
+) -> Path:
+    """Write ``stage_00.onnx``, ``exit_00.onnx``, ``gate_00.onnx``, ... and ``policy.json``; returns the folder.
+
+    With ``"onnx"`` a runner in plain NumPy and onnxruntime comes along, ``run_onnx.py``, which gives what ``net.run``
+    gives: same exits, logits to 1e-4; nets in float64 and bfloat16 run in float32 there. With ``"torch"`` the programs
+    are ``torch.export`` ones (``.pt2``). What is in the folder from before is replaced when everything is written.
+
+    Raises:
+        PolicyError: the policy is for another number of exits or gates.
+        ModelError: rows or classes are described otherwise than the net has them.
+        DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
+            gates that decide by chance.
+    """
+    net.check_policy(policy)
+    if not isinstance(policy.confidence, str):
+        raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
+    net.check_described(spec, class_names)
+    if net.gates is not None and net.gates.spec["kind"] == "random":
+        raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
+    _check_formats(formats)
+    private = copy.deepcopy(net).cpu().eval()
+    owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
+    with replaced_folder(Path(folder), mark=CARD, owned=owned) as partial, _quiet():
+        for name in formats:
+            for part in _parts(_runnable(private) if name == "onnx" else private):
+                _export_part(part, name, partial)
+        card = _card(private, policy, spec, class_names, "onnx" if "onnx" in formats else formats[0])
+        (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if "onnx" in formats:
+            shutil.copyfile(run_onnx.__file__, partial / RUNNER)
+    return Path(folder)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or isinstance(formats, str):
+        raise DynextError(f"formats {formats!r}; give a list of some of {', '.join(FORMATS)}")
+    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if "onnx" in formats and absent:
+        raise DynextError(f"{' and '.join(absent)} must be installed for ONNX; pip install 'dynext[onnx]'")
+
+
+def _runnable(net: DynamicNet) -> DynamicNet:
+    """In single precision where ONNX runtimes have no convolutions in the net's own."""
+    strange = next(net.parameters()).dtype in (torch.float64, torch.bfloat16)
+    return copy.deepcopy(net).float() if strange else net
+
+
+@torch.no_grad()
+def _parts(net: DynamicNet) -> Iterator[_Part]:
+    """Every stage, exit and gate with example inputs of two rows."""
+    like = next(net.parameters())
+    live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
+    standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}
+    yield from _gate_parts(net, live[0])
+    for s, stage in enumerate(net.staged.stages):
+        yield _Part(f"stage_{s:02}", stage, live)
+        live = stage(*live)
+        if s in standing:
+            yield _Part(f"exit_{standing[s]:02}", net.exits[standing[s]], (live[stage.tap],))
+
+
+def _gate_parts(net: DynamicNet, x: Tensor) -> Iterator[_Part]:
+    if net.gates is None:
+        return
+    memory = net.gates.begin(x)
+    if net.gates.one_look:
+        yield _Part("gates", _Begin(net.gates), (x,))
+        return
+    for g, shape in enumerate(net.gates.spec["taps"]):
+        yield _Part(f"gate_{g:02}", _Ask(net.gates, g), (x.new_zeros(2, *shape), *memory))
+
+
+def _export_part(part: _Part, name: str, folder: Path) -> None:
+    path = folder / f"{part.stem}{FORMATS[name]}"
+    batch = torch.export.Dim("batch")
+    each = tuple({0: batch} for _ in part.inputs)
+    shapes = (each,) if part.stem.startswith(("stage", "gate_")) else each  # these take their tensors as *args
+    try:
+        apart = tuple(tensor.clone() for tensor in part.inputs)  # one tensor given twice would become one input
+        program = torch.export.export(part.module, apart, dynamic_shapes=shapes)
+        _WRITERS[name](program, path)
+    except Exception as error:  # exporters raise many kinds
+        told = str(error).strip().split("\n")[0]
+        raise DynextError(f"{part.stem} ({name}) cannot be exported: {type(error).__name__}: {told}") from error
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+    if written is None:
+        raise DynextError("torch.onnx gave no program; update torch")
+    written.save(path, external_data=size > _ONE_FILE)
+
+
+def _write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+_WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Path], None]] = {
+    "onnx": _write_onnx,
+    "torch": _write_torch,
+}
+
+
+def _card(
+    net: DynamicNet, policy: Policy, spec: InputSpec, class_names: Sequence[str] | None, name: str
+) -> dict[str, Any]:
+    stages, exits, suffix = net.staged.stages, net.exits, FORMATS[name]
+    return {
+        "format": "dynext-export",
+        "version": VERSION,
+        "policy": policy.to_dict(),
+        "input": asdict(spec),
+        "num_classes": net.num_classes,
+        "class_names": None if class_names is None else list(class_names),
+        "stages": [
+            {"file": f"stage_{s:02}{suffix}", "name": stage.name, "macs": stage.macs, "tap": stage.tap}
+            for s, stage in enumerate(stages)
+        ],
+        "exits": [
+            {"file": f"exit_{e:02}{suffix}", "name": exit.name, "macs": exit.macs, "after": exit.after, "exit": e}
+            for e, exit in enumerate(exits)
+        ],
+        "gates": None if net.gates is None else _gates_card(net.gates, suffix),
+    }
+
+
+def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
+    """How a runner asks: one program for all, or one each, with the widths of what they remember."""
+    sizes = [] if gates.one_look else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
+    each = [f"gate_{g:02}{suffix}" for g in range(len(gates))]
+    return {
+        "at": list(gates.at),
+        "macs": list(gates.macs_g),
+        "start_macs": gates.start_macs,
+        "start": f"gates{suffix}" if gates.one_look else None,
+        "files": [] if gates.one_look else each,
+        "memory": sizes,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn of their own plans, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,81 @@
+"""A task: which exit, which examples, which parameters it owns, shares and adapts.
+
+Exits as tasks: one episode's rows, one task an exit. Episodes as tasks: new classes, all exits in one task. Their
+product: each episode at each exit. All three are lists of `Task`.
+
+Shapes: b rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Generator
+
+from dynext.data.episodes import Episode
+from dynext.meta.exit_ownership import Adapts, Claim, Ownership, ownership
+from dynext.net.dynamic_net import DynamicNet
+
+
+class EpisodeSource(Protocol):
+    """Where episodes come from: `dynext.data.episodes.Episodes` (new classes), or `SameClasses` (always the same)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def way(self) -> int: ...
+
+    @property
+    def about(self) -> str: ...
+
+    def draw(self, draw: Generator) -> Episode: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What is to be learned from the support rows and judged on the query rows, and which parameters may do it."""
+
+    claim: Claim
+    episode: Episode
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        return self.claim.exits
+
+
+def tasks(
+    net: DynamicNet,
+    episodes: Sequence[Episode],
+    *,
+    exits: Sequence[Sequence[int]] | None = None,
+    adapts: Adapts = "head",
+) -> list[Task]:
+    """Every episode at every group of ``exits``: one task an exit without any.
+
+    One episode gives exits as tasks; ``exits=[range(net.num_exits)]`` gives episodes as tasks; else their product.
+    An exit that stands in no group is held out: no task touches what it alone owns.
+    """
+    found = ownership(net, exits, adapts=adapts)
+    return [Task(claim=claim, episode=episode) for episode in episodes for claim in found.claims]
+
+
+def separate(net: DynamicNet, found: Ownership) -> tuple[Claim, ...]:
+    """The claims with those taken apart whose exits adapt nothing in common.
+
+    Their losses add up and share no adapted parameter, so that the inner loops are the same apart, and each may begin
+    where its own exit stands.
+    """
+    claims: list[Claim] = []
+    for claim in found.claims:
+        if len(claim.exits) == 1:
+            claims.append(claim)
+            continue
+        alone = ownership(net, [[e] for e in claim.exits], adapts="used").claims
+        users = {name: [one for one in alone if name in one.adapts] for name in claim.adapts}
+        apart = [replace(one, adapts=tuple(name for name in claim.adapts if users[name] == [one])) for one in alone]
+        common = any(len(by) > 1 for by in users.values()) or not all(one.adapts for one in apart)
+        claims += [claim] if common else apart
+    return tuple(claims)

@@ -1,0 +1,123 @@
+"""From a net and rows to the one small table that everything after training is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dynext.errors import SourceError
+from dynext.modules.modes import evaluating, statistics
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.masked_pass import gated, greedy, trunk_macs
+from dynext.policy.policy import Policy
+from dynext.policy.skip_record import Skipped
+from dynext.policy.table import ExitTable
+from dynext.types import BatchNormMode, Source
+
+
+@torch.inference_mode()
+def collect(
+    net: DynamicNet,
+    source: Source,
+    *,
+    keep: Sequence[float | None] | None = None,
+    static: nn.Module | None = None,
+    bn: BatchNormMode | None = None,
+    rows: str | None = None,
+) -> ExitTable:
+    """Every exit's logits on every row of ``source``: an `ExitTable` with n rows.
+
+    The basis is ``"labels"`` when the source has them, else ``"teacher"`` (agreement with the full net).
+
+    Args:
+        keep: the skip rule, as `Policy.keep_g`: rows skip stages by it, and the table says what that does to them.
+        static: with ``keep``, the full net to agree with, where training has moved this one; its own whole by default.
+        bn: which statistics the stages' BatchNorms use; the source's own choice by default (batch statistics for
+            synthesized rows). Exits and gates always use their running ones, as they will at run time.
+        rows: what the rows are, in words, for reports.
+
+    Raises:
+        SourceError: an empty source, or rows of another shape than the net eats.
+        PolicyError: a skip rule for a net without gates, or with another number of them.
+    """
+    if not len(source):
+        raise SourceError("the source has no rows; a table needs at least one")
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+    rule = replace(Policy.never(net.num_exits), keep_g=None if keep is None else tuple(keep))
+    rule.check_gates(net.num_gates)
+    full = static if static is not None else net.staged
+    mode = bn or source.bn
+    like = next(net.parameters())
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    skips: list[Skipped] = []
+    with evaluating(net), evaluating(full), statistics(net.staged, mode), statistics(full, mode):
+        for batch in source:
+            x = batch.x.to(like)
+            if rule.skip_rule is None:
+                logits.append(net.all_exits(x).float().cpu())
+            else:
+                logits_bek, skipped = _skipping(net, x, rule.skip_rule)
+                logits.append(logits_bek)
+                skips.append(replace(skipped, full_nk=full(x).float().cpu()))
+            if batch.y is not None:
+                labels.append(batch.y.cpu())
+    return table_of(
+        net,
+        torch.cat(logits),
+        label_n=torch.cat(labels) if labels else None,
+        rows=rows or f"{len(source):,} rows",
+        synthetic=mode == "batch",
+        skipped=Skipped.join(skips) if skips else None,
+    )
+
+
+def timed(table: ExitTable, net: DynamicNet) -> ExitTable:
+    """``table`` with the milliseconds of ``net``, whose cost was measured since."""
+    found = table_of(net, table.logits_nek, label_n=table.label_n, rows=table.rows, skipped=table.skipped)
+    return replace(table, trunk_ms_e=found.trunk_ms_e, head_ms_e=found.head_ms_e)
+
+
+def _skipping(net: DynamicNet, x: Tensor, keep_g: tuple[float | None, ...]) -> tuple[Tensor, Skipped]:
+    """Every exit's logits ``[b e k]`` where rows skip by ``keep_g``, and what that was; the full net's are to come."""
+    seen = gated(net, x, greedy(keep_g), [keep is not None for keep in keep_g])
+    early = [exit(tap) for exit, tap in zip(net.exits, seen.taps, strict=True)]
+    skipped = Skipped(
+        keep_g=keep_g,
+        ran_ng=(seen.run_bg > 0).cpu(),
+        macs_ne=trunk_macs(net, seen.run_bg, keep_g).cpu(),
+        full_nk=torch.empty(0),
+    )
+    return torch.stack([*early, seen.logits_bk], dim=1).float().cpu(), skipped
+
+
+def table_of(
+    net: DynamicNet,
+    logits_nek: Tensor,
+    *,
+    label_n: Tensor | None,
+    rows: str,
+    synthetic: bool = False,
+    skipped: Skipped | None = None,
+) -> ExitTable:
+    """Logits with this net's names and costs; the milliseconds of a row alone too, where ``net.cost`` was measured and
+    every row runs every stage."""
+    cost = net.cost if skipped is None else None
+    ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
+    return ExitTable(
+        logits_nek=logits_nek,
+        trunk_macs_e=net.trunk_macs_e,
+        head_macs_e=net.head_macs_e,
+        label_n=label_n,
+        basis="teacher" if label_n is None else "labels",
+        name_e=net.exit_names,
+        rows=rows,
+        synthetic=synthetic,
+        skipped=skipped,
+        trunk_ms_e=None if cost is None else tuple(sum(cost.stage(s, 1) for s in range(end + 1)) for end in ends),
+        head_ms_e=None if cost is None else tuple(cost.exit(e, 1) for e in range(net.num_exits)),
+    )

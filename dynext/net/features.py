@@ -1,0 +1,129 @@
+"""What frozen heads train on: the trunk run once over the rows, and kept.
+
+What the heads see (after their parameter-free reduction) is kept in half precision where it fits, so that thousands of
+head steps cost little more than the heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dynext.errors import FitError, SourceError
+from dynext.modules.modes import evaluating, statistics
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.masked_pass import Keep, gated, greedy
+from dynext.types import BatchNormMode, Source
+
+HALF_MAX = 65504.0
+"""Nets without normalization layers, fed with pixels up to 255 say, go beyond."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16; float32 where values do not fit), the
+    full net's logits ``[n k]``."""
+
+    reduced_e: tuple[Tensor, ...]
+    logits_nk: Tensor
+
+    def __len__(self) -> int:
+        return len(self.logits_nk)
+
+    def subset(self, index: Tensor) -> Features:
+        return Features(reduced_e=tuple(r[index] for r in self.reduced_e), logits_nk=self.logits_nk[index])
+
+    @staticmethod
+    def join(parts: list[Features]) -> Features:
+        """Rows of several sources, one after the other."""
+        columns = zip(*(p.reduced_e for p in parts), strict=True)
+        return Features(
+            reduced_e=tuple(torch.cat(column) for column in columns),
+            logits_nk=torch.cat([p.logits_nk for p in parts]),
+        )
+
+
+@torch.inference_mode()
+def cache_features(
+    net: DynamicNet,
+    teacher: nn.Module | None,
+    source: Source,
+    *,
+    bn: BatchNormMode | None = None,
+    keep: Keep | None = None,
+    progress: bool = True,
+) -> Features:
+    """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
+
+    Args:
+        keep: skip stages meanwhile, by this rule (`Policy.keep_g`): heads then learn from what they will see.
+
+    Raises:
+        SourceError: no rows, or rows of another shape than the net eats.
+    """
+    if not len(source):
+        raise SourceError("the source has no rows; nothing can be distilled from it")
+    if tuple(source.shape) != net.staged.input_shape:
+        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+    mode = bn or source.bn
+    apart = keep is not None or (teacher is not None and not same_function(net, teacher))
+    like = next(net.parameters())
+    reduced_e: list[Tensor] = []
+    logits_nk = torch.empty(0)
+    done = 0
+    guide = net.staged if teacher is None or not apart else teacher
+    bar = tqdm(total=len(source), desc="features", unit="row", disable=None if progress else True, leave=False)
+    with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
+        for batch in source:
+            x = batch.x.to(like)
+            taps, final = net.taps(x) if keep is None else _skipping(net, x, keep)
+            rows = slice(done, done + len(x))
+            found = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
+            if not done:
+                reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in found]
+                logits_nk = torch.empty(len(source), final.shape[1])
+            for e, r in enumerate(found):
+                if reduced_e[e].dtype == torch.float16 and r.abs().amax() > HALF_MAX:
+                    reduced_e[e] = reduced_e[e].float()
+                reduced_e[e][rows] = r.to(reduced_e[e].dtype).cpu()
+            logits_nk[rows] = (guide(x) if apart else final).float().cpu()
+            done += len(x)
+            bar.update(len(x))
+    if not torch.isfinite(logits_nk).all():
+        raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
+    return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
+
+
+def _skipping(net: DynamicNet, x: Tensor, keep: Keep) -> tuple[list[Tensor], Tensor]:
+    seen = gated(net, x, greedy(keep), [one is not None for one in keep])
+    return seen.taps, seen.logits_bk
+
+
+def same_function(net: DynamicNet, teacher: nn.Module) -> bool:
+    """Whether the trunk still is the teacher: its own final logits then are the soft labels, at no further cost."""
+    like = next(net.parameters())
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *net.staged.input_shape, generator=draw).to(like)
+    with evaluating(net), evaluating(teacher):
+        ours, theirs = net(x), teacher(x)
+    if ours.shape != theirs.shape:
+        raise FitError(f"the teacher answers {tuple(theirs.shape)}, the net {tuple(ours.shape)}; same classes expected")
+    return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def head_logits(net: DynamicNet, features: Features, *, batch_size: int = 512) -> Tensor:
+    """Every exit's logits ``[n e k]`` from cached features; the last is the full net's."""
+    like = next(net.parameters())
+    parts = []
+    with evaluating(net):
+        for rows in torch.arange(len(features)).split(batch_size):
+            early = [
+                exit.head(reduced[rows].to(like)).float().cpu()
+                for exit, reduced in zip(net.exits, features.reduced_e, strict=True)
+            ]
+            parts.append(torch.stack([*early, features.logits_nk[rows]], dim=1))
+    return torch.cat(parts)

@@ -1,0 +1,91 @@
+"""Wall-clock, side by side: the static net and the dynamic run on the same rows, in turn, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynext.errors import SourceError
+from dynext.modules.modes import evaluating
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds per batch of ``batch`` rows (means at batch 1, where rows differ; else medians), and their ratio."""
+
+    batch: int
+    static_ms: float
+    dynamic_ms: float
+    speedup: float
+
+
+@torch.inference_mode()
+def side_by_side(
+    static: nn.Module,
+    net: DynamicNet,
+    policy: Policy,
+    x: Tensor,
+    *,
+    batches: Sequence[int] = (1, 64),
+    budget_s: float = 4.0,
+) -> tuple[Timing, ...]:
+    """Time ``static(rows)`` and ``net.run(rows, policy)`` in turn on successive batches of ``x [n ...]``.
+
+    For each batch size, pairs are timed for about ``budget_s`` seconds (eight pairs at least), going round ``x`` where
+    it is short. At batch 1 easy rows cost less than hard ones and the mean is what a user pays; above, the median
+    keeps a noisy machine out of the figure.
+
+    Raises:
+        SourceError: no rows.
+    """
+    if not len(x):
+        raise SourceError("no rows to time on; give at least one")
+    found = []
+    with evaluating(static), evaluating(net):
+        for batch in batches:
+            pairs = _pairs(lambda rows: static(rows), lambda rows: net.run(rows, policy), x, batch, budget_s)
+            static_s, dynamic_s = ([pair[i] for pair in pairs] for i in (0, 1))
+            middle = statistics.fmean if batch == 1 else statistics.median
+            found.append(
+                Timing(
+                    batch=batch,
+                    static_ms=1000 * middle(static_s),
+                    dynamic_ms=1000 * middle(dynamic_s),
+                    speedup=middle(static_s) / middle(dynamic_s),
+                )
+            )
+    return tuple(found)
+
+
+def _pairs(
+    first: Callable[[Tensor], object], second: Callable[[Tensor], object], x: Tensor, batch: int, budget_s: float
+) -> list[tuple[float, float]]:
+    pairs: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(pairs) < 10 or time.perf_counter() - began < budget_s:
+        start = len(pairs) * batch
+        rows = x[torch.arange(start, start + batch, device=x.device) % len(x)]
+        # Whoever goes first in a pair pays for cold caches: take turns.
+        if len(pairs) % 2:
+            b, a = _seconds(second, rows), _seconds(first, rows)
+        else:
+            a, b = _seconds(first, rows), _seconds(second, rows)
+        pairs.append((a, b))
+    return pairs[2:]  # warm-up
+
+
+def _seconds(work: Callable[[Tensor], object], rows: Tensor) -> float:
+    if rows.is_cuda:
+        torch.cuda.synchronize(rows.device)
+    began = time.perf_counter()
+    work(rows)
+    if rows.is_cuda:
+        torch.cuda.synchronize(rows.device)
+    return time.perf_counter() - began

@@ -1,0 +1,261 @@
+"""What a policy does on a table, for people and for programs.
+
+Shape legend: e exits (the last is the full net).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynext.policy.bounds import lower_bound
+from dynext.policy.calibrate import ece
+from dynext.policy.policy import Policy
+from dynext.policy.sweep import Sweeper
+from dynext.policy.table import ExitTable, Outcome, oracle, simulate
+from dynext.types import Basis
+
+DELTA = 0.05
+"""How often a bound of a report may be wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitReport:
+    """One exit's line. Right means: like the label, or like the full net, as the report's ``measure`` says."""
+
+    exit: int
+    after: str
+    on: bool
+    threshold: float | None
+    temperature: float
+    macs: int
+    """Of a row that leaves here, every head run on the way included."""
+    macs_share: float
+    """The same as a share of the static net's."""
+    trunk_share: float
+    """Depth: the stages alone, as a share of the static net's MACs."""
+    leaving: float
+    """Share of the rows that leave here."""
+    right_of_leaving: float | None
+    """Share of those that are right; ``None`` when nobody leaves here."""
+    right_of_all: float
+    """Share of all rows that would be right if everybody left here."""
+    ece: float | None
+    """At the policy's temperature; ``None`` for an exit that is judged against itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A policy on a table: one line an exit, then the totals. ``str`` gives it as text, ``to_dict`` as JSON types."""
+
+    exits: tuple[ExitReport, ...]
+    rows: str
+    num_rows: int
+    basis: Basis
+    synthetic: bool
+    confidence: str
+    static_macs: int
+    macs: float
+    saved: float
+    """Share of the static net's MACs that is saved, per row on average, heads counted."""
+    agreement: float
+    """Share of the rows answered like the full net."""
+    agreement_at_least: float
+    """Of rows like these, with 95 % confidence (Clopper-Pearson)."""
+    drop: float | None
+    """Accuracy that the full net's own probabilities say is lost by leaving early or skipping; ``None`` where labels
+    know."""
+    drop_at_most: float | None
+    """On rows like these, with 95 % confidence; as `choose` bounds it."""
+    accuracy: float | None
+    """Share of the rows answered like their label; ``None`` without labels and for synthesized rows."""
+    static_accuracy: float | None
+    oracle_saved: float
+    oracle_right: float
+    """What the best exit rule imaginable would save on these rows, and how often it would be right."""
+    static_ms: float | None
+    ms: float | None
+    """Predicted from measured stage times at batch 1."""
+    note: str
+    """How the policy was chosen."""
+    kept: tuple[float, ...] | None = None
+    """Share of the rows that run each gated stage; ``None`` where nothing is skipped."""
+    paths: int | None = None
+    """How many different sets of stages the rows run."""
+
+    @property
+    def measure(self) -> str:
+        """What "right" means here."""
+        return measure(self.basis, self.synthetic)
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = asdict(self)
+        return {**plain, "exits": [asdict(line) for line in self.exits], "measure": self.measure}
+
+    def __str__(self) -> str:
+        return "\n".join([*self._head(), *_columns([self.titles, *map(cells, self.exits)]), *self._totals()])
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Of the columns that `cells` fills."""
+        right = "right" if self.accuracy is not None else "agree"
+        return ("exit", "after", "depth", "MACs", "of static", "threshold", "leave", right, f"{right}, all", "T", "ECE")
+
+    def _head(self) -> list[str]:
+        return [
+            f"Rows: {self.rows} (n={self.num_rows:,}). Judged by {self.measure} (basis: {self.basis}).",
+            f"A row leaves at the first exit whose confidence ({self.confidence}) reaches its threshold.",
+            f"{self.titles[7]}: share of the rows that leave there; {self.titles[8]}: if every row left there.",
+            "",
+        ]
+
+    def _totals(self) -> list[str]:
+        saved = f"{self.saved:.1%} of the MACs saved" if self.saved >= 0 else f"{-self.saved:.1%} more MACs spent"
+        lines = ["", f"On average {self.macs / 1e6:,.2f} M of {self.static_macs / 1e6:,.2f} M MACs: {saved}."]
+        if self.kept is not None:
+            each = ", ".join(f"{share:.0%}" for share in self.kept)
+            lines.append(
+                f"Of {len(self.kept)} stages that may be skipped a row runs {sum(self.kept):.1f} on its way to the end "
+                f"({each}); {self.paths} different paths."
+            )
+        if self.ms is not None and self.static_ms is not None:
+            lines.append(
+                f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a row, one at a time."
+            )
+        if self.accuracy is not None and self.static_accuracy is not None:
+            lines.append(
+                f"Accuracy {self.accuracy:.2%}, the static net {self.static_accuracy:.2%} "
+                f"({self.accuracy - self.static_accuracy:+.2%}); agreement with it {self.agreement:.2%}."
+            )
+        else:
+            where = " on synthesized rows" if self.synthetic else ""
+            lines.append(
+                f"Agreement with the full net{where}: {self.agreement:.2%}, on more such rows at least "
+                f"{self.agreement_at_least:.2%} (95 % confidence)."
+            )
+            if self.drop is not None and self.drop_at_most is not None:
+                lines.append(
+                    f"Weighing each other answer by the full net's own probabilities, {100 * self.drop:.2f} points "
+                    f"are lost, at most {100 * self.drop_at_most:.2f}."
+                )
+        lines.append(
+            f"An oracle that sends each row to the cheapest exit that is right would save {self.oracle_saved:.1%} "
+            f"at {self.oracle_right:.2%}."
+        )
+        return [*lines, *([f"Policy: {self.note}"] if self.note else [])]
+
+
+def measure(basis: Basis, synthetic: bool) -> str:
+    """What a row counts as right against, in words; agreement is never called accuracy, synthesized rows are named."""
+    against = "accuracy" if basis == "labels" else "agreement with the full net"
+    if synthetic:
+        against = "agreement with their labels" if basis == "labels" else against
+        return f"{against} on synthesized rows"
+    return against
+
+
+def report(table: ExitTable, policy: Policy) -> Report:
+    """What ``policy`` does on ``table``. Give rows that the policy was not chosen on.
+
+    Raises:
+        PolicyError: the policy is for another number of exits, or skips by another rule than the table's rows.
+    """
+    outcome, best = simulate(table, policy), oracle(table)
+    macs_e = table.macs_e(policy.enabled_e)
+    last = table.num_exits - 1
+    lines = []
+    for e, threshold in enumerate(policy.threshold_e):
+        here_n = outcome.exit_n == e
+        judged_by_itself = e == last and table.basis == "teacher" and table.skipped is None
+        lines.append(
+            ExitReport(
+                exit=e,
+                after=table.name_e[e],
+                on=threshold is not None,
+                threshold=threshold,
+                temperature=policy.temperature_e[e],
+                macs=macs_e[e],
+                macs_share=macs_e[e] / max(table.static_macs, 1),
+                trunk_share=table.trunk_macs_e[e] / max(table.static_macs, 1),
+                leaving=outcome.share_e[e],
+                right_of_leaving=float(outcome.right_n[here_n].double().mean()) if here_n.any() else None,
+                right_of_all=float(table.right_ne[:, e].double().mean()),
+                ece=None if judged_by_itself else _number(ece(table, e, policy.temperature_e[e])),
+            )
+        )
+    labelled = table.basis == "labels" and not table.synthetic
+    drop, drop_at_most = (None, None) if table.basis == "labels" else _drop(table, policy, outcome)
+    agree = round(outcome.agreement * len(table))
+    return Report(
+        exits=tuple(lines),
+        rows=table.rows,
+        num_rows=len(table),
+        basis=table.basis,
+        synthetic=table.synthetic,
+        confidence=str(policy.confidence),
+        static_macs=table.static_macs,
+        macs=outcome.macs,
+        saved=outcome.saved,
+        agreement=outcome.agreement,
+        agreement_at_least=float(lower_bound(agree, len(table), DELTA)),
+        drop=drop,
+        drop_at_most=drop_at_most,
+        accuracy=outcome.accuracy if labelled else None,
+        static_accuracy=float(table.full_right_n.double().mean()) if labelled else None,
+        oracle_saved=best.saved,
+        oracle_right=float(best.right_n.double().mean()),
+        static_ms=None if table.trunk_ms_e is None else table.trunk_ms_e[-1],
+        ms=outcome.ms,
+        note=policy.note,
+        kept=None if table.skipped is None else table.skipped.kept_g,
+        paths=None if table.skipped is None else table.skipped.num_paths,
+    )
+
+
+def _drop(table: ExitTable, policy: Policy, outcome: Outcome) -> tuple[float, float]:
+    """What leaving early and skipping lose by the full net's own probabilities, and a bound."""
+    on = [e for e in range(table.num_exits - 1) if policy.enabled_e[e]]
+    if not on and table.skipped is None:
+        return 0.0, 0.0
+    sweeper = Sweeper(table, policy.confidence, policy.temperature_e, torch.zeros(1), "drop")
+    return sweeper.drop(np.asarray(outcome.exit_n), on, DELTA)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def cells(line: ExitReport) -> tuple[str, ...]:
+    """One exit's line of the table, as text."""
+    here = (str(line.exit), line.after, f"{line.trunk_share:.0%}")
+    judged = (f"{line.right_of_all:.2%}", f"{line.temperature:.2f}", "-" if line.ece is None else f"{line.ece:.3f}")
+    if not line.on:
+        return (*here, "-", "-", "off", "-", "-", *judged)
+    right = "-" if line.right_of_leaving is None else f"{line.right_of_leaving:.2%}"
+    threshold = "all" if line.threshold == 0 else f"{line.threshold:.3f}"
+    return (
+        *here,
+        f"{line.macs / 1e6:,.2f} M",
+        f"{line.macs_share:.0%}",
+        threshold,
+        f"{line.leaving:.1%}",
+        right,
+        *judged,
+    )
+
+
+def _columns(lines: list[tuple[str, ...]]) -> list[str]:
+    """Cells as text columns: names to the left, figures to the right, a rule below the titles."""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    texts = [
+        "  ".join(
+            cell.ljust(w) if c == 1 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return [texts[0], "-" * len(texts[0]), *texts[1:]]

@@ -1,0 +1,67 @@
+"""Execution within a budget for the whole batch: at each exit the least sure rows go on, as many as can be paid for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dynext.errors import PolicyError, SourceError
+from dynext.modules.modes import in_evaluation
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.batch_budget import BatchPlan, going_on, looks
+from dynext.policy.confidence import Confidence
+from dynext.types import Prediction
+
+
+@torch.inference_mode()
+def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
+    """Run rows ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a row.
+
+    How many go on is known before who does: no device synchronization at all. The net runs in evaluation, whatever mode
+    it is in. Answers come in the order of the input.
+
+    Raises:
+        PolicyError: the plan is for another number of exits, or for other costs than the net's.
+        SourceError: rows of another shape than the net eats, or none.
+    """
+    policy = plan.policy
+    policy.check_exits(net.num_exits)
+    if not len(x) or tuple(x.shape[1:]) != net.staged.input_shape:
+        raise SourceError(f"rows {tuple(x.shape)}; give one or more of shape {net.staged.input_shape}")
+    with in_evaluation(net):
+        return _run(net, x, plan)
+
+
+def _run(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
+    policy = plan.policy
+    ends = [*(int(exit.after) for exit in net.exits), len(net.staged.stages) - 1]
+    confidence = Confidence(policy.confidence, net.num_exits)
+    row_b = torch.arange(len(x), device=x.device)
+    logits_bk = x.new_zeros(len(x), net.num_classes)
+    exit_b, macs_b = torch.zeros_like(row_b), torch.zeros_like(row_b)
+    live: tuple[Tensor, ...] = (x,)
+    left, done, spent = plan.macs * len(x), 0, 0
+    for e, next_look in looks(plan):
+        began = spent
+        for stage in net.staged.stages[done : ends[e] + 1]:
+            live = stage(*live)
+            spent += stage.macs
+        done = ends[e] + 1
+        last = next_look is None
+        logits = live[0] if last else net.exits[e](live[net.staged.stages[ends[e]].tap])
+        spent += 0 if last else net.exits[e].macs
+        if spent - began != plan.look_macs_e[e]:
+            raise PolicyError(
+                f"exit {e} takes {spent - began:,} MACs of a row, the plan says {plan.look_macs_e[e]:,}; make a plan "
+                f"on a table of this net"
+            )
+        left -= (spent - began) * len(row_b)
+        logits_bk[row_b], exit_b[row_b], macs_b[row_b] = logits, e, spent
+        if next_look is None:
+            break
+        sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
+        staying = going_on(sure_b, left, plan.onward_macs_e[e], next_look)
+        if not len(staying):
+            break
+        row_b, live = row_b[staying], tuple(tensor[staying] for tensor in live)
+    return Prediction(logits=logits_bk, exit=exit_b, macs=macs_b)

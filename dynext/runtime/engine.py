@@ -1,0 +1,260 @@
+"""Dynamic execution: rows skip what their gates say, and leave the batch at the first exit that is sure enough of them.
+
+Nothing here decides: thresholds and temperatures are the policy's. Nothing here is stored on the net.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dynext.errors import PolicyError, SourceError
+from dynext.modules.modes import in_evaluation
+from dynext.policy.confidence import Confidence
+from dynext.policy.policy import Policy
+from dynext.runtime.skipping import Compact, Skips
+from dynext.types import Prediction
+
+if TYPE_CHECKING:
+    from dynext.net.dynamic_net import DynamicNet
+
+
+@torch.inference_mode()
+def run(
+    net: DynamicNet, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
+) -> Prediction:
+    """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
+
+    A gated stage runs for the rows whose gate says so. Rows that do, and survivors after an exit, are gathered when
+    that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization an
+    exit, and one a gate unless all are decided at one look; none a row. The net runs in evaluation, whatever mode it is
+    in. Answers come in the order of the input; ``macs`` counts the stages, heads and gates that a row needed. A row
+    whose confidence is NaN leaves at the last exit, and one whose gate says NaN runs the stage.
+
+    Args:
+        deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first
+            exit is always finished). Exits that the policy switched off are evaluated too, as an answer in hand.
+
+    Raises:
+        PolicyError: the policy is for another number of exits or gates.
+        SourceError: rows of another shape than the net eats.
+    """
+    _check(net, x, policy, compact)
+    with in_evaluation(net):
+        return _run(net, x, policy, compact, deadline_ms)
+
+
+def _run(net: DynamicNet, x: Tensor, policy: Policy, compact: Compact, deadline_ms: float | None) -> Prediction:
+    rule = policy.skip_rule
+    skips = None if net.gates is None or rule is None else Skips(net.gates, rule, net.cost, compact)
+    if not len(x):
+        return _Books(net, x, policy, skips is not None).prediction()
+    until = None if deadline_ms is None else time.perf_counter() + deadline_ms / 1000
+    exits = {exit.after: e for e, exit in enumerate(net.exits) if until or policy.threshold_e[e] is not None}
+    if len(x) == 1:
+        return _run_row(net, x, policy, exits, skips, until)
+    books = _Books(net, x, policy, skips is not None)
+    if skips is not None:
+        x, order = skips.begin(x)
+        books.begin(order)
+    live: tuple[Tensor, ...] = (x,)
+    tap = x
+    for s, stage in enumerate(net.staged.stages):
+        if skips is None:
+            live = stage(*live)
+        else:
+            run_b = skips.decision(s, tap)
+            books.decide(skips.gate_of.get(s), run_b)
+            live = skips.through(s, stage, live, run_b, books.open_b)
+        tap = live[stage.tap]
+        books.spent += stage.macs
+        e = exits.get(s)
+        if e is not None:
+            logits = net.exits[e](tap)
+            books.spent += net.exits[e].macs
+            staying = books.close(e, logits, in_hand=until is not None)
+            if not books.num_open:
+                return books.prediction()
+            if _compact_pays(net, exits, s, books.carried, books.num_open, compact):
+                live = tuple(t[staying] for t in live)
+                tap = live[stage.tap]
+                books.compact(staying)
+                if skips is not None:
+                    skips.stay(staying)
+        if until is not None and books.logits_bk is not None and time.perf_counter() > until:
+            return books.prediction()
+    books.answer(net.num_exits - 1, live[0])
+    return books.prediction()
+
+
+def _run_row(
+    net: DynamicNet, x: Tensor, policy: Policy, exits: dict[int, int], skips: Skips | None, until: float | None
+) -> Prediction:
+    """The same for a row that is alone: nobody is gathered or told apart, and plain numbers keep the books. As tensors
+    they cost a thin net a tenth of its time."""
+    confidence = Confidence(policy.confidence, net.num_exits)
+    spent, skipped = 0, set[int]()
+    if skips is not None:
+        skips.begin(x)
+        spent += skips.gates.start_macs
+    in_hand: tuple[Tensor, int, int] | None = None  # logits, exit, MACs
+    live: tuple[Tensor, ...] = (x,)
+    tap = x
+    for s, stage in enumerate(net.staged.stages):
+        if skips is not None and s in skips.gate_of:
+            spent += skips.gates.macs_g[skips.gate_of[s]]
+            if not skips.row_runs(s, tap):
+                skipped.add(s)
+        if s not in skipped:
+            live = stage(*live)
+            spent += stage.macs
+        tap = live[stage.tap]
+        e = exits.get(s)
+        if e is not None:
+            logits = net.exits[e](tap)
+            spent += net.exits[e].macs
+            if _sure(policy, confidence, e, logits):
+                return _answered(net, x, skips, skipped, logits, e, spent)
+            if until is not None:
+                in_hand = (logits, e, spent)
+        if until is not None and in_hand is not None and time.perf_counter() > until:
+            return _answered(net, x, skips, skipped, *in_hand)
+    return _answered(net, x, skips, skipped, live[0], net.num_exits - 1, spent)
+
+
+def _answered(
+    net: DynamicNet, x: Tensor, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
+) -> Prediction:
+    """What exit ``e`` answered the one row of ``x``."""
+    ran = None
+    if skips is not None:
+        end = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1][e]
+        ran = torch.tensor([[s <= end and s not in skipped for s in skips.gates.at]], device=x.device)
+    exit_b, macs_b = (x.new_full((1,), figure, dtype=torch.int64) for figure in (e, macs))
+    return Prediction(logits=logits, exit=exit_b, macs=macs_b, ran=ran)
+
+
+def _sure(policy: Policy, confidence: Confidence, e: int, logits: Tensor, row_b: Tensor | None = None) -> Tensor:
+    """Whether exit ``e`` is sure of each row ``[b]``; of a row whose confidence is NaN it is not."""
+    # in float32, as in a table: dividing in half precision would round, and rows would leave elsewhere
+    sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
+    threshold = policy.threshold_e[e]
+    return sure_b >= (math.inf if threshold is None else threshold)
+
+
+class _Books:
+    """One call's books: which rows the live tensors carry, which of those still wait, and the answers so far.
+
+    An answer is written for everybody who waits and overwritten further on, so that an exit costs one synchronization
+    (who stays) and a deadline finds an answer in hand.
+    """
+
+    def __init__(self, net: DynamicNet, x: Tensor, policy: Policy, skipping: bool) -> None:
+        self.net, self.policy, self.x = net, policy, x
+        self.confidence = Confidence(policy.confidence, net.num_exits)
+        # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
+        self.row_b: Tensor | None = None  # which rows are carried, in this order; None: all of them, as given
+        self.open_b: Tensor | None = None  # which carried rows wait; None: all of them
+        self.num_open = self.carried = len(x)
+        self.spent = 0
+        """What a row has spent by now that skipped nothing."""
+        self.ran_bg: Tensor | None = None  # which gated stages each row has run so far
+        if skipping:
+            self.ran_bg = torch.ones(len(x), net.num_gates, dtype=torch.bool, device=x.device)
+        self.logits_bk: Tensor | None = None
+        self.exit_b = self.macs_b = torch.empty(0, dtype=torch.int64, device=x.device)
+
+    def begin(self, order: Tensor | None) -> None:
+        """The gates have looked at the input, and perhaps put the rows in another order."""
+        gates = self.net.gates
+        self.spent += 0 if gates is None else gates.start_macs
+        if order is not None:
+            self.row_b = order
+
+    def decide(self, g: int | None, run_b: Tensor | None) -> None:
+        """Gate ``g`` has said which carried rows run its stage."""
+        if g is not None and run_b is not None and self.ran_bg is not None and self.net.gates is not None:
+            self.spent += self.net.gates.macs_g[g]
+            rows = slice(None) if self.row_b is None else self.row_b
+            self.ran_bg[rows, g] = run_b.to(self.ran_bg.device)
+
+    def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
+        """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
+        unsure = ~_sure(self.policy, self.confidence, e, logits, self.row_b)
+        if self.open_b is not None:
+            unsure &= self.open_b
+        staying = unsure.nonzero()[:, 0]
+        if in_hand or len(staying) < self.num_open:
+            self.answer(e, logits)
+        if len(staying) < self.num_open:
+            self.open_b, self.num_open = unsure, len(staying)
+        return staying
+
+    def answer(self, e: int, logits: Tensor) -> None:
+        """Exit ``e`` answers every row that waits."""
+        exit_b, macs_b = self.exit_b.new_full((self.carried,), e), self._macs()
+        if self.logits_bk is None:  # the first answer goes to everybody
+            if self.row_b is not None:  # all are still carried, in the gates' order
+                back = self.row_b.argsort()
+                logits, macs_b = logits[back], macs_b[back]
+            self.logits_bk, self.exit_b, self.macs_b = logits, exit_b, macs_b
+            return
+        rows = slice(None) if self.row_b is None else self.row_b
+        if self.open_b is not None:
+            logits = logits.where(self.open_b[:, None], self.logits_bk[rows])
+            exit_b = exit_b.where(self.open_b, self.exit_b[rows])
+            macs_b = macs_b.where(self.open_b, self.macs_b[rows])
+        self.logits_bk[rows] = logits
+        self.exit_b[rows] = exit_b
+        self.macs_b[rows] = macs_b
+
+    def _macs(self) -> Tensor:
+        """What each carried row has spent by now."""
+        spent_b = self.macs_b.new_full((self.carried,), self.spent)
+        if self.ran_bg is None or self.net.gates is None:
+            return spent_b
+        macs_g = spent_b.new_tensor([self.net.staged.stages[s].macs for s in self.net.gates.at])
+        ran_bg = self.ran_bg if self.row_b is None else self.ran_bg[self.row_b]
+        return spent_b - (~ran_bg * macs_g).sum(1)
+
+    def compact(self, staying: Tensor) -> None:
+        self.row_b, self.open_b = staying if self.row_b is None else self.row_b[staying], None
+        self.carried = self.num_open
+
+    def prediction(self) -> Prediction:
+        logits_bk = self.logits_bk
+        if logits_bk is None:
+            logits_bk = self.x.new_zeros(len(self.x), self.net.num_classes)
+        return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b, ran=self._ran())
+
+    def _ran(self) -> Tensor | None:
+        """Decisions that were carried out: a stage behind the exit that answered a row did not run for it."""
+        if self.ran_bg is None or self.net.gates is None:
+            return None
+        ends = [*(exit.after for exit in self.net.exits), len(self.net.staged.stages) - 1]
+        end_b = self.exit_b.new_tensor(ends)[self.exit_b]
+        return self.ran_bg & (end_b[:, None] >= end_b.new_tensor(self.net.gates.at))
+
+
+def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
+    """Whether to gather the waiting rows now, before the stages up to the next exit that is switched on."""
+    if waiting == carried or compact == "never":
+        return False
+    if compact == "always" or net.cost is None:
+        return True
+    until = min((later for later in exits if later > s), default=len(net.staged.stages) - 1)
+    return net.cost.compaction_pays(s, until, carried=carried, waiting=waiting)
+
+
+def _check(net: DynamicNet, x: Tensor, policy: Policy, compact: str) -> None:
+    net.check_policy(policy)
+    if compact not in ("auto", "always", "never"):
+        raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")
+    if tuple(x.shape[1:]) != net.staged.input_shape:
+        raise SourceError(
+            f"rows of shape {tuple(x.shape[1:])}; the net eats {net.staged.input_shape} (a batch is [b, ...])"
+        )

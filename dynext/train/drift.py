@@ -1,0 +1,147 @@
+"""How far a trained net's last exit has gone from the static net it came from, and a bound on it.
+
+Measured on rows that are not trained on. Agreement on synthesized rows is no accuracy: such rows lie nearer to the
+borders between classes than real ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynext.errors import FitError
+from dynext.modules.modes import evaluating, statistics
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.features import same_function
+from dynext.train.frozen_teacher import BesideMode, Guide
+from dynext.types import Source
+
+BATCH = 256
+"""Held-out rows at once; with batch statistics these are what a batch is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Exits against the teacher on the same rows."""
+
+    agreement_e: tuple[float, ...]
+    """Share of the rows that each exit answers like the teacher; the last exit's is what must stay high."""
+    kl: float
+    """KL(teacher || last exit), nats a row, both at temperature 1."""
+    rows: int
+
+    @property
+    def agreement(self) -> float:
+        """The last exit's."""
+        return self.agreement_e[-1]
+
+    def __str__(self) -> str:
+        return f"last exit agrees on {self.agreement:.2%} of {self.rows:,} rows, KL {self.kl:.2g}"
+
+
+def measure_drift(net: DynamicNet, teacher: nn.Module, source: Source, *, bn: BesideMode = "frozen") -> Drift:
+    """Compare every exit of ``net`` with ``teacher`` on the rows of ``source``; neither is changed.
+
+    Args:
+        bn: ``"frozen"`` compares them as they are used. ``"batch"`` as `dynext.train.frozen_teacher` says, for rows
+            that are unlike the training set.
+    """
+    return drift_of(net, Guide.of(teacher, bn), (batch.x for batch in source))
+
+
+@torch.no_grad()
+def drift_of(net: DynamicNet, guide: Guide, batches: Iterable[Tensor]) -> Drift:
+    """`measure_drift` on batches ``x [b ...]``, beside a guide that exists already."""
+    like = next(net.parameters())
+    same_e = torch.zeros(net.num_exits, dtype=torch.float64)
+    divergence, rows = 0.0, 0
+    for given in batches:
+        x = given.to(like)
+        with evaluating(net), guide.beside(net.staged, x) as wanted:
+            logits_bek = net.all_exits(x)
+        same_e += (logits_bek.argmax(-1) == wanted.logits.argmax(-1, keepdim=True)).double().sum(0).cpu()
+        last, truth = (logits.double().log_softmax(-1) for logits in (logits_bek[:, -1], wanted.logits))
+        divergence += float(F.kl_div(last, truth, reduction="sum", log_target=True))
+        rows += len(x)
+    return Drift(agreement_e=tuple((same_e / rows).tolist()), kl=divergence / rows, rows=rows)
+
+
+@torch.no_grad()
+def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
+    """What ``teacher``'s own probabilities say that the last exit in its place loses on ``source``; 0 if it is it.
+
+    Mean over the rows of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an early exit's.
+    """
+    if same_function(net, teacher):
+        return 0.0
+    like = next(net.parameters())
+    lost = 0.0
+    with evaluating(net), evaluating(teacher), statistics(net.staged, source.bn), statistics(teacher, source.bn):
+        for batch in source:
+            x = batch.x.to(like)
+            probability_bk = teacher(x).double().softmax(-1)
+            answer_b = net(x).argmax(-1, keepdim=True)
+            lost += float((probability_bk.amax(-1, keepdim=True) - probability_bk.gather(1, answer_b)).sum())
+    return lost / len(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One look at the drift during training."""
+
+    step: int
+    drift: Drift
+    rate: float
+    """Share of the trunk's learning rate from here on."""
+    restored: bool
+    """Whether the net had gone too far and was put back to the last state that had not."""
+
+
+class Leash:
+    """Holds the last exit near its teacher: a state too far is undone, and the trunk goes on at half its rate.
+
+    Args:
+        held_out: rows ``[n ...]`` that are not trained on.
+        max_drift: share of them that the last exit may answer unlike the teacher.
+
+    Raises:
+        FitError: the net is too far from the teacher already.
+    """
+
+    def __init__(self, net: DynamicNet, guide: Guide, held_out: Tensor, max_drift: float) -> None:
+        self.net, self.guide, self.max_drift = net, guide, max_drift
+        self.batches = held_out.split(BATCH)
+        self.rate = 1.0
+        self.checks: list[Check] = []
+        self.kept: dict[str, Tensor] = {}
+        if not self.check(0):
+            raise FitError(
+                f"the last exit agrees with the teacher on {self.checks[0].drift.agreement:.2%} of the held-out rows "
+                f"before any training, max_drift={max_drift} wants {1 - max_drift:.2%}; "
+                f"give the teacher that the net was split from, or a larger max_drift"
+            )
+
+    def check(self, step: int) -> bool:
+        """Measure; keep this state if it is near enough, else go back to the one that was kept last."""
+        found = drift_of(self.net, self.guide, self.batches)
+        near = found.agreement >= 1 - self.max_drift - 1e-9
+        if near:
+            self.kept = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        elif self.kept:
+            self.net.load_state_dict(self.kept)
+            self.rate /= 2
+        self.checks.append(Check(step=step, drift=found, rate=self.rate, restored=not near))
+        return near
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know; plain containers and tensors."""
+        return {"rate": self.rate, "kept": self.kept, "checks": [asdict(check) for check in self.checks]}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.rate, self.kept = state["rate"], state["kept"]
+        self.checks = [Check(**{**check, "drift": Drift(**check["drift"])}) for check in state["checks"]]

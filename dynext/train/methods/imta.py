@@ -1,0 +1,65 @@
+"""Improved techniques for training adaptive nets: gradients in balance, exits that collaborate, one teacher for all."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from dynext.errors import FitError
+from dynext.fitting import FitConfig
+from dynext.losses.exits import taught_by_last, weighted_cross_entropy
+from dynext.net.cascade import cascade
+from dynext.net.dynamic_net import DynamicNet
+from dynext.train.exit_loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
+from dynext.types import Source
+
+
+def imta(
+    net: DynamicNet,
+    source: Source,
+    config: FitConfig,
+    *,
+    heads: FitConfig | None = None,
+    gamma: float = 0.1,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    augment: Augment | None = None,
+) -> DynamicNet:
+    """A copy of ``net`` trained in two steps: all of it with gradients in balance, then the exits as collaborators.
+
+    First, by ``config``, the sum of all exits' cross-entropies, each stage getting the mean of their gradients
+    (`dynext.net.equilibrium`). Then, by ``heads``, on the frozen trunk, exits that are handed what the one before said
+    (`dynext.cascade`, rule "inline"), taught by labels and by the full net: `dynext.losses.taught_by_last`.
+
+    Args:
+        heads: of the second step; without it the first is all. Give it a checkpoint of its own.
+        gamma: share of the teacher's part in the second step's loss.
+
+    Raises:
+        FitError: no early exit, or a share outside [0, 1].
+        SourceError: no labels, or rows of another shape than the net eats.
+
+    Source: Li et al., ICCV 2019, arXiv:1908.06294; gamma .1 and temperature 1 as in its public script. There the second
+    step makes the last classifier anew too; ours keeps it, and its gradients rescale all tensors that are live.
+    """
+    if not 0 <= gamma <= 1 or not temperature > 0:
+        raise FitError(f"gamma={gamma}, temperature={temperature}; give a share in [0, 1], a positive temperature")
+    check_joinable(net)
+    rows = Rows.of(source, net, augment)
+
+    def first(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
+        return weighted_cross_entropy(logits_e, y_b, [1.0] * len(logits_e))
+
+    config = labelled(config, "IMTA, gradients in balance")
+    balanced = train_whole(net, rows, config, partial(EveryExit, balance=True), first, batch_size=batch_size)
+    if heads is None:
+        return balanced
+
+    def second(heard: Heard, y_b: Tensor, done: float) -> Tensor:
+        logits_e = [*heard.own_e, heard.full_bk]
+        return taught_by_last(logits_e, y_b, alpha=gamma, temperature=temperature)
+
+    heads = labelled(heads, "IMTA, collaborating exits", gamma=gamma, temperature=temperature)
+    joined = cascade(balanced, "inline", seed=heads.seed)
+    return train_heads(balanced, joined, source, heads, second, batch_size=batch_size)

@@ -1,0 +1,74 @@
+"""Shallow-Deep Networks: internal classifiers on a frozen net, or trained with it and weighing ever more."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynext.errors import FitError
+from dynext.fitting import FitConfig
+from dynext.losses.exits import shallow_deep_weights, weighted_cross_entropy
+from dynext.net.cascade import cascade
+from dynext.net.dynamic_net import DynamicNet
+from dynext.train.exit_loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
+from dynext.types import Source
+
+
+def shallow_deep(
+    net: DynamicNet,
+    source: Source,
+    config: FitConfig,
+    *,
+    trunk: Literal["frozen", "joint"] = "frozen",
+    most_confident: bool = False,
+    batch_size: int = 64,
+    augment: Augment | None = None,
+) -> DynamicNet:
+    """A copy of ``net`` with its exits trained on labelled rows: alone, or together with the trunk.
+
+    ``"frozen"`` (the paper's "IC only") trains heads on cached features; the last exit is bit for bit what it was.
+    ``"joint"`` weighs exit i by ``min(d_i, .01 + t d_i)`` at a share t of the training, d_i its share of the MACs.
+
+    Args:
+        most_confident: a row of which no exit is sure gets the answer of the surest one (`cascade`, rule "surest").
+        augment: with ``trunk="joint"``; cached features cannot be augmented.
+
+    Raises:
+        FitError: no early exit, or no such ``trunk``.
+        SourceError: no labels, or rows of another shape than the net eats.
+
+    Source: Kaya et al., ICML 2019, arXiv:1810.07052: exits at 15 to 90 % of the MACs behind a learned mix of pooled
+    maximum and average (`dx.pooled_heads`); frozen: Adam 1e-3, 25 epochs. Its frozen trainer runs the net in training
+    mode, and BatchNorm drifts; ours never does.
+    """
+    if most_confident:
+        check_joinable(net)
+    if trunk == "frozen":
+        trained = _frozen(net, source, config, batch_size)
+    elif trunk == "joint":
+        trained = _joint(net, source, config, batch_size, augment)
+    else:
+        raise FitError(f"trunk={trunk!r}; give 'frozen' or 'joint'")
+    return cascade(trained, "surest") if most_confident else trained
+
+
+def _frozen(net: DynamicNet, source: Source, config: FitConfig, batch_size: int) -> DynamicNet:
+    def loss(heard: Heard, y_b: Tensor, done: float) -> Tensor:
+        return torch.stack([F.cross_entropy(logits, y_b) for logits in heard.own_e]).sum()
+
+    config = labelled(config, "Shallow-Deep, frozen")
+    return train_heads(net, copy.deepcopy(net), source, config, loss, batch_size=batch_size)
+
+
+def _joint(net: DynamicNet, source: Source, config: FitConfig, batch_size: int, augment: Augment | None) -> DynamicNet:
+    rows = Rows.of(source, net, augment)
+    depth_e = [macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e[:-1]]
+
+    def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
+        return weighted_cross_entropy(logits_e, y_b, shallow_deep_weights(done, depth_e))
+
+    return train_whole(net, rows, labelled(config, "Shallow-Deep, joint"), EveryExit, loss, batch_size=batch_size)

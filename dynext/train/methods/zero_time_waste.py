@@ -1,0 +1,39 @@
+"""Zero Time Waste: on a frozen net, what an exit said is not thrown away when it was not sure."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynext.fitting import FitConfig
+from dynext.net.cascade import cascade
+from dynext.net.dynamic_net import DynamicNet
+from dynext.train.exit_loop import Heard, check_joinable, check_shape, labelled, train_heads
+from dynext.types import Source
+
+
+def zero_time_waste(net: DynamicNet, source: Source, config: FitConfig, *, batch_size: int = 64) -> DynamicNet:
+    """A cascade of ``net`` (`dynext.cascade`, rule "stack") with its exits trained on rows, the trunk frozen.
+
+    Loss: the sum of the cross-entropies of what each head says and of what each exit answers, a geometric mean of all
+    heads so far. What a head learns from it is its own cross-entropy alone, as heads are detached from each other and
+    from the means. The last exit is bit for bit what it was. Rows without labels, such as a bank synthesized from the
+    net, are learned from by the full net's probabilities.
+
+    Raises:
+        FitError: no early exit.
+        SourceError: labels for some rows only, or rows of another shape than the net eats.
+
+    Source: Wolczyk et al., NeurIPS 2021, arXiv:2106.05409. There heads are trained first and means afterwards; ours at
+    once, since no gradient goes from one to the other.
+    """
+    check_shape(source, net)
+    check_joinable(net)
+
+    def loss(heard: Heard, y_b: Tensor, done: float) -> Tensor:
+        return torch.stack([F.cross_entropy(logits, y_b) for logits in (*heard.own_e, *heard.answer_e)]).sum()
+
+    joined = cascade(net, "stack", seed=config.seed)
+    config = labelled(config, "Zero Time Waste")
+    return train_heads(net, joined, source, config, loss, batch_size=batch_size, self_taught=True)

@@ -1,0 +1,102 @@
+"""A few hundred unlabelled rows used twice: more views to distil on, and held-out answers to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from dynext.data.datasets import Rows, augment
+from dynext.net.collect import table_of
+from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.table import ExitTable
+from dynext.seeding import generator
+from dynext.types import Batch, BatchNormMode
+from dynext.zeroshot.distill import Features, head_logits
+
+FOLDS = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Views:
+    """Every row of ``rows`` seen ``count`` times: as it is, then shifted and mirrored, or mixed with another.
+
+    The teacher answers every view itself, so a view need not keep its class.
+    Mixed rows for distillation: Beyer et al., CVPR 2022, arXiv:2106.05237.
+    """
+
+    rows: Rows
+    count: int
+    seed: int
+    bn: BatchNormMode = "running"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    def __len__(self) -> int:
+        return self.count * len(self.rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for view in range(self.count):
+            draw = generator(self.seed * 1000 + view)
+            for batch in self.rows:
+                yield Batch(x=_view(batch.x, view, draw))
+
+
+def _view(x: Tensor, view: int, draw: Generator) -> Tensor:
+    if view == 0:
+        return x
+    moved = augment(x, draw, pad=max(1, x.shape[-1] // 16))
+    if view % 2:
+        return moved
+    share = torch.rand(len(x), 1, 1, 1, generator=draw) * 0.5
+    return (1 - share) * moved + share * moved[torch.randperm(len(x), generator=draw)]
+
+
+def cross_fitted(
+    net: DynamicNet,
+    real: Features,
+    synthetic: Features,
+    fit_heads: Callable[[DynamicNet, Features, str, float], DynamicNet],
+    rows: int,
+    seed: int,
+) -> tuple[DynamicNet, ExitTable]:
+    """Exits distilled on both, and a table of the first ``rows`` of ``real`` as exits answer that did not see them.
+
+    Half of the steps go to the synthesized rows alone, so that all folds can start from there.
+    """
+    start = fit_heads(net, synthetic, "heads-synthesized", 0.5)
+    trained = fit_heads(start, Features.join([synthetic, real]), "heads", 0.5)
+    table = held_out_table(
+        start, real, synthetic, lambda found, name: fit_heads(start, found, name, 0.5), rows=rows, seed=seed
+    )
+    return trained, table
+
+
+def held_out_table(
+    net: DynamicNet,
+    real: Features,
+    synthetic: Features,
+    train: Callable[[Features, str], DynamicNet],
+    *,
+    rows: int,
+    seed: int,
+) -> ExitTable:
+    """What exits say of each of the first ``rows`` rows of ``real`` when they were not distilled on any view of it.
+
+    ``real`` holds the views one after the other, ``rows`` rows each. The rows are dealt into folds; exits distilled
+    without a fold answer it. They saw fewer real rows than the final exits, so that thresholds err to the safe side.
+    """
+    fold_n = torch.randperm(rows, generator=generator(seed)) % FOLDS
+    fold_of_view = fold_n.repeat(len(real) // rows)
+    logits_nek = torch.empty(rows, net.num_exits, net.num_classes)
+    for fold in range(FOLDS):
+        without = real.subset((fold_of_view != fold).nonzero()[:, 0])
+        trained = train(Features.join([synthetic, without]), f"fold{fold}")
+        held_out = (fold_n == fold).nonzero()[:, 0]
+        logits_nek[held_out] = head_logits(trained, real.subset(held_out))
+    told = f"{rows:,} unlabelled rows, each answered by exits that were not distilled on it"
+    return table_of(net, logits_nek, label_n=None, rows=told)

@@ -1,0 +1,178 @@
+"""How many rows and steps a conversion can afford on this machine: a time budget, planned before the work starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from dynext.errors import SourceError, line
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.features import cache_features
+from dynext.types import InputSpec
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.distill import distill
+from dynext.zeroshot.synth.bn_statistics import in_full
+from dynext.zeroshot.synth.method import rows_per_chunk
+from dynext.zeroshot.synth.pace import Pace, pace
+from dynext.zeroshot.synth.synthesize import synthesize
+
+ROWS, STEPS, JOINT_STEPS = 8192, 1000, 500
+"""What a conversion does when nobody is in a hurry; a budget keeps their proportion."""
+
+LEAST, MOST = 1 / 32, 8.0
+"""Of that: less is not worth having, more gives nothing."""
+
+RESERVE = 0.85
+"""Share of the budget that is planned with; clocks of a busy machine vary."""
+
+LOOKS_ROWS = 2048
+"""Rows that pass the teacher before rows for thresholds are painted (`fitted`'s choice of looks), roughly."""
+
+PROBE_STEPS = 8
+
+JOINT_FORWARDS = 4 * 64
+"""Rows that a step of joint distillation runs forward, backward passes counted as two: student and teacher."""
+
+
+JUDGED_FORWARDS, DRIFT_FORWARDS, RULE_FORWARDS = 1.25, 2.0, 2.0
+"""Passes of a row that thresholds are chosen on: one for the table and a quarter for the BatchNorm distance; what a
+trained trunk has lost; each skip rule that is tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """Seconds on this machine: what rows to distil on take, to paint one, to run it through the net, and for one
+    distillation step."""
+
+    make: Pace
+    paint: float
+    forward: float
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Rows to synthesize, distillation steps, and the seconds they are expected to take."""
+
+    rows: int
+    steps: int
+    joint_steps: int
+    seconds: float
+
+
+def planned(
+    minutes: float,
+    speeds: Speeds,
+    *,
+    trainings: float = 1.0,
+    joint: bool = False,
+    further_rows: int = 0,
+    judged_rows: int = 0,
+    judged_forwards: float = JUDGED_FORWARDS,
+) -> Effort:
+    """The largest effort within ``minutes``, rows and steps in their usual proportion.
+
+    Args:
+        trainings: how often the steps are done over (folds, for instance).
+        joint: whether the trunk is distilled, too.
+        further_rows: rows that pass the net once whatever is planned: calibration rows with all their views.
+        judged_rows: rows that are painted whatever is planned, for thresholds, and pass the net ``judged_forwards``
+            times.
+
+    Raises:
+        SourceError: fewer minutes than even the least effort takes, or no number of them.
+    """
+    if not 0 < minutes < math.inf:
+        raise SourceError(f"minutes={minutes}; give a positive number")
+    looks = LOOKS_ROWS if judged_rows else 0
+    fixed = (looks + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
+    fixed += speeds.make.ready
+    usual = ROWS * (speeds.make.row + speeds.forward) + trainings * STEPS * speeds.step
+    usual += JOINT_STEPS * JOINT_FORWARDS * speeds.forward if joint else 0.0
+    share = (RESERVE * 60 * minutes - fixed) / usual
+    if share < LEAST:
+        needed = (fixed + LEAST * usual) / RESERVE / 60
+        raise SourceError(f"{minutes:g} minutes are too few for this net on this machine; give {needed:.2g} or more")
+    share = min(share, MOST)
+    return Effort(
+        rows=int(share * ROWS),
+        steps=int(share * STEPS),
+        joint_steps=int(share * JOINT_STEPS),
+        seconds=fixed + share * usual,
+    )
+
+
+def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: str) -> Speeds:
+    """What rows by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
+    count = rows_per_chunk(spec.shape)
+    bank: list[Bank] = []
+    paint = _seconds(lambda: bank.append(_painted(teacher, spec, count)))
+    forward = _seconds(lambda: cache_features(net, None, bank[0], progress=False))
+    features = cache_features(net, None, bank[0], progress=False)
+    step = _seconds(lambda: distill(net, None, features, steps=PROBE_STEPS, progress=False))
+    made = pace(in_full(teacher), spec, method)
+    return Speeds(make=made, paint=paint / count, forward=forward / count, step=step / PROBE_STEPS)
+
+
+def effort_for(
+    minutes: float,
+    net: DynamicNet,
+    teacher: nn.Module,
+    spec: InputSpec,
+    method: str,
+    *,
+    trainings: float = 1.0,
+    joint: bool = False,
+    further_rows: int = 0,
+    judged_rows: int = 0,
+    judged_forwards: float = JUDGED_FORWARDS,
+    keep: Path | None = None,
+) -> Effort:
+    """`planned` from `measured_speeds`; a run that is resumed in ``keep`` goes on with the plan it began with.
+
+    Raises:
+        SourceError: as `planned`; or the plan in ``keep`` is damaged.
+    """
+    path = None if keep is None else keep / "effort.json"
+    if path is not None and path.exists():
+        try:
+            return Effort(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise SourceError(f"{path} is damaged ({line(error)}); delete it to plan anew") from error
+    speeds = measured_speeds(net, teacher, spec, method)
+    found = planned(
+        minutes,
+        speeds,
+        trainings=trainings,
+        joint=joint,
+        further_rows=further_rows,
+        judged_rows=judged_rows,
+        judged_forwards=judged_forwards,
+    )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(asdict(found)))
+        os.replace(partial, path)
+    return found
+
+
+def _painted(teacher: nn.Module, spec: InputSpec, count: int) -> Bank:
+    return synthesize(teacher, shape=spec.shape, n=count, seed=0, method="leaves", spec=spec, progress=False)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two runs: the first may pay for what is only done once."""
+    found = []
+    for _ in range(2):
+        began = time.monotonic()
+        work()
+        found.append(time.monotonic() - began)
+    return min(found)

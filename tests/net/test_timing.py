@@ -1,0 +1,54 @@
+"""Side-by-side timing counts the rows it should and never asserts a time."""
+
+import pytest
+import torch
+from zoo import NETS
+
+from dynext.errors import PolicyError, SourceError
+from dynext.graph import split
+from dynext.modules.exits import default_heads
+from dynext.net.dynamic_net import attach
+from dynext.net.timing import side_by_side
+from dynext.policy.policy import Policy
+from dynext.runtime import cost
+
+
+def test_both_sides_see_the_same_rows() -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes))
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x = torch.randn(5, *example.shape[1:])
+    found = side_by_side(model, net, Policy.never(net.num_exits), x, batches=(1, 4), budget_s=0)
+    assert [t.batch for t in found] == [1, 4]
+    assert all(t.speedup == pytest.approx(t.static_ms / t.dynamic_ms) for t in found)
+    assert [len(rows) for rows in seen] == [1] * 10 + [4] * 10
+    assert torch.equal(seen[5], x[:1])
+    with pytest.raises(SourceError, match="no rows to time on"):
+        side_by_side(model, net, Policy.never(net.num_exits), x[:0])
+
+
+def test_measuring_leaves_a_net_in_training_as_it_is() -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes)).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    cost.measure(net, rows=(2,), budget_ms=0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    for rows in ((), (0, 4), (4, 1)):
+        with pytest.raises(PolicyError, match="give numbers of rows to time, ascending"):
+            cost.measure(net, rows=rows)
+
+
+def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, example = NETS["residual"]()
+    staged = split(model, example)
+    net = attach(staged, default_heads(staged.num_classes))
+    monkeypatch.setattr(cost, "LONG_MS", 0.0)
+    table = cost.measure(net, rows=(2, 4), budget_ms=0.0)
+    assert table.rows == (2,)
+    assert table.static(6) == pytest.approx(3 * table.static(2))

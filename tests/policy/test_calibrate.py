@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+from reference import calibration as slow
+from tables import make_table
+from torch.testing import assert_close
+
+from dynext.errors import PolicyError
+from dynext.policy.calibrate import calibrate, ece, reliability
+from dynext.seeding import generator
+
+
+@pytest.mark.parametrize("basis", ["labels", "teacher"])
+def test_temperatures_and_figures_equal_the_slow_ones(basis):
+    table = make_table(80, e=3, basis=basis, noise=2.0)
+    found = calibrate(table)
+    for e in range(3 if basis == "labels" else 2):
+        logits_nk, target_n = table.logits_nek[:, e].numpy(), table.target_n.numpy()
+        expected = slow.best_temperature(logits_nk, target_n)
+        assert_close(found.temperature_e[e], expected, rtol=1e-5, atol=0)
+        assert_close(found.nll_before_e[e], slow.nll(logits_nk, target_n, 1.0), rtol=1e-6, atol=1e-8)
+        assert_close(found.nll_after_e[e], slow.nll(logits_nk, target_n, expected), rtol=1e-6, atol=1e-8)
+        assert_close(found.ece_before_e[e], slow.ece(logits_nk, target_n, 15), rtol=1e-5, atol=1e-6)
+        assert_close(found.ece_after_e[e], slow.ece(logits_nk / expected, target_n, 15), rtol=1e-4, atol=1e-5)
+
+
+def test_a_known_temperature_is_recovered():
+    draw = generator(0)
+    true_nk = 2 * torch.randn(4000, 6, generator=draw)
+    label_n = torch.multinomial(true_nk.softmax(1), 1, generator=draw)[:, 0]
+    best = calibrate(make_table(4000, 1, 6, logits_nek=true_nk[:, None], label_n=label_n, basis="labels"))
+    scaled = calibrate(make_table(4000, 1, 6, logits_nek=1.5 * true_nk[:, None], label_n=label_n, basis="labels"))
+    assert abs(best.temperature_e[0] - 1) < 0.05
+    assert abs(scaled.temperature_e[0] / best.temperature_e[0] - 1.5) < 1e-3
+    assert scaled.ece_after_e[0] < 0.03 < scaled.ece_before_e[0]
+
+
+def test_the_full_net_is_not_scaled_against_itself():
+    found = calibrate(make_table(60))
+    assert found.temperature_e[-1] == 1
+    assert found.nll_before_e[-1] == found.nll_after_e[-1]
+
+
+def test_the_loss_never_rises():
+    for seed in range(5):
+        found = calibrate(make_table(30, basis="labels", seed=seed, noise=3.0))
+        assert all(after <= before for before, after in zip(found.nll_before_e, found.nll_after_e, strict=True))
+
+
+def test_an_exit_that_is_always_right_stops_at_the_bound():
+    label_n = torch.arange(10) % 5
+    logits_nek = torch.nn.functional.one_hot(label_n, 5).float()[:, None]
+    always_wrong = -logits_nek
+    for logits, bound in ((logits_nek, 0.05), (always_wrong, 20.0)):
+        found = calibrate(make_table(10, 1, logits_nek=logits, label_n=label_n, basis="labels"))
+        assert_close(found.temperature_e[0], bound, rtol=1e-6, atol=0)
+
+
+def test_rows_that_are_not_finite_do_not_count():
+    table = make_table(50, basis="labels")
+    spoilt = torch.zeros(2, 4, 5)
+    spoilt[0, :, 1], spoilt[1] = torch.inf, torch.nan
+    logits_nek = torch.cat([table.logits_nek, spoilt])
+    worse = make_table(
+        52, logits_nek=logits_nek, label_n=torch.cat([table.label_n, torch.zeros(2).long()]), basis="labels"
+    )
+    assert calibrate(worse) == calibrate(table)
+    only_nan = make_table(3, logits_nek=torch.full((3, 4, 5), torch.nan), basis="labels")
+    assert calibrate(only_nan).temperature_e == (1.0,) * 4
+    assert math.isnan(ece(only_nan, 0, 1.0))
+
+
+def test_reliability_adds_up_to_the_calibration_error():
+    table = make_table(150, basis="labels", noise=2.0)
+    diagram = reliability(table, 1.3, 1)
+    assert diagram.count_w.sum() == 150
+    gap_w = (diagram.right_w - diagram.confidence_w).abs().nan_to_num(0) * diagram.count_w / 150
+    assert_close(float(gap_w.sum()), ece(table, 1, 1.3), rtol=1e-5, atol=1e-6)
+    assert (diagram.right_w[diagram.count_w == 0]).isnan().all()
+    with pytest.raises(PolicyError, match="exit 4 of a table with 4; give 0 to 3, or -1"):
+        reliability(table, 1.0, 4)
