@@ -69,12 +69,14 @@ from dynext.modules.gates import (
     static_gates,
 )
 from dynext.modules.modes import batch_statistics
+from dynext.net.attach import attach, attach_gates
 from dynext.net.cam import class_activation
 from dynext.net.cascade import cascade
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.features import Features, cache_features
+from dynext.net.measure import measure
 from dynext.net.prototypes import Prototypes, draw_shots, prototypes
 from dynext.net.reclassify import reclassify
 from dynext.net.timing import Timing, side_by_side
@@ -102,7 +104,7 @@ from dynext.recipe import recipe_cli
 from dynext.reporting.page import write_page
 from dynext.reporting.report import Report, report
 from dynext.runtime.batch import run_batch
-from dynext.runtime.cost import CostTable, measure
+from dynext.runtime.cost import CostTable
 from dynext.seeding import seeded
 from dynext.train.controls import Ranking, at_equal_cost, random_control, rank_stages, static_control
 from dynext.train.gate_loop import GateFit, GateTraining

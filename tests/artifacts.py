@@ -5,7 +5,8 @@ import torch
 from dynext.graph import split
 from dynext.models import open_model
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.types import InputSpec
 

@@ -30,8 +30,9 @@ from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet, split
 from dynext.graph.shrink import shrink
 from dynext.models.catalog import rebuild
+from dynext.net.attach import from_specs
 from dynext.net.cascade import cascade
-from dynext.net.dynamic_net import DynamicNet, from_specs
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.int8 import to_int8
 from dynext.net.reclassify import replace_last, take_classes
 from dynext.policy.policy import Policy

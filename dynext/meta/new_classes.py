@@ -9,7 +9,8 @@ from typing import Any
 from dynext.errors import FitError
 from dynext.meta.exit_ownership import checked_exits
 from dynext.meta.linear import last_linear
-from dynext.net.dynamic_net import DynamicNet, from_specs
+from dynext.net.attach import from_specs
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.reclassify import replace_last
 from dynext.seeding import seeded
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from dynext.errors import ModelError
 from dynext.graph import split
 from dynext.modules.exits import strided_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import seeded
 
 Steps = Literal["even", "linear"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -48,8 +49,18 @@ def statistics(module: nn.Module, mode: BatchNormMode) -> AbstractContextManager
     return batch_statistics(module) if mode == "batch" else nullcontext()
 
 
+class Modal(Protocol):
+    """What has modules with training flags: an ``nn.Module``, or what offers as much of one."""
+
+    training: bool
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> object: ...
+
+
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: Modal) -> Iterator[None]:
     """Inside, ``module`` is in evaluation; afterwards every training flag is what it was."""
     kept = [(m, m.training) for m in module.modules()]
     try:
@@ -60,7 +71,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def in_evaluation(module: nn.Module) -> AbstractContextManager[None]:
+def in_evaluation(module: Modal) -> AbstractContextManager[None]:
     """``evaluating(module)``, where it is not in evaluation by its own flag: a run of one row has no time to look at
     every part."""
     return evaluating(module) if module.training else nullcontext()

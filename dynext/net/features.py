@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating, statistics
+from dynext.modules.skip_rule import Keep
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.masked_pass import Keep, gated, greedy
+from dynext.net.masked_pass import gated, greedy
 from dynext.types import BatchNormMode, Source
 
 HALF_MAX = 65504.0

@@ -10,22 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from dynext.errors import PolicyError
 from dynext.modules.gates import Gates, Memory
-
-if TYPE_CHECKING:
-    from dynext.net.dynamic_net import DynamicNet
+from dynext.modules.skip_rule import Keep, runs
+from dynext.net.dynamic_net import DynamicNet
 
 Decide = Callable[[int, Tensor], Tensor]
 """``decide(g, logit_b)``: 1 for rows that run gated stage g, 0 for those that skip it ``[b]``; may carry a gradient."""
-
-Keep = Sequence["float | None"]
-"""Per gated stage the least probability at which a row runs it; ``None``: always, and the gate is not asked."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,22 +111,6 @@ def sampled(draw: Generator, mix: float = 1.0) -> Decide:
 def replayed(run_bg: Tensor) -> Decide:
     """Decisions made before, ``[b g]``."""
     return lambda g, logit_b: run_bg[:, g].to(logit_b)
-
-
-def runs(logit_b: Tensor, keep: float | None) -> Tensor:
-    """Which rows run ``[b]``, bool. A row whose gate says NaN runs: what is not understood is not left out.
-
-    >>> runs(torch.tensor([-1.0, 0.0, math.nan]), 0.5).tolist()
-    [False, True, True]
-    """
-    return ~(logit_b < threshold_logit(keep))
-
-
-def threshold_logit(keep: float | None) -> float:
-    """The logit of a probability; minus infinity for ``None`` and 0, which nothing is below."""
-    if keep is None or keep <= 0:
-        return -math.inf
-    return math.inf if keep >= 1 else math.log(keep) - math.log1p(-keep)
 
 
 def trunk_macs(net: DynamicNet, run_bg: Tensor, keep_g: Keep) -> Tensor:

@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynext.errors import PlanError, SourceError
 from dynext.modules.gates import static_gates
 from dynext.modules.modes import evaluating, statistics
-from dynext.net.dynamic_net import DynamicNet, attach_gates
+from dynext.net.attach import attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.prune.apply import check_prunable, smaller
 from dynext.prune.attention_maps import align, as_map, attention_map, of_reduced

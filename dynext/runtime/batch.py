@@ -7,14 +7,14 @@ from torch import Tensor
 
 from dynext.errors import PolicyError, SourceError
 from dynext.modules.modes import in_evaluation
-from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.batch_budget import BatchPlan, going_on, looks
 from dynext.policy.confidence import Confidence
+from dynext.runtime.protocol import Runnable
 from dynext.types import Prediction
 
 
 @torch.inference_mode()
-def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
+def run_batch(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     """Run rows ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a row.
 
     How many go on is known before who does: no device synchronization at all. The net runs in evaluation, whatever mode
@@ -32,7 +32,7 @@ def run_batch(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
         return _run(net, x, plan)
 
 
-def _run(net: DynamicNet, x: Tensor, plan: BatchPlan) -> Prediction:
+def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     policy = plan.policy
     ends = [*(int(exit.after) for exit in net.exits), len(net.staged.stages) - 1]
     confidence = Confidence(policy.confidence, net.num_exits)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,16 +15,14 @@ from dynext.errors import PolicyError, SourceError
 from dynext.modules.modes import in_evaluation
 from dynext.policy.confidence import Confidence
 from dynext.policy.policy import Policy
+from dynext.runtime.protocol import Runnable
 from dynext.runtime.skipping import Compact, Skips
 from dynext.types import Prediction
-
-if TYPE_CHECKING:
-    from dynext.net.dynamic_net import DynamicNet
 
 
 @torch.inference_mode()
 def run(
-    net: DynamicNet, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
+    net: Runnable, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
 ) -> Prediction:
     """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
 
@@ -48,7 +45,7 @@ def run(
         return _run(net, x, policy, compact, deadline_ms)
 
 
-def _run(net: DynamicNet, x: Tensor, policy: Policy, compact: Compact, deadline_ms: float | None) -> Prediction:
+def _run(net: Runnable, x: Tensor, policy: Policy, compact: Compact, deadline_ms: float | None) -> Prediction:
     rule = policy.skip_rule
     skips = None if net.gates is None or rule is None else Skips(net.gates, rule, net.cost, compact)
     if not len(x):
@@ -92,7 +89,7 @@ def _run(net: DynamicNet, x: Tensor, policy: Policy, compact: Compact, deadline_
 
 
 def _run_row(
-    net: DynamicNet, x: Tensor, policy: Policy, exits: dict[int, int], skips: Skips | None, until: float | None
+    net: Runnable, x: Tensor, policy: Policy, exits: dict[int, int], skips: Skips | None, until: float | None
 ) -> Prediction:
     """The same for a row that is alone: nobody is gathered or told apart, and plain numbers keep the books. As tensors
     they cost a thin net a tenth of its time."""
@@ -127,7 +124,7 @@ def _run_row(
 
 
 def _answered(
-    net: DynamicNet, x: Tensor, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
+    net: Runnable, x: Tensor, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
 ) -> Prediction:
     """What exit ``e`` answered the one row of ``x``."""
     ran = None
@@ -153,7 +150,7 @@ class _Books:
     (who stays) and a deadline finds an answer in hand.
     """
 
-    def __init__(self, net: DynamicNet, x: Tensor, policy: Policy, skipping: bool) -> None:
+    def __init__(self, net: Runnable, x: Tensor, policy: Policy, skipping: bool) -> None:
         self.net, self.policy, self.x = net, policy, x
         self.confidence = Confidence(policy.confidence, net.num_exits)
         # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
@@ -240,7 +237,7 @@ class _Books:
         return self.ran_bg & (end_b[:, None] >= end_b.new_tensor(self.net.gates.at))
 
 
-def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
+def _compact_pays(net: Runnable, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
     """Whether to gather the waiting rows now, before the stages up to the next exit that is switched on."""
     if waiting == carried or compact == "never":
         return False
@@ -250,7 +247,7 @@ def _compact_pays(net: DynamicNet, exits: dict[int, int], s: int, carried: int, 
     return net.cost.compaction_pays(s, until, carried=carried, waiting=waiting)
 
 
-def _check(net: DynamicNet, x: Tensor, policy: Policy, compact: str) -> None:
+def _check(net: Runnable, x: Tensor, policy: Policy, compact: str) -> None:
     net.check_policy(policy)
     if compact not in ("auto", "always", "never"):
         raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")

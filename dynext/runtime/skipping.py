@@ -8,16 +8,14 @@ Shapes: b rows that the live tensors carry, g gated stages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from dynext.graph import Stage
 from dynext.modules.gates import Gates, Memory
-from dynext.net.masked_pass import Keep, runs, threshold_logit
-
-if TYPE_CHECKING:
-    from dynext.graph import Stage
-    from dynext.runtime.cost import CostTable
+from dynext.modules.skip_rule import Keep, runs, threshold_logit
+from dynext.runtime.cost import CostTable
 
 Compact = Literal["auto", "always", "never"]
 Live = tuple[Tensor, ...]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from dynext.errors import PolicyError, SourceError
 from dynext.modules.gates import GateSpec, random_gates, static_gates
 from dynext.modules.modes import evaluating, statistics
+from dynext.net.attach import attach_gates
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, gates_of, replayed
 from dynext.policy.policy import Policy
 from dynext.reporting.report import Report, report

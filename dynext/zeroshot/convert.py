@@ -14,11 +14,12 @@ from dynext.data.datasets import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.modules.exits import Heads, default_heads
+from dynext.net.attach import attach
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.measure import measure
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
-from dynext.runtime.cost import measure
 from dynext.train.drift import lost_by_drift
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank

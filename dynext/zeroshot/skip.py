@@ -21,7 +21,8 @@ from dynext.errors import FitError, SplitError
 from dynext.graph import StagedNet, split
 from dynext.modules.exits import Heads, default_heads
 from dynext.modules.gates import GateSpec, policy_gates, recurrent_gates, static_gates
-from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.attach import attach, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, replayed
 from dynext.train.batches import Lesson
 from dynext.train.controls import rank_stages

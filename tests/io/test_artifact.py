@@ -19,8 +19,9 @@ from dynext.io.artifact import CARD, load, save
 from dynext.models import open_model
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import GateSpec, random_gates, static_gates
+from dynext.net.attach import attach, attach_gates
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.runtime.cost import CostTable
 from dynext.types import InputSpec

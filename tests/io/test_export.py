@@ -25,7 +25,8 @@ from dynext.io.run_onnx import OnnxNet, Sureness
 from dynext.models import ResNet
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import GateSpec, random_gates, static_gates
-from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.attach import attach, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.confidence import CONFIDENCES, Confidence
 from dynext.policy.policy import Policy
 from dynext.seeding import seeded

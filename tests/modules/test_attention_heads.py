@@ -17,7 +17,8 @@ from dynext.io.export import export
 from dynext.io.run_onnx import OnnxNet
 from dynext.modules.exit_layers import Attention
 from dynext.modules.exits import attention_heads, build_exit
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.testing import check_net
 from dynext.types import InputSpec

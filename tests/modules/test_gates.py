@@ -22,9 +22,9 @@ from dynext.modules.gates import (
     recurrent_gates,
     static_gates,
 )
-from dynext.net.dynamic_net import attach, attach_gates
-from dynext.net.masked_pass import runs
-from dynext.runtime.cost import measure
+from dynext.modules.skip_rule import runs
+from dynext.net.attach import attach, attach_gates
+from dynext.net.measure import measure
 from dynext.seeding import seeded
 
 TAPS = [(6, 7, 7), (6, 4, 4)]

@@ -9,9 +9,11 @@ from dynext.errors import PolicyError, SourceError, SplitError
 from dynext.graph import split
 from dynext.modules.exits import default_heads, pooled_heads
 from dynext.modules.modes import batch_statistics
+from dynext.net.attach import attach
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach
-from dynext.runtime.cost import CostTable, measure
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.measure import measure
+from dynext.runtime.cost import CostTable
 from dynext.types import InputSpec
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)

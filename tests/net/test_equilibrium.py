@@ -7,7 +7,8 @@ from zoo import NETS
 
 from dynext.graph import split
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium, rescale_gradient
 
 CUTS = {"unet_like": ["stem", "down1", "middle"]}

@@ -8,8 +8,9 @@ from gated_nets import LEARNED, gated_net, rows_for
 from torch.testing import assert_close
 
 from dynext.modules.gates import static_gates
-from dynext.net.dynamic_net import attach_gates
-from dynext.net.masked_pass import gated, greedy, replayed, runs, sampled, straight_through, threshold_logit, trunk_macs
+from dynext.modules.skip_rule import runs, threshold_logit
+from dynext.net.attach import attach_gates
+from dynext.net.masked_pass import gated, greedy, replayed, sampled, straight_through, trunk_macs
 from dynext.seeding import generator
 
 

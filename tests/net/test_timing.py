@@ -7,7 +7,7 @@ from zoo import NETS
 from dynext.errors import PolicyError, SourceError
 from dynext.graph import split
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import attach
+from dynext.net.attach import attach
 from dynext.net.timing import side_by_side
 from dynext.policy.policy import Policy
 from dynext.runtime import cost

@@ -14,13 +14,14 @@ from dynext.errors import PolicyError, SourceError
 from dynext.graph import split
 from dynext.graph.macs import counting
 from dynext.modules.exits import default_heads
+from dynext.net.attach import attach
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.measure import measure
 from dynext.policy.batch_budget import plan_batch
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
 from dynext.runtime.batch import run_batch
-from dynext.runtime.cost import measure
 from dynext.types import InputSpec
 
 NAMES = sorted(ZOO)

@@ -12,12 +12,13 @@ from dynext.graph import stages_by_hand
 from dynext.graph.macs import counting
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import random_gates, recurrent_gates, static_gates
+from dynext.net.attach import attach, attach_gates
 from dynext.net.collect import collect
-from dynext.net.dynamic_net import DynamicNet, attach, attach_gates
+from dynext.net.dynamic_net import DynamicNet
+from dynext.net.measure import measure
 from dynext.policy.confidence import Learned, Measure, confidences
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
-from dynext.runtime.cost import measure
 from dynext.testing import check_gates, halving_rule
 
 KINDS = sorted(LEARNED)

@@ -8,10 +8,12 @@ from tables import make_skipping, make_table
 
 from dynext.errors import PolicyError, SplitError
 from dynext.modules.gates import recurrent_gates
+from dynext.net.attach import attach_gates
 from dynext.net.cascade import cascade
 from dynext.net.collect import collect, timed
-from dynext.net.dynamic_net import DynamicNet, attach_gates
+from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy
+from dynext.net.measure import measure
 from dynext.policy.batch_budget import plan_batch, simulate_batch
 from dynext.policy.choose import choose
 from dynext.policy.fronts.exact import exact_front
@@ -20,7 +22,6 @@ from dynext.policy.fronts.quota import quota_front
 from dynext.policy.fronts.risk_control import control_risk
 from dynext.policy.policy import Policy
 from dynext.policy.timed_table import clocked
-from dynext.runtime.cost import measure
 
 KINDS = sorted(LEARNED)
 

@@ -9,7 +9,8 @@ from torch import nn
 from dynext.graph import split
 from dynext.models import ResNet
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator, seeded
 from dynext.types import InputSpec
 

@@ -5,7 +5,7 @@ from zoo import NETS
 
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import attach
+from dynext.net.attach import attach
 from dynext.zeroshot.cross_fit import FOLDS, held_out_table
 from dynext.zeroshot.distill import Features, head_logits
 

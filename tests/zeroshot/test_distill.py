@@ -12,7 +12,8 @@ from dynext.data.datasets import Rows
 from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec
 from dynext.zeroshot.distill import Features, cache_features, distill, head_logits
 

@@ -17,7 +17,8 @@ from dynext.errors import FitError, SourceError
 from dynext.graph import split
 from dynext.modules.exits import default_heads
 from dynext.modules.modes import batch_norms, batch_statistics
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import seeded
 from dynext.train.drift import measure_drift
 from dynext.train.frozen_teacher import Guide, lent, recorded

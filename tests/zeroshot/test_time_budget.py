@@ -10,7 +10,7 @@ from zoo import NETS
 from dynext.errors import SourceError
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import attach
+from dynext.net.attach import attach
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.pace import Pace, pace
 from dynext.zeroshot.time_budget import (

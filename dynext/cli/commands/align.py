@@ -15,7 +15,6 @@ from dynext.align.losses import Loss
 from dynext.align.report import Rechosen, compared, rechoose
 from dynext.align.result import Alignment, Trunk
 from dynext.align.train import align as align_exits
-from dynext.cli.commands.convert import forget_work, work_folder
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
     artefact_options,
@@ -28,6 +27,7 @@ from dynext.cli.shared.options import (
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.rows import unlabelled_rows
 from dynext.cli.shared.show import print_json
+from dynext.cli.shared.work import forget_work, work_folder
 from dynext.data.datasets import Rows, fashion_mnist
 from dynext.errors import SourceError
 from dynext.io.artifact import Artifact

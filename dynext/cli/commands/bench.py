@@ -16,10 +16,10 @@ from dynext.cli.shared.show import print_json, timing_lines
 from dynext.errors import PolicyError
 from dynext.io.artifact import PAGE, Artifact, save
 from dynext.net.collect import timed
+from dynext.net.measure import measure
 from dynext.net.timing import side_by_side
 from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
-from dynext.runtime.cost import measure
 
 TIMED_ROWS = 1024
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +23,7 @@ from dynext.cli.shared.options import (
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.rows import drawn, unlabelled_rows
 from dynext.cli.shared.show import print_json, timing_lines
+from dynext.cli.shared.work import forget_work, work_folder
 from dynext.data.datasets import Rows
 from dynext.io.artifact import PAGE
 from dynext.net.timing import Timing, side_by_side
@@ -34,7 +32,7 @@ from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, Train
 from dynext.zeroshot.convert import convert as make_dynamic
 from dynext.zeroshot.skip import SKIP_STEPS, SkipKind
-from dynext.zeroshot.synth.synthesize import METHODS, fingerprint
+from dynext.zeroshot.synth.synthesize import METHODS
 
 TIMED_ROWS = 512
 
@@ -168,22 +166,6 @@ def convert(
     click.echo(f"\n{found}\n")
     click.echo(timing_lines(timings, timed_on))
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
-
-
-def forget_work(output: Path) -> None:
-    """What was kept for an interrupted run goes."""
-    for leftover in output.absolute().parent.iterdir():
-        if leftover.name.startswith(f".{output.name}.work-"):
-            shutil.rmtree(leftover)
-
-
-def work_folder(output: Path, teacher: nn.Module, seen: Rows | None, asked: dict[str, Any]) -> Path:
-    """Where an interrupted run is found again: beside ``output``, one for each set of arguments, net and images."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    digest.update(fingerprint(teacher).encode())
-    if seen is not None:
-        digest.update(seen.pixels.numpy().tobytes())
-    return output.absolute().with_name(f".{output.name}.work-{digest.hexdigest()[:8]}")
 
 
 def _timed(

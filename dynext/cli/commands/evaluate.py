@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from dynext.cli.commands.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.classes import episode_options
+from dynext.cli.shared.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
 from dynext.cli.shared.pictures import first_and_last, load_pictures

@@ -9,7 +9,6 @@ from typing import Any
 import click
 import torch
 
-from dynext.cli.commands.convert import forget_work, work_folder
 from dynext.cli.shared.classes import KINDS, SPLIT, class_rows, episode_options, episodes_of, split_rows
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
@@ -22,6 +21,7 @@ from dynext.cli.shared.options import (
     seed_option,
 )
 from dynext.cli.shared.show import columns, print_json
+from dynext.cli.shared.work import forget_work, work_folder
 from dynext.fitting import FitConfig
 from dynext.graph import split as cut
 from dynext.io.artifact import PAGE
@@ -32,7 +32,7 @@ from dynext.meta.new_classes import recipe_with_classes, with_classes
 from dynext.meta.start import FILE
 from dynext.meta.train import meta_train as train
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import attach
+from dynext.net.attach import attach
 from dynext.policy.calibrate import calibrate
 from dynext.policy.choose import choose
 

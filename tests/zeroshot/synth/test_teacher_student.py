@@ -11,7 +11,8 @@ from dynext.errors import SourceError
 from dynext.graph import split
 from dynext.models import ResNet
 from dynext.modules.exits import default_heads
-from dynext.net.dynamic_net import DynamicNet, attach
+from dynext.net.attach import attach
+from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import bn_distance
