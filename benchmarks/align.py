@@ -57,27 +57,27 @@ METHODS: dict[str, dict[str, Any]] = {
 class Judge:
     """Rows that all methods of a seed are judged on; the frozen trunk is run over them once."""
 
-    rows: dx.data.Rows
-    features: dx.Features
+    rows: dx.data.Samples
+    features: dx.zeroshot.Features
     final_nd: torch.Tensor
     """What the last exit sees of them."""
 
     @classmethod
-    def of(cls, net: dx.DynamicNet, rows: dx.data.Rows) -> Judge:
+    def of(cls, net: dx.DynamicNet, rows: dx.data.Samples) -> Judge:
         with given_to(last_linear(net)) as given:
-            features = dx.cache_features(net, None, rows, progress=False)
+            features = dx.zeroshot.cache_features(net, None, rows, progress=False)
         return cls(rows=rows, features=features, final_nd=torch.cat([f.clone() for f in given]))
 
     @torch.no_grad()
-    def seen(self, found: dx.Alignment) -> dx.Embeddings:
-        """`dx.embed` of these rows, without the trunk where that is as it was."""
+    def seen(self, found: dx.align.Alignment) -> dx.align.Embeddings:
+        """`dx.align.embed` of these rows, without the trunk where that is as it was."""
         if found.trunk == "joint":
-            return dx.embed(found.net, self.rows)
+            return dx.align.embed(found.net, self.rows)
         pairs = list(zip(found.net.eval().exits, self.features.reduced_e, strict=True))
         early = [torch.cat([exit.embedder(part.float()) for part in reduced.split(512)]) for exit, reduced in pairs]
         logits = [exit.classifier(f) for (exit, _), f in zip(pairs, early, strict=True)]
         logits_nek = torch.stack([*logits, self.features.logits_nk], dim=1)
-        return dx.Embeddings(embedding_e=(*early, self.final_nd), logits_nek=logits_nek, label_n=self.rows.y)
+        return dx.align.Embeddings(embedding_e=(*early, self.final_nd), logits_nek=logits_nek, label_n=self.rows.y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Setting:
     """What all methods of a seed share."""
 
     net: dx.DynamicNet
-    taught: dx.data.Rows
+    taught: dx.data.Samples
     apart: Judge
     test: Judge
     steps: int
@@ -99,7 +99,7 @@ class Setting:
     def seen(self) -> list[int]:
         return [k for k in range(self.net.num_classes) if k not in HELD_OUT]
 
-    def without_held_out(self) -> dx.data.Rows:
+    def without_held_out(self) -> dx.data.Samples:
         known = ~torch.isin(self.taught.y, torch.tensor(HELD_OUT))
         return self.taught.subset(known.nonzero()[:, 0])
 
@@ -165,7 +165,7 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     """One line: what a method gives on all classes, then with some held out."""
     same = {"steps": given.steps, "batch_size": given.batch_size, "weight": given.weight, "seed": given.seed}
     common = {**same, "progress": False, **options}
-    aligned = dx.align(given.net, given.taught, **common)
+    aligned = dx.align.align_exits(given.net, given.taught, **common)
     apart, test = given.apart.seen(aligned), given.test.seen(aligned)
     some = dx.collect(aligned.net, given.apart.rows.subset(torch.arange(8)).unlabelled())  # what exits cost
     seen = replace(some, logits_nek=apart.logits_nek, rows="rows kept apart")
@@ -176,7 +176,7 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {
         "depth": [macs / judged.static_macs for macs in judged.trunk_macs_e],
         "linear": judged.right_ne.double().mean(0).tolist(),
-        "cka": [dx.cka(f, test.embedding_e[-1]) for f in test.embedding_e],
+        "cka": [dx.align.cka(f, test.embedding_e[-1]) for f in test.embedding_e],
         "macs": outcome.macs / judged.static_macs,
         "accuracy_there": outcome.accuracy,
         "static": float(static_n.double().mean()),
@@ -190,41 +190,43 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     for where, (shown, asked) in spaces.items():
         for shots in SHOTS:
             found[f"{shots}-shot{where}"] = few_shot(shown, asked, shots, given.draws)
-    without = dx.align(given.net, given.without_held_out(), classes=given.seen, **common)
+    without = dx.align.align_exits(given.net, given.without_held_out(), classes=given.seen, **common)
     return {**found, **held_out(without, given)}
 
 
-def few_shot(shown: dx.Embeddings, asked: dx.Embeddings, shots: int, draws: int) -> list[float]:
+def few_shot(shown: dx.align.Embeddings, asked: dx.align.Embeddings, shots: int, draws: int) -> list[float]:
     """Mean accuracy of prototypes at each exit, over draws of the examples."""
     shares = []
     for draw in range(draws):
-        index = dx.draw_shots(shown.label_n, shots, seed=draw)
-        classes = dx.prototypes(shown.subset(index).embedding_e, shown.label_n[index], center_on=shown.embedding_e)
+        index = dx.align.draw_shots(shown.label_n, shots, seed=draw)
+        classes = dx.align.prototypes(
+            shown.subset(index).embedding_e, shown.label_n[index], center_on=shown.embedding_e
+        )
         right_ne = classes.logits(asked.embedding_e).argmax(-1) == asked.label_n[:, None]
         shares.append(right_ne.double().mean(0))
     return torch.stack(shares).mean(0).tolist()
 
 
-def held_out(aligned: dx.Alignment, given: Setting) -> dict[str, Any]:
+def held_out(aligned: dx.align.Alignment, given: Setting) -> dict[str, Any]:
     """Accuracy on classes that the exits have seen no row of: by their own classifiers, and zero-shot.
 
-    As `dx.zero_shot` answers, from embeddings that are taken once.
+    As `dx.align.zero_shot` answers, from embeddings that are taken once.
     """
     asked, label_n = given.test.seen(aligned), given.test.rows.y
-    own = dx.held_out_accuracy(asked.logits_nek, label_n, HELD_OUT)
+    own = dx.align.held_out_accuracy(asked.logits_nek, label_n, HELD_OUT)
     found: dict[str, Any] = {"held out, own classifier": list(own.zero_shot_e)}
     if not aligned.weight:
         return found
     z = aligned.space.project(asked)
     shown = aligned.space.project(given.apart.seen(aligned))
-    ways = {"prototypes": dx.final_prototypes(shown, aligned.net.num_classes)}
+    ways = {"prototypes": dx.align.final_prototypes(shown, aligned.net.num_classes)}
     if aligned.loss in ("cosine", "l2"):
         ways["weights"] = aligned.space.class_vectors(aligned.net)
     for way, vector_kd in ways.items():
         exits, zero = aligned.net.num_exits, torch.zeros(vector_kd.shape[1])
-        logits_nek = dx.Prototypes(vector_e=(vector_kd,) * exits, center_e=(zero,) * exits).logits(z.embedding_e)
+        logits_nek = dx.align.Prototypes(vector_e=(vector_kd,) * exits, center_e=(zero,) * exits).logits(z.embedding_e)
         logits_nek[:, -1] = asked.logits_nek[:, -1]
-        known = dx.held_out_accuracy(logits_nek, label_n, HELD_OUT)
+        known = dx.align.held_out_accuracy(logits_nek, label_n, HELD_OUT)
         found[f"zero-shot by {way}"] = list(known.zero_shot_e)
         found[f"harmonic by {way}"] = list(known.harmonic_e)
     return found

@@ -70,7 +70,7 @@ def halving(net: dx.DynamicNet, x: torch.Tensor) -> dx.Policy:
     """Each exit's threshold is the median confidence of the rows that reach it; off where none does, for ties."""
     confidence_ne = torch.cat(
         [
-            dx.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)
+            dx.policies.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)
             for part in x.split(64)
         ]
     )

@@ -47,9 +47,9 @@ class Setting:
     """What all methods of a seed share."""
 
     seed: int
-    taught: dx.data.Rows
-    held_out: dx.data.Rows
-    test: dx.data.Rows
+    taught: dx.data.Samples
+    held_out: dx.data.Samples
+    test: dx.data.Samples
     steps: int
     optimizer: str
     depth: int
@@ -131,35 +131,35 @@ def trained(method: str, given: Setting, static: dx.DynamicNet | None) -> tuple[
         net = dx.attach(static.staged, dx.default_heads(10), seed=given.seed)
         rows = rows.subset(torch.arange(min(len(rows), 20_000)))
         if method == "frozen_jei_dnn":
-            return dx.jei_dnn(net, rows, adam, batch_size=128)
-        train = dx.shallow_deep if method == "frozen_shallow_deep" else dx.zero_time_waste
+            return dx.train.jei_dnn(net, rows, adam, batch_size=128)
+        train = dx.train.shallow_deep if method == "frozen_shallow_deep" else dx.train.zero_time_waste
         return train(net, rows, adam, batch_size=128), None
     if method == "static":
         net = given.net()
-        return dx.train_jointly(net, rows, config, weight_e=(*[0.0] * (net.num_exits - 1), 1.0), **more), None
+        return dx.train.joint(net, rows, config, weight_e=(*[0.0] * (net.num_exits - 1), 1.0), **more), None
     if method == "branchynet":
         net = given.net()
-        return dx.train_jointly(
-            net, rows, config, weight_e=torch.linspace(1, 0.3, net.num_exits).tolist(), **more
-        ), None
+        return dx.train.joint(net, rows, config, weight_e=torch.linspace(1, 0.3, net.num_exits).tolist(), **more), None
     if method == "imta":
-        return dx.imta(given.net(), rows, config, heads=adam, **more), None
+        return dx.train.imta(given.net(), rows, config, heads=adam, **more), None
     if method == "mixed":
         first, second = (given.config(steps=given.steps // 2) for _ in range(2))
-        return dx.train_mixed(given.net(), rows, second, backbone=first, **more), None
+        return dx.train.mixed(given.net(), rows, second, backbone=first, **more), None
     if method == "msdnet":
         net = dx.models.msdnet("anytime", side=28, channels=1, seed=given.seed, **given.msdnet)
-        return dx.train_jointly(net, rows, config, **more), None
+        return dx.train.joint(net, rows, config, **more), None
     found = {
-        "joint": lambda: dx.train_jointly(given.net(), rows, config, **more),
-        "shallow_deep": lambda: dx.shallow_deep(given.net(), rows, config, trunk="joint", **more),
-        "distillation_last": lambda: dx.multi_exit_distillation(given.net(), rows, config, **more),
-        "distillation_later": lambda: dx.multi_exit_distillation(given.net(), rows, config, teachers="later", **more),
-        "half_the_labels": lambda: dx.multi_exit_distillation(given.net(), part, config, **more),
-        "semi_supervised": lambda: dx.multi_exit_distillation(given.net(), part, config, unlabelled=rest, **more),
-        "own_teacher": lambda: dx.be_your_own_teacher(given.net(), rows, config, **more),
-        "scan": lambda: dx.scan(given.net(dx.attention_heads), rows, config, **more),
-        "boostnet": lambda: dx.boostnet(given.net(), rows, config, **more),
+        "joint": lambda: dx.train.joint(given.net(), rows, config, **more),
+        "shallow_deep": lambda: dx.train.shallow_deep(given.net(), rows, config, trunk="joint", **more),
+        "distillation_last": lambda: dx.train.multi_exit_distillation(given.net(), rows, config, **more),
+        "distillation_later": lambda: dx.train.multi_exit_distillation(
+            given.net(), rows, config, teachers="later", **more
+        ),
+        "half_the_labels": lambda: dx.train.multi_exit_distillation(given.net(), part, config, **more),
+        "semi_supervised": lambda: dx.train.multi_exit_distillation(given.net(), part, config, unlabelled=rest, **more),
+        "own_teacher": lambda: dx.train.be_your_own_teacher(given.net(), rows, config, **more),
+        "scan": lambda: dx.train.scan(given.net(dx.heads.attention_heads), rows, config, **more),
+        "boostnet": lambda: dx.train.boostnet(given.net(), rows, config, **more),
     }
     return found[method](), None
 
@@ -173,7 +173,7 @@ def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> di
     for budget in BUDGETS:
         try:
             there = dx.choose(seen, budget=budget / share, temperature=calibration, rule="plain")
-        except dx.PolicyError:
+        except dx.errors.PolicyError:
             along.append(1 / test.num_classes)
         else:
             along.append(dx.simulate(test, there).accuracy)

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def heads(
-    opened: dx.Opened, test: dx.data.Rows, method: str, bn: str, seed: int, *, quick: bool
+    opened: dx.Opened, test: dx.data.Samples, method: str, bn: str, seed: int, *, quick: bool
 ) -> tuple[list[float], float]:
     """Accuracy of every exit on ``test``, and the CPU seconds of synthesis, caching and distillation."""
     began = time.process_time()

@@ -12,13 +12,13 @@ from torch import Tensor
 import dynext as dx
 
 
-def outlines(net: dx.DynamicNet, rows: dx.data.Rows) -> dict[str, Any]:
+def outlines(net: dx.DynamicNet, rows: dx.data.Samples) -> dict[str, Any]:
     """Mean correlation of each exit's class activation maps with the edges of the images (Sobel)."""
     x = rows.take(torch.arange(256)).x
     edges = sobel(x.mean(1, keepdim=True))
     found = []
     for e in range(net.num_exits):
-        maps = F.interpolate(dx.class_activation(net, x, e)[:, None], size=x.shape[-2:], mode="bilinear")
+        maps = F.interpolate(dx.prune.class_activation(net, x, e)[:, None], size=x.shape[-2:], mode="bilinear")
         a, b = (part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in (maps, edges))
         cosine = F.cosine_similarity(a, b)
         found.append(float(cosine[maps.flatten(1).std(1) > 0].mean()))
@@ -31,7 +31,7 @@ def sobel(x: Tensor) -> Tensor:
     return both.square().sum(1, keepdim=True).sqrt()
 
 
-def pictures(net: dx.DynamicNet, rows: dx.data.Rows, folder: Path | None, seed: int) -> None:
+def pictures(net: dx.DynamicNet, rows: dx.data.Samples, folder: Path | None, seed: int) -> None:
     """Ten images, and where each exit looks."""
     if folder is None:
         return
@@ -43,7 +43,7 @@ def pictures(net: dx.DynamicNet, rows: dx.data.Rows, folder: Path | None, seed: 
     for n, image in enumerate(rows.spec.pixels(x)):
         axes[0][n].imshow(image[0], cmap="gray")
     for e in range(net.num_exits):
-        for n, seen in enumerate(dx.class_activation(net, x, e)):
+        for n, seen in enumerate(dx.prune.class_activation(net, x, e)):
             axes[e + 1][n].imshow(seen, cmap="magma")
     for axis in axes.flat:
         axis.axis("off")

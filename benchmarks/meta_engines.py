@@ -60,7 +60,7 @@ def net(kind: str) -> dx.DynamicNet:
     staged = dx.split(model, torch.zeros(1, 1, 28, 28), after=["block1", "block2", "block3"])
     if kind != "multi-exit":
         return dx.DynamicNet(staged, [])
-    return dx.attach(staged, dx.conv_heads(WAY, hidden=32))
+    return dx.attach(staged, dx.heads.conv_heads(WAY, hidden=32))
 
 
 def rows(dtype: torch.dtype, shot: int = 1, query: int = 15) -> tuple[Tensor, ...]:
@@ -72,9 +72,9 @@ def rows(dtype: torch.dtype, shot: int = 1, query: int = 15) -> tuple[Tensor, ..
     return tuple(found)
 
 
-def meta_loss(kind: str, dtype: torch.dtype, inner: dx.InnerLoop, **how: Any) -> MetaLoss:
+def meta_loss(kind: str, dtype: torch.dtype, inner: dx.meta.InnerLoop, **how: Any) -> MetaLoss:
     made = net(kind).to(dtype)
-    return MetaLoss(made, separate(made, dx.ownership(made, adapts=inner.adapts)), inner, **how)
+    return MetaLoss(made, separate(made, dx.meta.ownership(made, adapts=inner.adapts)), inner, **how)
 
 
 def furthest(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
@@ -121,7 +121,7 @@ def milliseconds(steps: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 
 def compare(kind: str, dtype: torch.dtype, rule: str, repeats: int) -> dict[str, Any]:
-    inner = dx.InnerLoop.of("maml", rule=rule, steps=3)
+    inner = dx.meta.InnerLoop.of("maml", rule=rule, steps=3)
     given = rows(dtype)
     steps = {}
     for engine in ENGINES:
@@ -141,7 +141,7 @@ def heads_alone(kind: str, repeats: int) -> dict[str, float]:
 
     The ratio hangs on what heads cost beside the trunk: those of the small multi-exit net are dearer than its trunk.
     """
-    inner = dx.InnerLoop()
+    inner = dx.meta.InnerLoop()
     given = rows(torch.float32)
     cached, whole = (meta_loss(kind, torch.float32, inner, cached=cached) for cached in (True, False))
     joint = net(kind).train()

@@ -48,10 +48,10 @@ APART = 1 / 6
 class Setting:
     """What all methods share."""
 
-    taught: dx.data.Rows
-    apart: dx.data.Rows
+    taught: dx.data.Samples
+    apart: dx.data.Samples
     """Classes that no training sees, for thresholds."""
-    tested: dx.data.Rows
+    tested: dx.data.Samples
     seconds: float
     episodes: int
     channels: int
@@ -63,10 +63,10 @@ class Setting:
             model = Conv4(self.channels, classes).eval()
         staged = dx.split(model, torch.zeros(1, *self.taught.shape), after=["block1", "block2", "block3"])
         # Deeper heads would cost more than the trunk, and no exit would be cheap.
-        return dx.attach(staged, dx.conv_heads(classes, hidden=self.channels // 2, separable=0), seed=self.seed)
+        return dx.attach(staged, dx.heads.conv_heads(classes, hidden=self.channels // 2, separable=0), seed=self.seed)
 
-    def drawn(self, rows: dx.data.Rows, way: int, shot: int, seed: int) -> dx.Episodes:
-        return dx.Episodes(rows=rows, way=way, shot=shot, query=min(15, 20 - shot), seed=seed)
+    def drawn(self, rows: dx.data.Samples, way: int, shot: int, seed: int) -> dx.data.Episodes:
+        return dx.data.Episodes(rows=rows, way=way, shot=shot, query=min(15, 20 - shot), seed=seed)
 
 
 class Conv4(nn.Module):
@@ -107,18 +107,18 @@ def trained(training: str, task: str, given: Setting) -> tuple[Any, dict[str, fl
 
     if training in ("joint", "fusion"):
         net = given.net(int(given.taught.y.max()) + 1)
-        verb = {"joint": dx.train_jointly, "fusion": dx.meta_fusion}[training]
+        verb = {"joint": dx.train.joint, "fusion": dx.meta.meta_fusion}[training]
         return in_time(given.seconds, lambda steps: verb(net, given.taught, config(steps), batch_size=64), probe=5)
     net, drawn, batch = given.net(way), given.drawn(given.taught, way, shot, seed=0), given.batch
     if training == "prototypes":
         many = min(MANY, int(given.taught.y.max()) + 1)
-        drawn, batch = dx.Episodes(rows=given.taught, way=many, shot=1, query=5), 1
+        drawn, batch = dx.data.Episodes(rows=given.taught, way=many, shot=1, query=5), 1
     changes = {} if training == "prototypes" else {"steps": 3, "lr": 0.4 if training == "maml" else 0.1}
-    inner = dx.InnerLoop.of(training, **changes)
+    inner = dx.meta.InnerLoop.of(training, **changes)
     exits = [range(net.num_exits)] if inner.adapts == "used" else None  # adapted as one net, with one trunk
     return in_time(
         given.seconds,
-        lambda steps: dx.meta_train(net, drawn, config(steps), inner=inner, exits=exits, batch=batch),
+        lambda steps: dx.meta.meta_train(net, drawn, config(steps), inner=inner, exits=exits, batch=batch),
         probe=5,
     )
 
@@ -134,11 +134,11 @@ def measured(net: Any, method: str, task: str, given: Setting) -> dict[str, Any]
     """One line: accuracies on episodes of classes that no training saw."""
     way, shot = TASKS[task]
     how = how_to_learn(method) | {"progress": False}
-    seen = dx.evaluate_episodes(
+    seen = dx.meta.evaluate_episodes(
         net, given.drawn(given.apart, way, shot, seed=1), count=max(given.episodes // 3, 2), **how
     )
     policy = dx.choose(seen.table, budget=BUDGET, temperature=dx.calibrate(seen.table), rule="plain")
-    found = dx.evaluate_episodes(net, given.drawn(given.tested, way, shot, seed=2), count=given.episodes, **how)
+    found = dx.meta.evaluate_episodes(net, given.drawn(given.tested, way, shot, seed=2), count=given.episodes, **how)
     dynamic, spent = found.under(policy)
     whole = found.table.static_macs
     costs = zip(found.table.trunk_macs_e, found.table.head_macs_e, strict=True)
@@ -224,13 +224,15 @@ def on_held_out(seed: int, given: argparse.Namespace) -> dict[str, Any]:
 
 def setting_of(given: argparse.Namespace) -> Setting:
     if given.quick:
-        taught, tested = dx.split_classes(dx.data.digits(side=28), [5, 5], seed=0)
+        taught, tested = dx.data.split_classes(dx.data.digits(side=28), [5, 5], seed=0)
         # ten classes are too few to keep five more apart
         return Setting(taught=taught, apart=taught, tested=tested, seconds=2, episodes=10, channels=8, batch=1, seed=0)
     rows = dx.data.omniglot("small1", root=given.root)
     characters = int(rows.y.max()) + 1
     few = round(APART * characters)
-    taught, apart = (dx.with_rotations(part) for part in dx.split_classes(rows, [characters - few, few], seed=0))
+    taught, apart = (
+        dx.data.with_rotations(part) for part in dx.data.split_classes(rows, [characters - few, few], seed=0)
+    )
     tested = dx.data.omniglot("small2", root=given.root)
     return Setting(
         taught=taught, apart=apart, tested=tested, seconds=given.seconds, episodes=given.episodes, channels=64, batch=4,

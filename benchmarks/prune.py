@@ -50,9 +50,9 @@ class Setting:
     opened: dx.Opened
     source: dx.Source
     """What is learned from."""
-    held_out: dx.data.Rows
+    held_out: dx.data.Samples
     """For thresholds; with labels where rows have them."""
-    test: dx.data.Rows
+    test: dx.data.Samples
     spent: dict[str, Any]
     """Of `FULL`'s kind."""
     precision: Any
@@ -149,21 +149,21 @@ def settings(given: argparse.Namespace, seed: int, spent: dict[str, Any]) -> Set
 def exit_lines(given: Setting) -> list[dict[str, Any]]:
     """Each early exit's accuracy and MACs by every way of using attention."""
     net, source, config = given.net(), given.source, given.config()
-    lent = dx.lend_attention(net, seed=given.seed)
+    lent = dx.prune.lend_attention(net, seed=given.seed)
     batch: Any = {"batch_size": given.spent["batch"]}
-    faded = dx.distill_attention(lent, source, config, **batch)
-    masked = dx.distill_attention(lent, source, config, anneal=False, **batch)
-    scan = given.net(dx.attention_heads(given.opened.num_classes))
+    faded = dx.prune.distill_attention(lent, source, config, **batch)
+    masked = dx.prune.distill_attention(lent, source, config, anneal=False, **batch)
+    scan = given.net(dx.heads.attention_heads(given.opened.num_classes))
     nets = {
-        "plain": dx.transfer_attention(net, source, config, weight=0.0, **batch),
-        "scan": dx.transfer_attention(scan, source, config, weight=0.0, **batch),
-        "mimicry": dx.transfer_attention(net, source, config, **batch),
-        "detached": dx.detach(faded),
-        "detached_mask": dx.detach(masked),
+        "plain": dx.prune.transfer_attention(net, source, config, weight=0.0, **batch),
+        "scan": dx.prune.transfer_attention(scan, source, config, weight=0.0, **batch),
+        "mimicry": dx.prune.transfer_attention(net, source, config, **batch),
+        "detached": dx.prune.detach(faded),
+        "detached_mask": dx.prune.detach(masked),
     }
     found: dict[str, tuple[Callable[[Tensor], Tensor], dx.DynamicNet]]
     found = {name: (one.all_exits, one) for name, one in nets.items()}
-    found["attached"] = (masked.attached, dx.detach(masked))
+    found["attached"] = (masked.attached, dx.prune.detach(masked))
     lines = []
     for name, (all_exits, one) in found.items():
         macs = [(a + b) / net.staged.macs for a, b in zip(one.trunk_macs_e, one.head_macs_e, strict=True)]
@@ -173,13 +173,13 @@ def exit_lines(given: Setting) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def accuracies(all_exits: Callable[[Tensor], Tensor], test: dx.data.Rows) -> list[float]:
+def accuracies(all_exits: Callable[[Tensor], Tensor], test: dx.data.Samples) -> list[float]:
     right = [(all_exits(batch.x).argmax(-1) == batch.y[:, None]).double().sum(0) for batch in test]
     return (torch.stack(right).sum(0) / len(test)).tolist()
 
 
 @torch.inference_mode()
-def milliseconds(head: nn.Module, test: dx.data.Rows, net: dx.DynamicNet, e: int) -> float:
+def milliseconds(head: nn.Module, test: dx.data.Samples, net: dx.DynamicNet, e: int) -> float:
     """Median over single rows of what an exit takes beyond its stages."""
     x = test.take(torch.arange(1)).x
     tap = net.taps(x)[0][e]
@@ -193,19 +193,19 @@ def milliseconds(head: nn.Module, test: dx.data.Rows, net: dx.DynamicNet, e: int
 def way_lines(given: Setting) -> list[dict[str, Any]]:
     """Accuracy, MACs and milliseconds of every way to spend less, and of their combinations."""
     source, model = given.source, given.opened.model
-    net = dx.transfer_attention(given.net(), source, given.config(), weight=0.0, batch_size=given.spent["batch"])
+    net = dx.prune.transfer_attention(given.net(), source, given.config(), weight=0.0, batch_size=given.spent["batch"])
     bare = bare_of(net)
-    lines = [line("static", bare, given), line("int8", dx.quantize(bare, given.held_out), given)]
+    lines = [line("static", bare, given), line("int8", dx.prune.quantize(bare, given.held_out), given)]
     for budget in given.spent["budgets"]:
         small = smaller(net, budget, given)
-        coarse = dx.quantize(small, given.held_out)
+        coarse = dx.prune.quantize(small, given.held_out)
         lines += [
             line("pruned", bare_of(small), given, budget=budget),
             line("pruned_int8", bare_of(coarse), given, budget=budget),
             line("exits_pruned", small, given, budget=budget),
             line("exits_pruned_int8", coarse, given, budget=budget),
         ]
-    lines += [line("exits", net, given), line("exits_int8", dx.quantize(net, given.held_out), given)]
+    lines += [line("exits", net, given), line("exits_int8", dx.prune.quantize(net, given.held_out), given)]
     for width in given.spent["widths"]:
         lines.append(line("compact", compact(width, model, given), given, budget=width))
     if given.spent["skip"]:
@@ -214,8 +214,8 @@ def way_lines(given: Setting) -> list[dict[str, Any]]:
 
 
 def smaller(net: dx.DynamicNet, budget: float, given: Setting) -> dx.DynamicNet:
-    small = dx.apply_plan(net, dx.rank(net, budget=budget, by="taylor", source=given.source))
-    return dx.finetune(small, given.opened.model, given.source, given.config(0.5))
+    small = dx.prune.apply_plan(net, dx.prune.rank(net, budget=budget, by="taylor", source=given.source))
+    return dx.prune.finetune(small, given.opened.model, given.source, given.config(0.5))
 
 
 def bare_of(net: dx.DynamicNet) -> dx.DynamicNet:
@@ -225,7 +225,7 @@ def bare_of(net: dx.DynamicNet) -> dx.DynamicNet:
 def compact(width: float, model: nn.Module, given: Setting) -> dx.DynamicNet:
     with dx.seeded(given.seed):
         student = dx.models.MobileNetV2(given.opened.num_classes, given.opened.spec.shape[0], width).eval()
-    taught = dx.distill_static(student, model, given.source, given.config())
+    taught = dx.prune.distill_static(student, model, given.source, given.config())
     return dx.DynamicNet(dx.split(taught, torch.zeros(1, *given.opened.spec.shape)), [])
 
 

@@ -64,10 +64,10 @@ class Bench:
     """One net, rows to train on, to rank by and to judge by."""
 
     opened: dx.Opened
-    staged: dx.StagedNet
-    train: dx.data.Rows
-    ranked: dx.data.Rows
-    test: dx.data.Rows
+    staged: dx.graph.StagedNet
+    train: dx.data.Samples
+    ranked: dx.data.Samples
+    test: dx.data.Samples
     seed: int
     precision: Any
     size: dict[str, Any]
@@ -96,9 +96,9 @@ class Bench:
             size=size,
         )
 
-    def fitting(self, steps: int, lr: float, trunk_lr: float) -> dx.GateFit:
+    def fitting(self, steps: int, lr: float, trunk_lr: float) -> dx.train.GateFit:
         batch = self.size["batch"]
-        return dx.GateFit(
+        return dx.train.GateFit(
             steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed,
             precision=self.precision, progress=False,
         )  # fmt: skip
@@ -106,14 +106,16 @@ class Bench:
     def taught(self, method: str, price: float, penalty: float) -> dx.DynamicNet:
         size = self.size
         if method == "blockdrop":
-            net = dx.attach_gates(self.staged, dx.policy_gates(8, side=14), seed=self.seed)
+            net = dx.attach_gates(self.staged, dx.gates.policy_gates(8, side=14), seed=self.seed)
             fitting = replace(self.fitting(size["curriculum"], 1e-3, 0.0), schedule="constant")
-            net, _ = dx.blockdrop_curriculum(net, self.train, fitting, penalty=penalty)
-            return dx.blockdrop_finetune(net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=penalty)[0]
-        net = dx.attach_gates(self.staged, dx.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
-        net, _ = dx.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
+            net, _ = dx.train.blockdrop_curriculum(net, self.train, fitting, penalty=penalty)
+            return dx.train.blockdrop_finetune(
+                net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=penalty
+            )[0]
+        net = dx.attach_gates(self.staged, dx.gates.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
+        net, _ = dx.train.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
         fitting = self.fitting(size["reinforcing"], 5e-4, 1e-4)
-        return dx.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
+        return dx.train.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
 
     def from_scratch(self, price: float) -> dx.DynamicNet:
         """The paper's ablation: net and gates untrained, and nothing but reinforcement learning."""
@@ -121,16 +123,16 @@ class Bench:
         name, own = f"cifar:{recipe['name']}", recipe["arguments"]
         fresh = dx.open_model(name, arguments=own, shape=like.shape, mean=like.mean, std=like.std).model
         staged = dx.split(fresh, torch.zeros(1, *self.opened.spec.shape), granularity="block")
-        net = dx.attach_gates(staged, dx.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
+        net = dx.attach_gates(staged, dx.gates.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
         steps = self.size["pretraining"] + self.size["reinforcing"]
         fitting = self.fitting(steps, 2e-3, 2e-3)
-        return dx.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
+        return dx.train.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
 
     def compared(self, net: dx.DynamicNet) -> dict[str, dx.Report]:
         def tune(control: dx.DynamicNet) -> dx.DynamicNet:
-            return dx.skipnet_pretrain(control, self.train, self.fitting(self.size["tuning"], 5e-4, 5e-4))[0]
+            return dx.train.skipnet_pretrain(control, self.train, self.fitting(self.size["tuning"], 5e-4, 5e-4))[0]
 
-        return dx.at_equal_cost(net, self.ranked, self.test, static=self.opened.model, tune=tune, seed=self.seed)
+        return dx.train.at_equal_cost(net, self.ranked, self.test, static=self.opened.model, tune=tune, seed=self.seed)
 
     def judged(self, net: dx.DynamicNet, policy: dx.Policy) -> dx.Report:
         return dx.report(dx.collect(net, self.test, keep=policy.skip_rule, static=self.opened.model), policy)

@@ -102,11 +102,11 @@ def selected(tabled: dx.ExitTable, draw: int) -> dict[str, list[dict[str, float]
     order = torch.randperm(len(tabled), generator=torch.Generator().manual_seed(1000 + draw))
     seen, others = tabled.subset(order[:CALIBRATION]), tabled.subset(order[CALIBRATION:])
     temperature = dx.calibrate(seen)
-    best = dx.exact_front(others, temperature=temperature)
+    best = dx.policies.exact_front(others, temperature=temperature)
     fronts = {
-        "quota": dx.quota_front(seen, temperature=temperature),
-        "exact": dx.exact_front(seen, temperature=temperature),
-        "genetic": dx.genetic_front(seen, temperature=temperature, seed=draw),
+        "quota": dx.policies.quota_front(seen, temperature=temperature),
+        "exact": dx.policies.exact_front(seen, temperature=temperature),
+        "genetic": dx.policies.genetic_front(seen, temperature=temperature, seed=draw),
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in (*fronts, "shared", "greedy", "controlled")}
     for budget in BUDGETS:
@@ -121,7 +121,7 @@ def selected(tabled: dx.ExitTable, draw: int) -> dict[str, list[dict[str, float]
     half = replace(seen.subset(torch.arange(CALIBRATION // 2)), label_n=None, basis="teacher")
     tested = seen.subset(torch.arange(CALIBRATION // 2, CALIBRATION))
     for allowed in (0.02, 0.04):
-        policy = dx.control_risk(dx.exact_front(half), tested, max_drop=allowed, delta=DELTA)
+        policy = dx.policies.control_risk(dx.policies.exact_front(half), tested, max_drop=allowed, delta=DELTA)
         outcome = dx.simulate(others, policy)
         found["controlled"].append({"broken": float(1 - outcome.agreement > allowed), "saved": outcome.saved})
     return found

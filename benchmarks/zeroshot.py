@@ -51,9 +51,9 @@ class Bench:
 
     opened: dx.Opened
     net: dx.DynamicNet
-    train: dx.data.Rows
-    test: dx.data.Rows
-    calibration: dx.data.Rows
+    train: dx.data.Samples
+    test: dx.data.Samples
+    calibration: dx.data.Samples
     test_features: Features
     calibration_features: Features
     """Of all draws of calibration rows, the first draw's in front."""
@@ -100,7 +100,7 @@ class Bench:
             test_features=cache_features(net, None, test),
             calibration_features=cache_features(net, None, train.subset(order[:drawn]).unlabelled()),
             unseen_features=(first, second),
-            unseen_distance=min(dx.bn_distance_of(opened.model, rows) or 0.0 for rows in unseen),
+            unseen_distance=min(dx.zeroshot.bn_distance_of(opened.model, rows) or 0.0 for rows in unseen),
             size=size,
         )
 
@@ -180,7 +180,7 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
     }
     if "joint" in wanted:
         began = time.process_time()
-        net, told = dx.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
+        net, told = dx.zeroshot.distill_jointly(net, model, rows, steps=size["joint_steps"], seed=seed)
         seconds += time.process_time() - began
         righted, seen = recalibrated(net, dx.collect(net, bench.calibration))
         line = _line(source, "joint", seed, seconds, seen, dx.collect(righted, bench.test))

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ def main(config: Config) -> dict[str, object]:
     seen = dx.collect(before, apart)
     policy = dx.choose(seen, max_drop=config.max_drop, temperature=dx.calibrate(seen))
 
-    views = dx.Views(count=config.views) if config.views else None
-    aligned = dx.align(
+    views = dx.align.Augmentations(count=config.views) if config.views else None
+    aligned = dx.align.align_exits(
         before,
         rows,
         loss=config.loss,
@@ -71,7 +72,7 @@ def main(config: Config) -> dict[str, object]:
         checkpoint=config.folder / f"{config.loss}_{config.trunk}_{config.source}.ckpt",
     )
     print(aligned)
-    found = dx.rechoose(before, aligned.net, policy, apart, judged_on=test, max_drop=config.max_drop)
+    found = dx.align.rechoose(before, aligned.net, policy, apart, judged_on=test, max_drop=config.max_drop)
     print(found)
     where = config.folder / "net"
     dx.save(
@@ -87,7 +88,7 @@ def main(config: Config) -> dict[str, object]:
     }
 
 
-def taught(config: Config, opened: dx.Opened, images: dx.data.Rows) -> dx.Source:
+def taught(config: Config, opened: dx.Opened, images: dx.data.Samples) -> dx.Source:
     if config.source == "images":
         return images
     bank = config.folder / "bank"
@@ -96,13 +97,13 @@ def taught(config: Config, opened: dx.Opened, images: dx.data.Rows) -> dx.Source
     )
 
 
-def exits(net: dx.DynamicNet, test: dx.data.Rows) -> dict[str, list[float]]:
+def exits(net: dx.DynamicNet, test: dx.data.Samples) -> dict[str, list[float]]:
     """Accuracy of every exit, and how alike its embeddings are to the last exit's (CKA)."""
-    seen = dx.embed(net, test)
+    seen = dx.align.embed(net, test)
     right_ne = seen.logits_nek.argmax(-1) == test.y[:, None]
-    alike = [dx.cka(f, seen.embedding_e[-1]) for f in seen.embedding_e]
+    alike = [dx.align.cka(f, seen.embedding_e[-1]) for f in seen.embedding_e]
     return {"accuracy": right_ne.double().mean(0).tolist(), "cka": alike}
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

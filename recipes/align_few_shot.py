@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def main(config: Config) -> dict[str, object]:
 
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
     net = dx.attach(staged, dx.default_heads(staged.num_classes), seed=config.seed)
-    aligned = dx.align(
+    aligned = dx.align.align_exits(
         net,
         taught,
         loss=config.loss,
@@ -69,24 +70,26 @@ def main(config: Config) -> dict[str, object]:
     for name, rows in (("zero_shot_by_weights", None), ("zero_shot_by_final_prototypes", apart.unlabelled())):
         if rows is None and config.loss not in ("cosine", "l2"):
             continue
-        knowing = dx.zero_shot(aligned.net, aligned.space, rows=rows)
-        judged = dx.held_out_accuracy(dx.collect(knowing, test).logits_nek, test.y, config.held_out)
+        knowing = dx.align.zero_shot(aligned.net, aligned.space, rows=rows)
+        judged = dx.align.held_out_accuracy(dx.collect(knowing, test).logits_nek, test.y, config.held_out)
         found[name] = {**asdict(judged), "harmonic_e": judged.harmonic_e}
     return found
 
 
-def few_shot(config: Config, aligned: dx.Alignment, apart: dx.data.Rows, test: dx.data.Rows) -> dict[str, list[float]]:
+def few_shot(
+    config: Config, aligned: dx.align.Alignment, apart: dx.data.Samples, test: dx.data.Samples
+) -> dict[str, list[float]]:
     """Accuracy at every exit among all classes, by prototypes in its own embedding and in the aligned space.
 
-    `dx.few_shot` gives the same as a net that runs; here embeddings are taken once for all draws.
+    `dx.align.few_shot` gives the same as a net that runs; here embeddings are taken once for all draws.
     """
-    known, asked = dx.embed(aligned.net, apart), dx.embed(aligned.net, test)
+    known, asked = dx.align.embed(aligned.net, apart), dx.align.embed(aligned.net, test)
     project, means = aligned.space.project, {}
     for name, (shown, judged) in (("embedding", (known, asked)), ("space", (project(known), project(asked)))):
         shares = []
         for draw in range(config.draws):
-            index = dx.draw_shots(apart.y, config.shots, seed=config.seed + draw)
-            classes = dx.prototypes(shown.subset(index).embedding_e, apart.y[index], center_on=shown.embedding_e)
+            index = dx.align.draw_shots(apart.y, config.shots, seed=config.seed + draw)
+            classes = dx.align.prototypes(shown.subset(index).embedding_e, apart.y[index], center_on=shown.embedding_e)
             right_ne = classes.logits(judged.embedding_e).argmax(-1) == test.y[:, None]
             shares.append(right_ne.double().mean(0))
         means[name] = torch.stack(shares).mean(0).tolist()
@@ -94,4 +97,4 @@ def few_shot(config: Config, aligned: dx.Alignment, apart: dx.data.Rows, test: d
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

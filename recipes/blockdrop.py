@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     ranked, train = train.subset(order[: config.ranked]), train.subset(order[config.ranked :][: config.rows])
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), granularity="block")
 
-    net = dx.attach_gates(staged, dx.policy_gates(config.width, side=config.side), seed=config.seed)
-    curriculum = dx.GateFit(
+    net = dx.attach_gates(staged, dx.gates.policy_gates(config.width, side=config.side), seed=config.seed)
+    curriculum = dx.train.GateFit(
         steps=config.curriculum,
         lr=config.lr,
         batch_size=config.batch,
@@ -67,11 +68,11 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         seed=config.seed,
         checkpoint=config.out / "curriculum.ckpt",
     )
-    net, told = dx.blockdrop_curriculum(net, train, curriculum, penalty=config.penalty)
+    net, told = dx.train.blockdrop_curriculum(net, train, curriculum, penalty=config.penalty)
     print(told, flush=True)
     policy = dx.Policy.skipping(net.num_exits, net.num_gates)
     frozen = dx.report(dx.collect(net, test, keep=policy.keep_g, static=opened.model), policy)
-    joint = dx.GateFit(
+    joint = dx.train.GateFit(
         steps=config.joint,
         lr=config.joint_lr,
         trunk_lr=config.joint_lr,
@@ -80,15 +81,15 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         seed=config.seed,
         checkpoint=config.out / "joint.ckpt",
     )
-    net, told = dx.blockdrop_finetune(net, train, joint, penalty=config.penalty)
+    net, told = dx.train.blockdrop_finetune(net, train, joint, penalty=config.penalty)
     print(told, flush=True)
 
     def tune(control: dx.DynamicNet) -> dx.DynamicNet:
         kind = control.gates.spec["kind"]
         fitting = replace(joint, steps=config.tuning, checkpoint=config.out / f"control-{kind}.ckpt")
-        return dx.skipnet_pretrain(control, train, fitting)[0]
+        return dx.train.skipnet_pretrain(control, train, fitting)[0]
 
-    compared = dx.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
+    compared = dx.train.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
     found = {"after the curriculum": frozen, **compared}
     for name, result in found.items():
         print(f"\n{name}\n{result}", flush=True)
@@ -105,4 +106,4 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

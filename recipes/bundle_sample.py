@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,4 +52,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

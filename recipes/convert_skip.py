@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def main(config: Config) -> list[dict]:
     return lines
 
 
-def _judged(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Rows, timing_s: float) -> dict:
+def _judged(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Samples, timing_s: float) -> dict:
     """Accuracy against labels of rows that nothing was chosen on, beside the static net's."""
     net, policy = conversion.net, conversion.policy
     found = dx.report(dx.collect(net, test, keep=policy.skip_rule, static=static), policy)
@@ -99,4 +100,4 @@ def _judged(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Ro
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

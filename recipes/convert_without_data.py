@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def _keep(config: Config, asked: dict[str, str], lines: list[dict]) -> None:
 
 
 def _conversions(
-    opened: dx.Opened, train: dx.data.Rows, config: Config, seed: int, done: set[str]
+    opened: dx.Opened, train: dx.data.Samples, config: Config, seed: int, done: set[str]
 ) -> Iterator[tuple[str, dx.Conversion, float]]:
     """The four ways, each from scratch and timed as a user would wait for it."""
     draw = torch.Generator().manual_seed(seed)
@@ -146,4 +147,4 @@ def _summary(lines: list[dict]) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

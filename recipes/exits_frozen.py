@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def main(config: Config) -> dict[str, object]:
     taught = train.subset(order[config.held_out : config.held_out + config.taught])
 
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
-    heads = dx.pooled_heads(10) if config.method == "shallow_deep" else dx.default_heads(10)
+    heads = dx.heads.pooled_heads(10) if config.method == "shallow_deep" else dx.default_heads(10)
     net, policy = trained(dx.attach(staged, heads, seed=config.seed), taught, config)
     seen = dx.collect(net, held_out, rows=f"{len(held_out):,} held-out training images")
     if policy is None:
@@ -70,7 +71,7 @@ def main(config: Config) -> dict[str, object]:
     }
 
 
-def trained(net: dx.DynamicNet, rows: dx.data.Rows, config: Config) -> tuple[dx.DynamicNet, dx.Policy | None]:
+def trained(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> tuple[dx.DynamicNet, dx.Policy | None]:
     fitting = dx.FitConfig(
         steps=config.epochs * len(rows) // config.batch,
         lr=config.lr,
@@ -78,11 +79,11 @@ def trained(net: dx.DynamicNet, rows: dx.data.Rows, config: Config) -> tuple[dx.
         checkpoint=config.folder / config.method / "run.ckpt",
     )
     if config.method == "jei_dnn":
-        return dx.jei_dnn(net, rows, fitting, price=config.price, batch_size=config.batch)
+        return dx.train.jei_dnn(net, rows, fitting, price=config.price, batch_size=config.batch)
     if config.method == "zero_time_waste":
-        return dx.zero_time_waste(net, rows, fitting, batch_size=config.batch), None
-    return dx.shallow_deep(net, rows, fitting, most_confident=True, batch_size=config.batch), None
+        return dx.train.zero_time_waste(net, rows, fitting, batch_size=config.batch), None
+    return dx.train.shallow_deep(net, rows, fitting, most_confident=True, batch_size=config.batch), None
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,37 +83,37 @@ def untrained(config: Config, spec: dx.InputSpec) -> dx.DynamicNet:
     with dx.seeded(config.seed):
         model = dx.models.ResNet(config.depth, width=config.width, channels=1)
     staged = dx.split(model.eval(), torch.zeros(1, *spec.shape), after=config.after)
-    heads = dx.attention_heads(10) if config.method == "scan" else dx.default_heads(10)
+    heads = dx.heads.attention_heads(10) if config.method == "scan" else dx.default_heads(10)
     return dx.attach(staged, heads, seed=config.seed)
 
 
-def trained(net: dx.DynamicNet, rows: dx.data.Rows, config: Config) -> dx.DynamicNet:
+def trained(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> dx.DynamicNet:
     fitting = fit_config(config, config.epochs, len(rows), "first")
     second = fit_config(config, config.second_epochs, len(rows), "second")
     given = {"batch_size": config.batch, "augment": dx.data.augment}
     if config.method == "branchynet":
         weights = torch.linspace(1.0, 0.3, net.num_exits).tolist()  # as published for the first and the last
-        return dx.train_jointly(net, rows, fitting, weight_e=weights, **given)
+        return dx.train.joint(net, rows, fitting, weight_e=weights, **given)
     if config.method == "shallow_deep":
-        return dx.shallow_deep(net, rows, fitting, trunk="joint", most_confident=True, **given)
+        return dx.train.shallow_deep(net, rows, fitting, trunk="joint", most_confident=True, **given)
     if config.method.startswith("distillation"):
         teachers = config.method.removeprefix("distillation_")
-        return dx.multi_exit_distillation(net, rows, fitting, teachers=teachers, **given)
+        return dx.train.multi_exit_distillation(net, rows, fitting, teachers=teachers, **given)
     if config.method == "semi_supervised":
         cut = round(config.unlabelled * len(rows))
         apart, labelled = rows.subset(torch.arange(cut)).unlabelled(), rows.subset(torch.arange(cut, len(rows)))
-        return dx.multi_exit_distillation(net, labelled, fitting, unlabelled=apart, **given)
+        return dx.train.multi_exit_distillation(net, labelled, fitting, unlabelled=apart, **given)
     if config.method == "own_teacher":
-        return dx.be_your_own_teacher(net, rows, fitting, **given)
+        return dx.train.be_your_own_teacher(net, rows, fitting, **given)
     if config.method == "scan":
-        return dx.scan(net, rows, fitting, **given)
+        return dx.train.scan(net, rows, fitting, **given)
     if config.method == "imta":
-        return dx.imta(net, rows, fitting, heads=second, **given)
+        return dx.train.imta(net, rows, fitting, heads=second, **given)
     if config.method == "boostnet":
-        return dx.boostnet(net, rows, fitting, **given)
+        return dx.train.boostnet(net, rows, fitting, **given)
     if config.method == "mixed":
-        return dx.train_mixed(net, rows, fitting, backbone=second, **given)
-    return dx.train_jointly(net, rows, fitting, **given)
+        return dx.train.mixed(net, rows, fitting, backbone=second, **given)
+    return dx.train.joint(net, rows, fitting, **given)
 
 
 def fit_config(config: Config, epochs: int, rows: int, step: str) -> dx.FitConfig:
@@ -128,4 +129,4 @@ def fit_config(config: Config, epochs: int, rows: int, step: str) -> dx.FitConfi
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

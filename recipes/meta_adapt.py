@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +37,22 @@ SMOKE = replace(PAPER, shot=2, steps=1, test=20, folder=Path("runs/smoke_meta_ad
 def main(config: Config) -> dict[str, object]:
     opened = dx.open_model(config.model)
     digits = dx.data.digits(side=opened.spec.shape[-1])
-    rows = dx.data.Rows(pixels=digits.pixels, y=digits.y, spec=opened.spec)
-    episode = dx.Episodes(rows=rows, way=10, shot=config.shot, query=config.test // 10, seed=config.seed)[0]
+    rows = dx.data.Samples(pixels=digits.pixels, y=digits.y, spec=opened.spec)
+    episode = dx.data.Episodes(rows=rows, way=10, shot=config.shot, query=config.test // 10, seed=config.seed)[0]
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
-    net = dx.attach(staged, dx.pooled_heads(opened.num_classes), seed=config.seed)
+    net = dx.attach(staged, dx.heads.pooled_heads(opened.num_classes), seed=config.seed)
 
     found = {}
     for name, how in {"class means": {}, "heads": {"steps": config.steps, "lr": config.lr}}.items():
-        adapted = dx.adapt(net, episode.support, max_drop=config.max_drop, seed=config.seed, **how)
-        table = dx.evaluate_episodes(net, [episode], count=1, progress=False, **how).table
+        adapted = dx.meta.adapt(net, episode.support, max_drop=config.max_drop, seed=config.seed, **how)
+        table = dx.meta.evaluate_episodes(net, [episode], count=1, progress=False, **how).table
         outcome = dx.simulate(table, adapted.policy)
         found[name] = {
             "exits": table.right_ne.double().mean(0).tolist(),
             "accuracy": outcome.accuracy,
             "saved": outcome.saved,
         }
-        recipe = dx.recipe_with_classes(opened.recipe, 10)
+        recipe = dx.meta.recipe_with_classes(opened.recipe, 10)
         dx.save(
             adapted.net, config.folder / name.replace(" ", "_"), policy=adapted.policy, spec=opened.spec,
             model_recipe=recipe, table=adapted.table,
@@ -60,4 +61,4 @@ def main(config: Config) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

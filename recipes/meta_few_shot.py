@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +74,24 @@ def main(config: Config) -> dict[str, object]:
         model = Conv4(config.channels, config.way).eval()
     staged = dx.split(model, torch.zeros(1, *taught.shape), after=["block1", "block2", "block3"])
     # Deeper heads would cost more than the trunk, and no exit would be cheap.
-    heads = dx.conv_heads(config.way, hidden=config.channels // 2, separable=0)
+    heads = dx.heads.conv_heads(config.way, hidden=config.channels // 2, separable=0)
     net = dx.attach(staged, heads, seed=config.seed)
     sized = {"way": config.way, "shot": config.shot, "query": config.query}
     changes = {} if config.method == "prototypes" else {"steps": config.inner_steps, "lr": config.inner_lr}
-    inner = dx.InnerLoop.of(config.method, **changes)
+    inner = dx.meta.InnerLoop.of(config.method, **changes)
     # The start is adapted as one net: where tasks change the trunk as well, all exits are one task.
     exits = [range(net.num_exits)] if inner.adapts == "used" else None
-    print(dx.ownership(net, exits, adapts=inner.adapts))
+    print(dx.meta.ownership(net, exits, adapts=inner.adapts))
     fitting = dx.FitConfig(
         steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=config.folder / f"{config.method}.ckpt"
     )
-    start = dx.meta_train(net, dx.Episodes(rows=taught, **sized), fitting, inner=inner, exits=exits, batch=config.batch)
+    start = dx.meta.meta_train(
+        net, dx.data.Episodes(rows=taught, **sized), fitting, inner=inner, exits=exits, batch=config.batch
+    )
 
-    seen = dx.evaluate_episodes(start, dx.Episodes(rows=taught, seed=1, **sized), count=config.episodes)
+    seen = dx.meta.evaluate_episodes(start, dx.data.Episodes(rows=taught, seed=1, **sized), count=config.episodes)
     policy = dx.choose(seen.table, budget=config.budget, temperature=dx.calibrate(seen.table), rule="plain")
-    found = dx.evaluate_episodes(start, dx.Episodes(rows=tested, seed=2, **sized), count=config.episodes)
+    found = dx.meta.evaluate_episodes(start, dx.data.Episodes(rows=tested, seed=2, **sized), count=config.episodes)
     dynamic, spent = found.under(policy)
     for e, share in enumerate(found.accuracy_e):
         print(f"exit {e} ({start.net.exit_names[e]}): {share}")
@@ -101,14 +104,14 @@ def main(config: Config) -> dict[str, object]:
     }
 
 
-def class_rows(config: Config) -> tuple[dx.data.Rows, dx.data.Rows]:
+def class_rows(config: Config) -> tuple[dx.data.Samples, dx.data.Samples]:
     """Rows of the classes to train on, turned ones among them, and of those to test on."""
     if config.data == "digits":
-        taught, tested = dx.split_classes(dx.data.digits(side=16), [6, 4], seed=config.seed)
+        taught, tested = dx.data.split_classes(dx.data.digits(side=16), [6, 4], seed=config.seed)
         return taught, tested
     taught, tested = (dx.data.omniglot(part, root=config.root) for part in (config.train_part, config.test_part))
-    return dx.with_rotations(taught), tested
+    return dx.data.with_rotations(taught), tested
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +67,19 @@ def main(config: Config) -> dict[str, object]:
     starts, seconds = {}, {}
 
     begun = time.process_time()
-    inner = dx.InnerLoop(steps=config.inner_steps, lr=config.inner_lr)
-    episodes = dx.SameClasses(rows=taught, support=64, query=64)
+    inner = dx.meta.InnerLoop(steps=config.inner_steps, lr=config.inner_lr)
+    episodes = dx.data.SameClasses(rows=taught, support=64, query=64)
     fitting = dx.FitConfig(
         steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=config.folder / f"meta{config.seed}.ckpt"
     )
-    starts["meta-learned"] = dx.meta_train(net, episodes, fitting, inner=inner, exits=exits, batch=1).net
+    starts["meta-learned"] = dx.meta.meta_train(net, episodes, fitting, inner=inner, exits=exits, batch=1).net
     seconds["meta-learned"] = time.process_time() - begun
 
     begun = time.process_time()
     weights = [float(e != config.held_out) for e in range(net.num_exits)]
     # For about equal time: a meta-step with cached features costs about 2.5 joint steps of as many rows here.
     joint = replace(fitting, steps=5 * config.steps // 2, checkpoint=config.folder / f"joint{config.seed}.ckpt")
-    starts["joint"] = dx.train_jointly(net, taught, joint, weight_e=weights, batch_size=128)
+    starts["joint"] = dx.train.joint(net, taught, joint, weight_e=weights, batch_size=128)
     seconds["joint"] = time.process_time() - begun
 
     found = {name: learned(start, support, checked, test, config) for name, start in starts.items()}
@@ -87,7 +88,7 @@ def main(config: Config) -> dict[str, object]:
 
 
 def learned(
-    start: dx.DynamicNet, support: dx.data.Rows, checked: dx.data.Rows, test: dx.data.Rows, config: Config
+    start: dx.DynamicNet, support: dx.data.Samples, checked: dx.data.Samples, test: dx.data.Samples, config: Config
 ) -> dict[int, float]:
     """Accuracy at the held-out exit after each number of steps, at the step size that was best on other rows."""
     never = dx.Policy.never(start.num_exits)
@@ -96,15 +97,15 @@ def learned(
         best = (-1.0, start)
         for lr in config.lrs:
             kept = {"method": "head", "classifiers": "kept", "policy": never, "bn": config.bn}
-            net = dx.adapt(start, support, steps=steps, lr=lr, **kept).net
+            net = dx.meta.adapt(start, support, steps=steps, lr=lr, **kept).net
             best = max(best, (accuracy(net, checked, config), net), key=lambda pair: pair[0])
         found[steps] = accuracy(best[1], test, config)
     return found
 
 
-def accuracy(net: dx.DynamicNet, rows: dx.data.Rows, config: Config) -> float:
+def accuracy(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> float:
     return float(dx.collect(net, rows).right_ne[:, config.held_out].double().mean())
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

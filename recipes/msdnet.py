@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +62,22 @@ def main(config: Config) -> dict[str, object]:
         seed=config.seed,
         checkpoint=config.folder / config.configuration / "run.ckpt",
     )
-    net = dx.train_jointly(net, taught, fitting, batch_size=config.batch, augment=dx.data.augment)
+    net = dx.train.joint(net, taught, fitting, batch_size=config.batch, augment=dx.data.augment)
 
     seen, table = dx.collect(net, held_out), dx.collect(net, test)
     temperature = dx.calibrate(seen)
     fronts = {
-        "quota": dx.quota_front(seen, temperature=temperature),
-        "genetic": dx.genetic_front(seen, temperature=temperature, seed=config.seed),
+        "quota": dx.policies.quota_front(seen, temperature=temperature),
+        "genetic": dx.policies.genetic_front(seen, temperature=temperature, seed=config.seed),
     }
     lines = []
     for budget in config.budgets:
         policies = {name: front.within(budget) for name, front in fronts.items()}
         policies["shared"] = dx.choose(seen, budget=budget, temperature=temperature, rule="plain")
         found = {name: dx.simulate(table, policy) for name, policy in policies.items()}
-        found["batch"] = dx.simulate_batch(table, dx.plan_batch(seen, policies["shared"], budget=budget))
+        found["batch"] = dx.policies.simulate_batch(
+            table, dx.policies.plan_batch(seen, policies["shared"], budget=budget)
+        )
         line = {"budget": budget}
         for name, outcome in found.items():
             line |= {name: outcome.accuracy, f"{name} spends": outcome.macs / table.static_macs}
@@ -90,4 +93,4 @@ def main(config: Config) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

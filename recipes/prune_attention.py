@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ def main(config: Config) -> dict[str, object]:
     source = rows(config, opened)
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
     net = dx.attach(staged, dx.default_heads(opened.num_classes), seed=config.seed)
-    plain = dx.transfer_attention(net, source, fitting(config, "plain"), weight=0.0, batch_size=config.batch)
-    auxiliary = dx.distill_attention(
-        dx.lend_attention(net, later=config.later, seed=config.seed),
+    plain = dx.prune.transfer_attention(net, source, fitting(config, "plain"), weight=0.0, batch_size=config.batch)
+    auxiliary = dx.prune.distill_attention(
+        dx.prune.lend_attention(net, later=config.later, seed=config.seed),
         source,
         fitting(config, "lent"),
         anneal=config.anneal,
@@ -57,7 +58,7 @@ def main(config: Config) -> dict[str, object]:
         temperature=config.temperature,
         batch_size=config.batch,
     )
-    detached = dx.detach(auxiliary)
+    detached = dx.prune.detach(auxiliary)
     where = config.folder / "net"
     dx.save(detached, where, policy=dx.Policy.never(detached.num_exits), spec=opened.spec, model_recipe=opened.recipe)
     return {
@@ -89,10 +90,10 @@ def fitting(config: Config, name: str) -> dx.FitConfig:
 
 
 @torch.no_grad()
-def accuracy(all_exits: object, test: dx.data.Rows) -> list[float]:
+def accuracy(all_exits: object, test: dx.data.Samples) -> list[float]:
     right = [(all_exits(batch.x).argmax(-1) == batch.y[:, None]).double().sum(0) for batch in test]
     return (torch.stack(right).sum(0) / len(test)).tolist()
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

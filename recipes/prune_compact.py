@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def main(config: Config) -> dict[str, object]:
     where = config.folder / f"{config.student}_{config.rows}"
     fitting = dx.FitConfig(steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=where.with_suffix(".ckpt"))
     augment = None if config.rows == "bank" else dx.data.augment
-    taught = dx.distill_static(student, opened.model, source, fitting, batch_size=config.batch, augment=augment)
+    taught = dx.prune.distill_static(student, opened.model, source, fitting, batch_size=config.batch, augment=augment)
     save_file(taught.state_dict(), where.with_suffix(".safetensors"))
     example = torch.zeros(1, *opened.spec.shape)
     return {
@@ -67,9 +68,9 @@ def main(config: Config) -> dict[str, object]:
 
 
 @torch.no_grad()
-def accuracy(net: torch.nn.Module, test: dx.data.Rows) -> float:
+def accuracy(net: torch.nn.Module, test: dx.data.Samples) -> float:
     return sum(int((net(batch.x).argmax(-1) == batch.y).sum()) for batch in test) / len(test)
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

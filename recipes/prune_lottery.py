@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def main(config: Config) -> dict[str, object]:
     return {"rounds": lines}
 
 
-def trained(net: nn.Module, kept: list[torch.Tensor], train: dx.data.Rows, config: Config, steps: int) -> nn.Module:
+def trained(net: nn.Module, kept: list[torch.Tensor], train: dx.data.Samples, config: Config, steps: int) -> nn.Module:
     """A copy of ``net`` trained with only the ``kept`` weights, the others at zero."""
 
     def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
@@ -96,9 +97,9 @@ def masks(net: nn.Module, share: float, method: type = prune.L1Unstructured) -> 
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, test: dx.data.Rows) -> float:
+def accuracy(net: nn.Module, test: dx.data.Samples) -> float:
     return sum(int((net(batch.x).argmax(-1) == batch.y).sum()) for batch in test) / len(test)
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

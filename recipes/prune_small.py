@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def main(config: Config) -> dict[str, object]:
     net = dx.attach(staged, dx.default_heads(opened.num_classes), seed=config.seed)
     net = dx.distill(net, opened.model, bank, steps=config.exit_steps, seed=config.seed)
     net = dx.distill(net, opened.model, images, steps=config.exit_steps, seed=config.seed)
-    made = dx.make_smaller(
+    made = dx.prune.make_smaller(
         net,
         images,
         budget=config.budget,
@@ -84,9 +85,9 @@ def main(config: Config) -> dict[str, object]:
     }
 
 
-def opened_macs(staged: dx.StagedNet) -> int:
+def opened_macs(staged: dx.graph.StagedNet) -> int:
     return sum(int(stage.macs) for stage in staged.stages)
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,9 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
     def tune(control: dx.DynamicNet) -> dx.DynamicNet:
         kind = control.gates.spec["kind"]
-        return dx.skipnet_pretrain(control, train, _fitting(config, config.tuning, f"control-{kind}"))[0]
+        return dx.train.skipnet_pretrain(control, train, _fitting(config, config.tuning, f"control-{kind}"))[0]
 
-    found = dx.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
+    found = dx.train.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
     if config.ablation:
         name, own, like = f"cifar:{opened.recipe['name']}", opened.recipe["arguments"], opened.spec
         fresh = dx.open_model(name, arguments=own, shape=like.shape, mean=like.mean, std=like.std).model
@@ -89,22 +90,26 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
 
 def _taught(
-    staged: dx.StagedNet, train: dx.data.Rows, config: Config, name: str
-) -> tuple[dx.DynamicNet, list[dx.GateTraining]]:
+    staged: dx.graph.StagedNet, train: dx.data.Samples, config: Config, name: str
+) -> tuple[dx.DynamicNet, list[dx.train.GateTraining]]:
     """Gates before all blocks but the first, trained in two parts, the second at a gentler rate; or in one."""
-    kinds = {"recurrent": dx.recurrent_gates, "I": lambda: dx.feedforward_gates("I"), "II": dx.feedforward_gates}
+    kinds = {
+        "recurrent": dx.gates.recurrent_gates,
+        "I": lambda: dx.gates.feedforward_gates("I"),
+        "II": dx.gates.feedforward_gates,
+    }
     net = dx.attach_gates(staged, kinds[config.gates](), at=staged.skippable[1:], seed=config.seed)
     told, hybrid = [], _fitting(config, config.reinforcing, f"{name}-hybrid")
     if config.pretraining:
         fitting = _fitting(config, config.pretraining, f"{name}-supervised")
-        net, one = dx.skipnet_pretrain(net, train, fitting, price=config.price)
+        net, one = dx.train.skipnet_pretrain(net, train, fitting, price=config.price)
         told, hybrid = [one], replace(hybrid, lr=config.lr / 4, trunk_lr=config.trunk_lr / 4)
-    net, two = dx.skipnet_reinforce(net, train, hybrid, alpha=config.alpha, weight=1.0, baseline=True)
+    net, two = dx.train.skipnet_reinforce(net, train, hybrid, alpha=config.alpha, weight=1.0, baseline=True)
     return net, [*told, two]
 
 
-def _fitting(config: Config, steps: int, name: str) -> dx.GateFit:
-    return dx.GateFit(
+def _fitting(config: Config, steps: int, name: str) -> dx.train.GateFit:
+    return dx.train.GateFit(
         steps=steps,
         lr=config.lr,
         trunk_lr=config.trunk_lr,
@@ -116,4 +121,4 @@ def _fitting(config: Config, steps: int, name: str) -> dx.GateFit:
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def main(config: Config) -> dict[str, float]:
     return figures
 
 
-def _step(train: dx.data.Rows, rows: int, small: float) -> Callable[..., torch.Tensor]:
+def _step(train: dx.data.Samples, rows: int, small: float) -> Callable[..., torch.Tensor]:
     def step(module: torch.nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
         batch = train.take(torch.randint(len(train), (rows,), generator=draw))
         x = dx.data.augment(batch.x, draw)
@@ -94,10 +95,10 @@ def _state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _accuracy(net: torch.nn.Module, rows: dx.data.Rows) -> float:
+def _accuracy(net: torch.nn.Module, rows: dx.data.Samples) -> float:
     right = sum(int((net(batch.x).argmax(1) == batch.y).sum()) for batch in rows)
     return right / len(rows)
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

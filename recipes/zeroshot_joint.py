@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import dynext as dx
+from dynext.recipe import recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def main(config: Config) -> dict[str, list[float]]:
     )
     heads = config.folder / "heads.ckpt"
     net = dx.distill(net, opened.model, bank, steps=config.steps, seed=config.seed, checkpoint=heads)
-    whole, told = dx.distill_jointly(
+    whole, told = dx.zeroshot.distill_jointly(
         net,
         opened.model,
         bank,
@@ -68,10 +69,10 @@ def main(config: Config) -> dict[str, list[float]]:
     return {"frozen": _accuracy(net, test), "joint": _accuracy(whole, test)}
 
 
-def _accuracy(net: dx.DynamicNet, test: dx.data.Rows) -> list[float]:
+def _accuracy(net: dx.DynamicNet, test: dx.data.Samples) -> list[float]:
     """Share right of every exit, the last included."""
     return dx.collect(net, test).right_ne.double().mean(0).tolist()
 
 
 if __name__ == "__main__":
-    dx.recipe_cli(PAPER, SMOKE, main)
+    recipe_cli(PAPER, SMOKE, main)

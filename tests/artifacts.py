@@ -2,7 +2,7 @@
 
 import torch
 
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.models import open_model
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from dynext.data.datasets import Rows, fashion_mnist
+from dynext.data.datasets import Samples, fashion_mnist
 from dynext.errors import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +38,8 @@ def pytest_runtest_call() -> None:
 class Fashion:
     """Fashion-MNIST as installed: 60,000 training and 10,000 test rows."""
 
-    train: Rows
-    test: Rows
+    train: Samples
+    test: Samples
 
 
 @pytest.fixture(scope="session")

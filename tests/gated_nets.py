@@ -10,9 +10,9 @@ from dynext.modules.gates import GateSpec
 
 WITH_BLOCKS = ("residual", "vit_like", "convnext_like", "root_tensors", "in_place_pre_activation")
 LEARNED: dict[str, GateSpec] = {
-    "feedforward": dx.feedforward_gates("I", openness=0.0),
-    "recurrent": dx.recurrent_gates(openness=0.0),
-    "policy": dx.policy_gates(width=4, openness=0.0),
+    "feedforward": dx.gates.feedforward_gates("I", openness=0.0),
+    "recurrent": dx.gates.recurrent_gates(openness=0.0),
+    "policy": dx.gates.policy_gates(width=4, openness=0.0),
 }
 
 
@@ -34,7 +34,7 @@ def rows_for(net: dx.DynamicNet, n: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, *net.staged.input_shape, generator=torch.Generator().manual_seed(seed))
 
 
-def source_of(x: torch.Tensor, y: torch.Tensor | None = None) -> dx.data.Rows:
+def source_of(x: torch.Tensor, y: torch.Tensor | None = None) -> dx.data.Samples:
     channels = x.shape[1]
     spec = dx.InputSpec(shape=tuple(x.shape[1:]), mean=(0.0,) * channels, std=(1.0,) * channels)
-    return dx.data.Rows(pixels=x, y=y, spec=spec)
+    return dx.data.Samples(pixels=x, y=y, spec=spec)

@@ -87,7 +87,7 @@ def assert_untouched(net: nn.Module, before: dict[str, torch.Tensor]) -> None:
 
 
 def meta_loss(net: dx.DynamicNet, inner: InnerLoop, exits=None, **how) -> MetaLoss:
-    return MetaLoss(net, separate(net, dx.ownership(net, exits, adapts=inner.adapts)), inner, **how)
+    return MetaLoss(net, separate(net, dx.meta.ownership(net, exits, adapts=inner.adapts)), inner, **how)
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float = 1e-10) -> None:
@@ -96,6 +96,6 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor],
         assert_close(found[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")
 
 
-def support(rows: dx.data.Rows, way: int = 4, shot: int = 4) -> dx.Episode:
+def support(rows: dx.data.Samples, way: int = 4, shot: int = 4) -> dx.data.Episode:
     """The first episode of the rows."""
-    return dx.Episodes(rows=rows, way=way, shot=shot, query=6)[0]
+    return dx.data.Episodes(rows=rows, way=way, shot=shot, query=6)[0]

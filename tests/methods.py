@@ -11,13 +11,14 @@ import torch
 from zoo import NETS
 
 import dynext as dx
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
+from dynext.modules.exits import Heads
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.seeding import generator
 
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
-Train = Callable[[DynamicNet, Rows, dx.FitConfig], "DynamicNet | tuple[DynamicNet, Policy]"]
+Train = Callable[[DynamicNet, Samples, dx.FitConfig], "DynamicNet | tuple[DynamicNet, Policy]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Method:
     """A method that trains exits on labelled rows, and what is known of it."""
 
     train: Train
-    heads: Callable[[], dx.core.exits.Heads] = lambda: dx.conv_heads(10, hidden=8, separable=0)
+    heads: Callable[[], Heads] = lambda: dx.heads.conv_heads(10, hidden=8, separable=0)
     frozen: bool = False
     """The trunk must not move."""
     cascade: str | None = None
@@ -41,45 +42,47 @@ def second(config: dx.FitConfig) -> dx.FitConfig:
 
 
 METHODS = {
-    "joint": Method(train=lambda net, rows, config: dx.train_jointly(net, rows, config)),
-    "branchynet": Method(train=lambda net, rows, config: dx.train_jointly(net, rows, config, weight_e=(1, 0.6, 0.3))),
+    "joint": Method(train=lambda net, rows, config: dx.train.joint(net, rows, config)),
+    "branchynet": Method(train=lambda net, rows, config: dx.train.joint(net, rows, config, weight_e=(1, 0.6, 0.3))),
     "shallow_deep_frozen": Method(
-        train=lambda net, rows, config: dx.shallow_deep(net, rows, config),
-        heads=lambda: dx.pooled_heads(10),
+        train=lambda net, rows, config: dx.train.shallow_deep(net, rows, config),
+        heads=lambda: dx.heads.pooled_heads(10),
         frozen=True,
     ),
     "shallow_deep_joint": Method(
-        train=lambda net, rows, config: dx.shallow_deep(net, rows, config, trunk="joint", most_confident=True),
+        train=lambda net, rows, config: dx.train.shallow_deep(net, rows, config, trunk="joint", most_confident=True),
         cascade="surest",
     ),
-    "distillation_last": Method(train=lambda net, rows, config: dx.multi_exit_distillation(net, rows, config)),
+    "distillation_last": Method(train=lambda net, rows, config: dx.train.multi_exit_distillation(net, rows, config)),
     "distillation_later": Method(
-        train=lambda net, rows, config: dx.multi_exit_distillation(
+        train=lambda net, rows, config: dx.train.multi_exit_distillation(
             net, rows, config, teachers="later", unlabelled=rows.unlabelled()
         )
     ),
-    "be_your_own_teacher": Method(train=lambda net, rows, config: dx.be_your_own_teacher(net, rows, config)),
+    "be_your_own_teacher": Method(train=lambda net, rows, config: dx.train.be_your_own_teacher(net, rows, config)),
     "scan": Method(
-        train=lambda net, rows, config: dx.scan(net, rows, config),
-        heads=lambda: dx.attention_heads(10, hidden=8, squeeze=4),
+        train=lambda net, rows, config: dx.train.scan(net, rows, config),
+        heads=lambda: dx.heads.attention_heads(10, hidden=8, squeeze=4),
         cascade="mean",
     ),
-    "imta": Method(train=lambda net, rows, config: dx.imta(net, rows, config, heads=second(config)), cascade="inline"),
+    "imta": Method(
+        train=lambda net, rows, config: dx.train.imta(net, rows, config, heads=second(config)), cascade="inline"
+    ),
     "zero_time_waste": Method(
-        train=lambda net, rows, config: dx.zero_time_waste(net, rows, config),
+        train=lambda net, rows, config: dx.train.zero_time_waste(net, rows, config),
         frozen=True,
         cascade="stack",
         self_taught=True,
     ),
-    "boostnet": Method(train=lambda net, rows, config: dx.boostnet(net, rows, config), cascade="boost"),
-    "jei_dnn": Method(train=lambda net, rows, config: dx.jei_dnn(net, rows, config), frozen=True),
-    "mixed": Method(train=lambda net, rows, config: dx.train_mixed(net, rows, config, backbone=second(config))),
-    "meta_fusion": Method(train=lambda net, rows, config: dx.meta_fusion(net, rows, config)),
-    "weighed_rows": Method(train=lambda net, rows, config: dx.weigh_rows(net, rows, config)),
+    "boostnet": Method(train=lambda net, rows, config: dx.train.boostnet(net, rows, config), cascade="boost"),
+    "jei_dnn": Method(train=lambda net, rows, config: dx.train.jei_dnn(net, rows, config), frozen=True),
+    "mixed": Method(train=lambda net, rows, config: dx.train.mixed(net, rows, config, backbone=second(config))),
+    "meta_fusion": Method(train=lambda net, rows, config: dx.meta.meta_fusion(net, rows, config)),
+    "weighed_rows": Method(train=lambda net, rows, config: dx.meta.weigh_samples(net, rows, config)),
 }
 
 
-def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Rows]:
+def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Samples]:
     """An untrained net with two exits, and labelled rows whose class shows in their color."""
     model, example = NETS["residual"]()
     net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), method.heads())
@@ -87,14 +90,14 @@ def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Rows]:
     y = torch.randint(10, (n,), generator=draw)
     colors = torch.rand(10, 3, 1, 1, generator=draw)
     x = (colors[y] + 0.2 * torch.rand(n, *example.shape[1:], generator=draw)).clamp(0, 1)
-    return net, Rows(pixels=x, y=y, spec=SPEC, batch_size=32)
+    return net, Samples(pixels=x, y=y, spec=SPEC, batch_size=32)
 
 
 def config(steps: int = 20, checkpoint: Path | None = None) -> dx.FitConfig:
     return dx.FitConfig(steps=steps, lr=5e-3, progress=False, checkpoint=checkpoint, checkpoint_seconds=0)
 
 
-def trained(method: Method, net: DynamicNet, rows: Rows, config: dx.FitConfig) -> tuple[DynamicNet, Policy | None]:
+def trained(method: Method, net: DynamicNet, rows: Samples, config: dx.FitConfig) -> tuple[DynamicNet, Policy | None]:
     """The net, and the policy where the method gives one."""
     found = method.train(net, rows, config)
     return found if isinstance(found, tuple) else (found, None)

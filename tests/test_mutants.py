@@ -1,5 +1,7 @@
 """Seeded mutations that the checks must catch: a test suite that lets one of these live proves nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from gated_nets import LEARNED, gated_net, rows_for
@@ -52,7 +54,7 @@ def free_heads(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
     paid = tuple([100] * len(net.exits) + [0])
 
     def charged(net, logits, **known):
-        return dx.core.table.replace(table_of(net, logits, **known), head_macs_e=paid)
+        return replace(table_of(net, logits, **known), head_macs_e=paid)
 
     monkeypatch.setattr("dynext.testing.table_of", charged)
 

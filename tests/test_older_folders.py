@@ -87,7 +87,7 @@ def test_an_exported_folder_runs_alone() -> None:
 def test_an_interrupted_distillation_goes_on(tmp_path: Path) -> None:
     shutil.copytree(OLD / "checkpoint", tmp_path, dirs_exist_ok=True)
     teacher = static_net()
-    net = dx.attach(dx.split(teacher, torch.zeros(1, *SHAPE), after=["layer1"]), dx.pooled_heads(10), seed=0)
+    net = dx.attach(dx.split(teacher, torch.zeros(1, *SHAPE), after=["layer1"]), dx.heads.pooled_heads(10), seed=0)
     bank = dx.Bank.open(OLD / "bank")
     found = dx.distill(
         net, teacher, bank, steps=20, seed=1, checkpoint=tmp_path / "distill.ckpt", progress=False

@@ -104,7 +104,7 @@ def test_recipes_run_small(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     try:
         result = recipe.main(config)
-    except dx.SourceError as error:
+    except dx.errors.SourceError as error:
         if "is in none of" not in str(error):
             raise
         pytest.skip(f"the recipe's data set is not installed: {error}")

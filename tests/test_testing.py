@@ -29,7 +29,7 @@ def test_a_net_that_learns_while_it_runs_is_caught() -> None:
 
 
 def test_sources() -> None:
-    check_source(dx.data.Rows(pixels=torch.zeros(5, 1, 4, 4), spec=SPEC))
+    check_source(dx.data.Samples(pixels=torch.zeros(5, 1, 4, 4), spec=SPEC))
 
     class Restless:
         shape, bn = (1, 4, 4), "running"

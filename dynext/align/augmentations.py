@@ -20,7 +20,7 @@ BLUR_FROM = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class Augmentations:
     """Random crops, mirror images and, where pixels are known, light, color and blur: torchvision's, row by row.
 
     The strengths are SimCLR's for small images (Chen et al., ICML 2020, arXiv:2002.05709, appendix B.9), the crops

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from dynext.align.augmentations import Views
+from dynext.align.augmentations import Augmentations
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
@@ -49,7 +49,7 @@ class Viewed:
     """A source in one random view, the same at every iteration."""
 
     rows: Source
-    views: Views
+    views: Augmentations
     seed: int
 
     @property
@@ -104,7 +104,7 @@ class Kept:
     """The frozen trunk is run once over the rows, in each of some views; steps then cost little more than the heads."""
 
     def __init__(
-        self, net: DynamicNet, source: Source, views: Views | None, *, labelled: bool, seed: int, progress: bool
+        self, net: DynamicNet, source: Source, views: Augmentations | None, *, labelled: bool, seed: int, progress: bool
     ) -> None:
         self.views, self.num_rows = views, len(source)
         self.y_n = of_the_net(labels_of(source), net.num_classes) if labelled else None
@@ -134,7 +134,9 @@ class Kept:
 class Live:
     """Rows go through the trunk as it is trained, beside the static net as it was."""
 
-    def __init__(self, guide: Guide, source: Source, train_n: Tensor, views: Views | None, *, labelled: bool) -> None:
+    def __init__(
+        self, guide: Guide, source: Source, train_n: Tensor, views: Augmentations | None, *, labelled: bool
+    ) -> None:
         self.guide, self.train_n, self.views, self.labelled = guide, train_n, views, labelled
         self.take, self.spec = by_index(source), spec_of(source)
         if labelled and self.take(train_n[:1]).y is None:

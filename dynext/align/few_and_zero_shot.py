@@ -23,8 +23,8 @@ def few_shot(
 ) -> DynamicNet:
     """A copy of ``net`` whose exits all, the last included, know the classes of a few labelled examples.
 
-    Each exit answers by the cosine to the mean direction of a class's examples there (`dynext.prototypes`). The classes
-    are the labels', from 0; they need not be those that the net was trained on.
+    Each exit answers by the cosine to the mean direction of a class's examples there (`dynext.align.prototypes`). The
+    classes are the labels', from 0; they need not be those that the net was trained on.
 
     Args:
         space: compare early exits' embeddings in the space that they were aligned in; its heads then run with the exit,

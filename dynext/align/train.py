@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Generator, Tensor
 
-from dynext.align.augmentations import Views
+from dynext.align.augmentations import Augmentations
 from dynext.align.batches import Kept, Live, Shown
 from dynext.align.losses import WEIGHTS, Loss, term_of
 from dynext.align.monitor import LOOKS, Watch, look_at
@@ -32,7 +32,7 @@ HELD_OUT = 512
 """Most rows on which a joint trunk's drift is measured; an eighth of the source where that is less."""
 
 
-def align(
+def align_exits(
     net: DynamicNet,
     source: Source,
     *,
@@ -41,7 +41,7 @@ def align(
     trunk: Trunk = "frozen",
     learn: Learn = "teacher",
     classes: Sequence[int] | None = None,
-    views: Views | None = None,
+    views: Augmentations | None = None,
     steps: int = 2000,
     seed: int = 0,
     batch_size: int = 128,
@@ -61,7 +61,7 @@ def align(
 
     Loss: classification plus ``weight`` times a term of `dynext.align.losses`. The heads that the term looks through
     are taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a
-    joint one it is held near the static net, as in `dynext.distill_jointly`. The trunk's buffers never change.
+    joint one it is held near the static net, as in `dynext.zeroshot.distill_jointly`. The trunk's buffers never change.
 
     Args:
         weight: what the term counts; `terms.WEIGHTS` without it, 0 for classification alone (the control).
@@ -160,7 +160,7 @@ def _shown(
     source: Source,
     trunk: Trunk,
     learn: Learn,
-    views: Views | None,
+    views: Augmentations | None,
     seed: int,
     max_drift: float,
     progress: bool,

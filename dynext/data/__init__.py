@@ -2,7 +2,7 @@
 
 from dynext.data.datasets import (
     FASHION_CLASSES,
-    Rows,
+    Samples,
     array,
     augment,
     bundled_sample,
@@ -13,11 +13,17 @@ from dynext.data.datasets import (
     omniglot,
     open_rows,
 )
+from dynext.data.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
 from dynext.data.image_files import image
+from dynext.types import Batch
 
 __all__ = [
     "FASHION_CLASSES",
-    "Rows",
+    "Batch",
+    "Episode",
+    "Episodes",
+    "SameClasses",
+    "Samples",
     "array",
     "augment",
     "bundled_sample",
@@ -28,4 +34,6 @@ __all__ = [
     "images",
     "omniglot",
     "open_rows",
+    "split_classes",
+    "with_rotations",
 ]

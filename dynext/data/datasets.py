@@ -36,7 +36,7 @@ UNIT = {"mean": (0.5,), "std": (0.5,)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class Samples:
     """A Source held in memory: pixels ``[n c h w]`` (uint8, or float in [0, 1]) and labels ``[n]`` or ``None``."""
 
     pixels: Tensor
@@ -69,15 +69,15 @@ class Rows:
         """The rows at ``index [b]``, normalized."""
         return Batch(x=self.spec.normalize(self.pixels[index]), y=None if self.y is None else self.y[index])
 
-    def subset(self, index: Tensor) -> Rows:
+    def subset(self, index: Tensor) -> Samples:
         return replace(self, pixels=self.pixels[index], y=None if self.y is None else self.y[index])
 
-    def unlabelled(self) -> Rows:
+    def unlabelled(self) -> Samples:
         """The same rows without their labels, for everything that must not see one."""
         return replace(self, y=None)
 
 
-def fashion_mnist(split: Split, *, root: Path | str | None = None, download: bool = False) -> Rows:
+def fashion_mnist(split: Split, *, root: Path | str | None = None, download: bool = False) -> Samples:
     """Fashion-MNIST: 60,000 training or 10,000 test rows ``[1 28 28]`` of ten classes.
 
     Looked for in ``root``, where Debian's ``dataset-fashion-mnist`` puts it, and in torchvision's usual folder
@@ -89,10 +89,10 @@ def fashion_mnist(split: Split, *, root: Path | str | None = None, download: boo
     stem = "train" if split == "train" else "t10k"
     x = read_idx(fashion_file(f"{stem}-images-idx3-ubyte.gz", root, download))
     y = read_idx(fashion_file(f"{stem}-labels-idx1-ubyte.gz", root, download))
-    return Rows(pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y).long(), spec=FASHION_SPEC)
+    return Samples(pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y).long(), spec=FASHION_SPEC)
 
 
-def bundled_sample() -> tuple[Rows, Rows]:
+def bundled_sample() -> tuple[Samples, Samples]:
     """The Fashion-MNIST sample that ships with dynext: 500 unlabelled training rows, 2,000 labelled test rows.
 
     Raises:
@@ -104,10 +104,12 @@ def bundled_sample() -> tuple[Rows, Rows]:
         calibration, x, y = (torch.from_numpy(loaded[name]) for name in ("calibration", "test_x", "test_y"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f"{path} is damaged ({error}); install dynext again") from error
-    return Rows(pixels=calibration[:, None], spec=FASHION_SPEC), Rows(pixels=x[:, None], y=y.long(), spec=FASHION_SPEC)
+    return Samples(pixels=calibration[:, None], spec=FASHION_SPEC), Samples(
+        pixels=x[:, None], y=y.long(), spec=FASHION_SPEC
+    )
 
 
-def cifar10(split: Split, *, root: Path | str) -> Rows:
+def cifar10(split: Split, *, root: Path | str) -> Samples:
     """CIFAR-10 from torchvision's folder layout under ``root``, or from a ``.npz`` file with ``x`` and ``y``.
 
     Raises:
@@ -123,10 +125,10 @@ def cifar10(split: Split, *, root: Path | str) -> Rows:
     except RuntimeError as error:
         hint = "torchvision.datasets.CIFAR10(root, download=True) puts it there"
         raise SourceError(f"CIFAR-10 is not under {root} ({error}); {hint}") from error
-    return Rows(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
+    return Samples(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
 
 
-def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Rows:
+def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Samples:
     """Omniglot's characters as classes, twenty images ``[1 side side]`` of each, strokes white on black.
 
     ``root`` is its zip, the folder that this unpacks to, or a folder with either; with ``download=True`` fetched into
@@ -138,12 +140,12 @@ def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, down
     Source: Lake et al., Science 350, 2015.
     """
     x, y, _ = omniglot_images(part, root, side, download)
-    return Rows(
+    return Samples(
         pixels=torch.from_numpy(x)[:, None], y=torch.from_numpy(y), spec=InputSpec(shape=(1, side, side), **UNIT)
     )
 
 
-def digits(*, side: int = 8) -> Rows:
+def digits(*, side: int = 8) -> Samples:
     """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package.
 
     Raises:
@@ -156,10 +158,10 @@ def digits(*, side: int = 8) -> Rows:
     x, y = load_digits(return_X_y=True)
     pixels = torch.from_numpy(x).float().reshape(-1, 1, 8, 8) / 16
     pixels = pixels if side == 8 else F.interpolate(pixels, (side, side), mode="bilinear").clamp(0, 1)
-    return Rows(pixels=pixels, y=torch.from_numpy(y).long(), spec=InputSpec(shape=(1, side, side), **UNIT))
+    return Samples(pixels=pixels, y=torch.from_numpy(y).long(), spec=InputSpec(shape=(1, side, side), **UNIT))
 
 
-def array(path: Path | str, spec: InputSpec) -> Rows:
+def array(path: Path | str, spec: InputSpec) -> Samples:
     """A ``.npz`` with pixels ``x`` as `open_rows` takes them and perhaps ``y``, or a bare ``.npy``.
 
     Raises:
@@ -181,7 +183,7 @@ def array(path: Path | str, spec: InputSpec) -> Rows:
             f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
             f"give a .npz with rows under 'x', a .npy, or a folder of images"
         ) from error
-    return Rows(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
+    return Samples(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
 
 
 def _labels(y: np.ndarray, path: Path | str) -> Tensor:
@@ -208,7 +210,7 @@ def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
     return x.contiguous()
 
 
-def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Rows:
+def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Samples:
     """Unlabelled rows from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
 
     Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are left behind.
@@ -219,18 +221,18 @@ def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) 
     if isinstance(rows, str | Path):
         found = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
     elif isinstance(rows, np.ndarray | Tensor):
-        found = Rows(pixels=_pixels(rows, spec), spec=spec)
-    elif isinstance(rows, Rows):
+        found = Samples(pixels=_pixels(rows, spec), spec=spec)
+    elif isinstance(rows, Samples):
         found = replace(rows, spec=spec, y=None)
     else:
         parts = [getattr(rows, "spec", spec).pixels(batch.x) for batch in rows] or [torch.empty(0, *spec.shape)]
-        found = Rows(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
+        found = Samples(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
     if not len(found):
         raise SourceError("there is not one row among the given ones; give some unlabelled rows")
     return found
 
 
-def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Rows:
+def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Samples:
     """Image files under ``folder`` as rows of ``spec.shape``: short side resized, center cropped, gray or color.
 
     With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names; with ``limit`` that many
@@ -256,7 +258,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
     for i, file in enumerate(files):
         pixels[i] = image(file, spec)
     y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
-    return Rows(pixels=pixels, y=y, spec=spec)
+    return Samples(pixels=pixels, y=y, spec=spec)
 
 
 def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:

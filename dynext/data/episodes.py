@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import Batch
@@ -40,7 +40,7 @@ class Episodes:
         SourceError: no labels, fewer classes than ``way``, or a class with fewer than ``shot + query`` images.
     """
 
-    rows: Rows
+    rows: Samples
     way: int = 5
     shot: int = 1
     query: int = 15
@@ -109,7 +109,7 @@ class SameClasses:
         SourceError: no labels, or fewer rows than an episode takes.
     """
 
-    rows: Rows
+    rows: Samples
     support: int = 64
     query: int = 64
 
@@ -140,7 +140,7 @@ class SameClasses:
         return Episode(support=support, query=query, classes=tuple(range(self.way)))
 
 
-def labels_of(rows: Rows) -> Tensor:
+def labels_of(rows: Samples) -> Tensor:
     """The labels ``[n]``. Raises SourceError where there are none, one below 0, or something else."""
     if rows.y is None:
         raise SourceError("the rows have no labels, and episodes are drawn by class; give labelled rows")
@@ -153,7 +153,7 @@ def labels_of(rows: Rows) -> Tensor:
     return rows.y
 
 
-def members_of(rows: Rows) -> dict[int, Tensor]:
+def members_of(rows: Samples) -> dict[int, Tensor]:
     """Numbers of the rows of each class that has any."""
     y = labels_of(rows)
     classes, counts = y.unique(return_counts=True)
@@ -161,13 +161,13 @@ def members_of(rows: Rows) -> dict[int, Tensor]:
     return dict(zip(classes.tolist(), parts, strict=True))
 
 
-def class_sizes(rows: Rows) -> dict[int, int]:
+def class_sizes(rows: Samples) -> dict[int, int]:
     """How many rows each class has, of those that have any."""
     classes, counts = labels_of(rows).unique(return_counts=True)
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
-def split_classes(rows: Rows, counts: Sequence[int], *, seed: int = 0) -> list[Rows]:
+def split_classes(rows: Samples, counts: Sequence[int], *, seed: int = 0) -> list[Samples]:
     """Rows of disjoint sets of classes, ``counts`` classes each, drawn by ``seed``; labels count from 0 in each.
 
     Raises:
@@ -190,7 +190,7 @@ def split_classes(rows: Rows, counts: Sequence[int], *, seed: int = 0) -> list[R
     return found
 
 
-def with_rotations(rows: Rows) -> Rows:
+def with_rotations(rows: Samples) -> Samples:
     """``rows`` and three more of each, turned by 90, 180 and 270 degrees; a class turned is a class of its own.
 
     Turn after splitting by class, or a class and its turned twin stand on both sides.

@@ -193,4 +193,6 @@ def _nowhere(flow: Flow) -> str:
     reason = next(
         (text for text in reasons if text), "one tensor alone, between two layers with weights, is live nowhere"
     )
-    return f"no cut at all: {reason}; name the places (after=[...]) or give the stages by hand (dx.stages_by_hand)"
+    return (
+        f"no cut at all: {reason}; name the places (after=[...]) or give the stages by hand (dx.graph.stages_by_hand)"
+    )

@@ -22,7 +22,7 @@ from dynext.errors import SplitError, line
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.conditions import ShapeConditions
 
-BY_HAND = "give its stages by hand (dx.stages_by_hand)"
+BY_HAND = "give its stages by hand (dx.graph.stages_by_hand)"
 
 
 class InPlaceProxy(fx.Proxy):

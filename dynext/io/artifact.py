@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from dynext.atomic import replaced_folder
 from dynext.errors import ArtifactError, DynextError, ModelError
-from dynext.graph import StagedNet, split
+from dynext.graph import StagedNet
 from dynext.graph.shrink import shrink
+from dynext.graph.split import split
 from dynext.models.catalog import rebuild
 from dynext.net.attach import from_specs
 from dynext.net.cascade import cascade
@@ -80,7 +81,7 @@ def save(
     Args:
         model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
         table: what the policy was chosen on. provenance: JSON; seeds, rows, steps, commands.
-        page: writes the report to the path it is given: ``lambda path: dx.write_page(path, ...)``.
+        page: writes the report to the path it is given: ``lambda path: write_page(path, ...)`` (`dynext.reporting.page`).
 
     Raises:
         ArtifactError: the folder holds something else, or something is no JSON.
@@ -264,7 +265,7 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
     if isinstance(model, StagedNet):
         return shrink(model, shrunk)
     if stages["granularity"] == "hand":
-        raise ArtifactError("the stages were given by hand; give them again: model=dx.stages_by_hand(...)")
+        raise ArtifactError("the stages were given by hand; give them again: model=dx.graph.stages_by_hand(...)")
     if model is None:
         if card["model"] is None:
             raise ModelError("the static net was your own; give its architecture: dx.load(folder, model=...)")

@@ -90,7 +90,7 @@ def soft_cross_entropy(student_bk: Tensor, teacher_bk: Tensor, temperature: floa
     return temperature**2 * F.cross_entropy(student_bk / temperature, target_bk)
 
 
-def multi_exit_distillation(
+def multi_exit_loss(
     logits_e: Sequence[Tensor], temperature: float, teachers: Literal["last", "later"] = "last"
 ) -> Tensor:
     """Sum over early exits of the mean over their teachers of `soft_cross_entropy`: the last exit, or all later ones.

@@ -1,1 +1,47 @@
-"""Exits as tasks: parameters that learn each exit, and new classes at each exit, from a few labelled rows."""
+"""Exits as tasks: parameters from which each exit is learned, and new classes at each exit, from a few labelled
+samples.
+
+======================= ========================================================== ==========================
+function                what it does, paper                                        recipe
+======================= ========================================================== ==========================
+`adapt`                 a net for new classes or for shifted ones; class means     `meta_adapt.py`
+                        (Snell, NeurIPS 2017) or a few gradient steps
+`meta_train`            a net to start from: MAML (ICML 2017), Reptile (2018),     `meta_few_shot.py`
+                        ANIL (ICLR 2020), Meta-SGD (2017), prototypes
+`InnerLoop`             which of these, and its settings                           `meta_held_out_exit.py`
+`evaluate_episodes`     accuracy of every exit over few-shot episodes              `meta_few_shot.py`
+`ownership`             what each exit's task owns, shares and adapts              `meta_held_out_exit.py`
+`meta_fusion`           Meta-GF, ECCV 2022: exits trained apart, then fused        benchmark `meta_fewshot.py`
+`weigh_samples`         L2W-DEN, ECCV 2022: learned weights of samples             test table `methods.py`
+`with_classes`          the same trunk and embeddings, new classifiers             `meta_few_shot.py`
+======================= ========================================================== ==========================
+"""
+
+from dynext.meta.adaptation import Adaptation, adapt
+from dynext.meta.exit_ownership import Ownership, ownership
+from dynext.meta.exit_tasks import Task, tasks
+from dynext.meta.few_shot import FewShot, evaluate_episodes
+from dynext.meta.inner import InnerLoop
+from dynext.meta.l2w_den import weigh_samples
+from dynext.meta.meta_gf import meta_fusion
+from dynext.meta.new_classes import recipe_with_classes, with_classes
+from dynext.meta.start import MetaStart
+from dynext.meta.train import meta_train
+
+__all__ = [
+    "Adaptation",
+    "FewShot",
+    "InnerLoop",
+    "MetaStart",
+    "Ownership",
+    "Task",
+    "adapt",
+    "evaluate_episodes",
+    "meta_fusion",
+    "meta_train",
+    "ownership",
+    "recipe_with_classes",
+    "tasks",
+    "weigh_samples",
+    "with_classes",
+]

@@ -66,7 +66,7 @@ def adapt(
         steps: gradient steps; what a meta-learned start was trained for, else 3 with a ``method`` that takes some, and
             none without one.
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
-            change, as `dx.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
+            change, as `dx.meta.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
             ``"owned"`` or ``"used"``, where the trunk steps on the sum of all exits' losses.
         lr: step size; what a meta-learned start was trained with, else 0.1, halved where the loss on the support rows
             would rise.
@@ -149,7 +149,7 @@ def check_two_each(y_n: Tensor) -> None:
     if alone:
         raise SourceError(
             f"class {alone[0]} has one support row; thresholds are chosen by leaving rows out, which takes two of each "
-            f"class. Give another, or policy= with thresholds from elsewhere (dx.evaluate_episodes)"
+            f"class. Give another, or policy= with thresholds from elsewhere (dx.meta.evaluate_episodes)"
         )
 
 

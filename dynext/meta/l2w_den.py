@@ -21,7 +21,7 @@ from dynext.modules.modes import batch_statistics, evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.fronts.quota import quotas
 from dynext.seeding import generator, seeded
-from dynext.train.exit_loop import Augment, Rows, check_plain, handed_back, labelled
+from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_back, labelled
 from dynext.types import Source
 
 
@@ -106,7 +106,7 @@ def _losses(logits_e: Sequence[Tensor], y_b: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(logits, y_b, reduction="none") for logits in logits_e], dim=1)
 
 
-def weigh_rows(
+def weigh_samples(
     net: DynamicNet,
     source: Source,
     config: FitConfig,
@@ -138,7 +138,7 @@ def weigh_rows(
     """
     if not 0 <= strength <= 1 or not pseudo_lr > 0:
         raise FitError(f"strength={strength}, pseudo_lr={pseudo_lr}; give a strength in [0, 1] and a positive step")
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
     check_plain(net)
     student = copy.deepcopy(net).requires_grad_(True)
     with seeded(config.seed):
@@ -148,7 +148,7 @@ def weigh_rows(
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(student.parameters())
         taught, judged = rows.draw(batch_size, draw), rows.draw(batch_size, draw)
-        assert taught.y is not None and judged.y is not None  # noqa: S101, PT018  `Rows.of` has looked
+        assert taught.y is not None and judged.y is not None  # noqa: S101, PT018  `BatchSampler.of` has looked
         return trained(taught.x.to(like), taught.y.to(like.device), judged.x.to(like), judged.y.to(like.device))
 
     fit(weighed.train(), step, labelled(config, "L2W", strength=strength, q=q, lr=pseudo_lr, batch=batch_size))

@@ -20,5 +20,5 @@ def last_linear(net: DynamicNet) -> nn.Linear:
         return found
     raise FitError(
         "the net's logits do not come out of an nn.Linear, so that its last classifier cannot be replaced; "
-        "learn the same classes instead (classifiers='kept', with steps), or use dx.few_shot"
+        "learn the same classes instead (classifiers='kept', with steps), or use dx.align.few_shot"
     )

@@ -19,7 +19,7 @@ from dynext.meta.norms import settle
 from dynext.modules.modes import batch_statistics, evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-from dynext.train.exit_loop import Augment, Rows, check_plain, handed_back, labelled
+from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_back, labelled
 from dynext.types import Source
 
 SETTLED = 512
@@ -55,7 +55,7 @@ def meta_fusion(
     """
     if inner_steps < 1 or not inner_lr > 0:
         raise FitError(f"inner_steps={inner_steps}, inner_lr={inner_lr}; give 1 or more steps of a positive size")
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
     check_plain(net)
     student = copy.deepcopy(net).requires_grad_(False)
     fusion = Fusion(student)
@@ -63,7 +63,7 @@ def meta_fusion(
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(student.parameters())
         taught, judged = rows.draw(batch_size, draw), rows.draw(batch_size, draw)
-        assert taught.y is not None and judged.y is not None  # noqa: S101, PT018  `Rows.of` has looked
+        assert taught.y is not None and judged.y is not None  # noqa: S101, PT018  `BatchSampler.of` has looked
         size = inner_lr * (1 - done / 2)
         experts = fusion.experts(taught.x.to(like), taught.y.to(like.device), inner_steps, size)
         return trained(experts, judged.x.to(like), judged.y.to(like.device))

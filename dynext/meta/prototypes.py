@@ -32,7 +32,7 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
     if not isinstance(layer, nn.Linear):
         raise FitError(
             f"exit {exit} answers by {type(layer).__name__}, not by an nn.Linear that class means could be put into; "
-            f"give classifiers='kept' with steps, or use dx.few_shot, which makes cosine classifiers"
+            f"give classifiers='kept' with steps, or use dx.align.few_shot, which makes cosine classifiers"
         )
     return layer
 
@@ -102,8 +102,8 @@ def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Te
             with_bias = "no bias" if layer.bias is None else "a bias"
             raise FitError(
                 f"the classifier of exit {e} has {layer.out_features} outputs and {with_bias}; prototypes of {way} "
-                f"classes need as many (dx.with_classes) and a bias; without one, use dx.few_shot, or keep the "
-                f"classifiers (classifiers='kept', with steps)"
+                f"classes need as many (dx.meta.with_classes) and a bias; without one, use dx.align.few_shot, or "
+                f"keep the classifiers (classifiers='kept', with steps)"
             )
         found[names[id(layer.weight)]], found[names[id(layer.bias)]] = prototype_layer(embedding_bd, y_b, way)
     return found

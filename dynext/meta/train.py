@@ -131,7 +131,7 @@ def checked(
     if inner.rule != "prototypes" and episodes.way != net.num_classes:
         raise FitError(
             f"{episodes.way}-way episodes for a net of {net.num_classes} classes; make it one of {episodes.way} "
-            f"(dx.with_classes), or draw {net.num_classes}-way episodes"
+            f"(dx.meta.with_classes), or draw {net.num_classes}-way episodes"
         )
     return ownership(net, exits, adapts=inner.adapts)
 

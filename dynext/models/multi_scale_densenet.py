@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.errors import ModelError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import strided_heads
 from dynext.net.attach import attach
 from dynext.net.dynamic_net import DynamicNet

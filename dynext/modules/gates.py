@@ -181,7 +181,7 @@ def _policy(spec: GateSpec) -> nn.Module:
     if len(shape) != 3:
         raise SplitError(
             f"a policy network looks at images [c h w], the net eats rows of shape {shape}; "
-            f"use dx.feedforward_gates() or dx.recurrent_gates()"
+            f"use dx.gates.feedforward_gates() or dx.gates.recurrent_gates()"
         )
     return OneLook(PolicyNetwork(shape, len(spec["at"]), width=spec["width"], side=spec["side"], openness=spec["open"]))
 
@@ -250,7 +250,7 @@ def policy_gates(width: int = 16, *, side: int = MAX_SIDE, openness: float = OPE
         side: the input is averaged down to at most so many pixels a side first; its MACs fall with the square.
 
     Source: Wu et al., CVPR 2018, arXiv:1711.08393, section 4.1. Ours starts out open; its shortcuts are as in
-    `dynext.core.policynet`.
+    `dynext.modules.gate_networks`.
     """
     return {"kind": "policy", "width": width, "side": side, "open": openness}
 

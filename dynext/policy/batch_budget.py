@@ -41,7 +41,7 @@ class BatchPlan:
     def __post_init__(self) -> None:
         lengths = {self.policy.num_exits, len(self.look_macs_e), len(self.onward_macs_e)}
         if len(lengths) != 1:
-            raise PolicyError(f"a plan of {sorted(lengths)} exits; make it by dx.plan_batch")
+            raise PolicyError(f"a plan of {sorted(lengths)} exits; make it by dx.policies.plan_batch")
         if self.policy.skip_rule is not None:
             raise PolicyError(
                 f"a batch's budget knows of exits only, and the policy skips by {self.policy.skip_rule}; give one "

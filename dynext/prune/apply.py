@@ -14,14 +14,14 @@ from dynext.graph.shrink import measured, record, without
 from dynext.modules.exits import Exit, HeadSpec, build_exit
 from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.channels import Channels, consistent
-from dynext.prune.plan import Cut, Plan
+from dynext.prune.plan import Cut, PruningPlan
 from dynext.seeding import seeded
 
 
-def apply_plan(net: DynamicNet, plan: Plan) -> DynamicNet:
+def apply_plan(net: DynamicNet, plan: PruningPlan) -> DynamicNet:
     """A smaller net: ``net`` (which stays whole) without what ``plan`` names. Weights that stay are not touched.
 
-    It is saved, loaded, run, collected and exported like any other, and wants fine-tuning (`dynext.finetune`).
+    It is saved, loaded, run, collected and exported like any other, and wants fine-tuning (`dynext.prune.finetune`).
 
     Raises:
         PlanError: names or sizes that are not this net's, a cut that would leave a live tensor inconsistent (its name
@@ -101,14 +101,16 @@ def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> Non
                 f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
                 f"after {_live_tensor(net, cut)!r}, and {why}"
             )
-    raise PlanError(f"each cut may be made, but not all {len(cuts)} together; make the plan anew (dx.rank)")
+    raise PlanError(f"each cut may be made, but not all {len(cuts)} together; make the plan anew (dx.prune.rank)")
 
 
 def _check_names(channels: Channels, cut: Cut) -> None:
     module = channels.layer(cut.layer)
     graph = channels.graph
     if module is None or module not in graph.module2node or graph.get_pruner_of_module(module) is None:
-        raise PlanError(f"{cut.layer!r} is no layer of this net with channels to cut; make the plan anew (dx.rank)")
+        raise PlanError(
+            f"{cut.layer!r} is no layer of this net with channels to cut; make the plan anew (dx.prune.rank)"
+        )
     if channels.width(module) != cut.of:
         raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")
     group = channels.group(cut.layer, cut.channels)
@@ -140,7 +142,7 @@ def _check_apart(channels: Channels, cut: Cut, owners: dict[str, Cut]) -> None:
                 )
 
 
-def _settled(small: DynamicNet, before: DynamicNet, plan: Plan) -> DynamicNet:
+def _settled(small: DynamicNet, before: DynamicNet, plan: PruningPlan) -> DynamicNet:
     """Shapes, costs and heads' JSON of what is left, and whether it is what was planned."""
     shrunk = record(small.staged, dropped=(), before=before.staged) if plan.cuts else small.staged.shrunk
     try:

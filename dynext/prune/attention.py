@@ -218,7 +218,9 @@ class _Mimics(nn.Module):
         self.exits, self.mapped = net.exits, mapped
         flat = [exit.name for exit in net.exits if not any(isinstance(m, nn.Conv2d) for m in exit.embedder.children())]
         if mapped and flat:
-            raise FitError(f"the exit after {flat[0]} makes no map that could mimic another; attach dx.conv_heads")
+            raise FitError(
+                f"the exit after {flat[0]} makes no map that could mimic another; attach dx.heads.conv_heads"
+            )
 
     def forward(self, reduced_e: list[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         return [self._one(exit, reduced) for exit, reduced in zip(self.exits, reduced_e, strict=True)]

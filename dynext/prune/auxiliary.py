@@ -1,8 +1,8 @@
 """Exits that borrow the attention of later layers while they learn, and give it back before they are used.
 
 ``lend_attention`` puts beside each exit a module that sees later layers (`Lookout`) and, in the exit, a mask that the
-exit makes of its own feature. `dynext.distill_attention` teaches the mask what the module says. ``detach`` takes the
-modules away, and the masks too where training has faded them out.
+exit makes of its own feature. `dynext.prune.distill_attention` teaches the mask what the module says. ``detach`` takes
+the modules away, and the masks too where training has faded them out.
 
 Shapes: b rows, k classes. There are e exits, the last is the full net.
 

@@ -74,7 +74,7 @@ class Channels:
             except Exception as error:  # of many kinds, whatever its tracer stumbles over
                 raise PlanError(
                     f"torch-pruning cannot follow this net's channels ({line(error)}); with budget=1, blocks and "
-                    f"exits can be left out all the same, and dx.quantize needs no channels"
+                    f"exits can be left out all the same, and dx.prune.quantize needs no channels"
                 ) from error
         for parameter, kept in zip(net.parameters(), wanted, strict=True):
             parameter.requires_grad_(kept)

@@ -18,7 +18,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.prune.apply import apply_plan
 from dynext.prune.finetuning import finetune
-from dynext.prune.plan import Plan
+from dynext.prune.plan import PruningPlan
 from dynext.prune.quantization import quantize
 from dynext.prune.ranking import By, rank
 from dynext.types import Source
@@ -31,7 +31,7 @@ class Pruned:
     """A smaller net, the plan that led there, and how far it has gone from the one it was."""
 
     net: DynamicNet
-    plan: Plan
+    plan: PruningPlan
     agreement: float
     """Share of the rows on which its full net answers like the full net before."""
     rows: int
@@ -72,11 +72,12 @@ def make_smaller(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> Pruned:
-    """`dynext.rank`, `dynext.apply_plan`, `dynext.finetune` and `dynext.quantize`, one after the other.
+    """`dynext.prune.rank`, `dynext.prune.apply_plan`, `dynext.prune.finetune` and `dynext.prune.quantize`, one after
+    the other.
 
     Args:
         source: rows to rank by, to fine-tune on and to calibrate on; labelled, unlabelled or synthesized.
-        by: as in `dynext.rank`; not ``"attention"``, which needs masks.
+        by: as in `dynext.prune.rank`; not ``"attention"``, which needs masks.
         judge: rows on which agreement with the net before is counted; those of ``source`` by default.
         policy: exits that it never uses go.
         bits: ``"int8"``: the smaller net in 8 bits.
@@ -89,7 +90,7 @@ def make_smaller(
         raise FitError(f"bits={bits!r}; give 'int8', or None for floats")
     if by == "attention":
         raise PlanError(
-            "attention ranks by masks that were distilled before; call dx.rank(..., auxiliary=) in its place"
+            "attention ranks by masks that were distilled before; call dx.prune.rank(..., auxiliary=) in its place"
         )
     plan = rank(net, budget=budget, by=by, source=source, blocks=blocks, policy=policy)
     small = apply_plan(net, plan)

@@ -30,7 +30,7 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PruningPlan:
     """What goes, and what is left by it: MACs per row of the static net and of each exit up to its head."""
 
     cuts: tuple[Cut, ...] = ()
@@ -59,7 +59,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, given: dict[str, Any]) -> Plan:
+    def from_dict(cls, given: dict[str, Any]) -> PruningPlan:
         """Raises PlanError: a plan that some other program wrote, or a later version."""
         try:
             cuts = [
@@ -75,7 +75,9 @@ class Plan:
             whole = {key: tuple(given[key]) for key in ("blocks", "exits", "macs_e")}
             return cls(cuts=tuple(cuts), live_shapes=shapes, by=given["by"], macs_before=given["macs_before"], **whole)
         except (KeyError, TypeError) as error:
-            raise PlanError(f"this is no plan ({type(error).__name__}: {error}); make one with dx.rank") from error
+            raise PlanError(
+                f"this is no plan ({type(error).__name__}: {error}); make one with dx.prune.rank"
+            ) from error
 
     def __str__(self) -> str:
         if not self:
@@ -94,5 +96,5 @@ class Plan:
         return "\n".join([f"ranked by {self.by}", *lines])
 
 
-def _left_out(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _left_out(plan: PruningPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return (("blocks", plan.blocks), ("exits", plan.exits))

@@ -25,7 +25,7 @@ from dynext.prune.attention_maps import align, as_map, attention_map, of_reduced
 from dynext.prune.auxiliary import Auxiliary
 from dynext.prune.channels import Channels, Trial, sound
 from dynext.prune.mac_accounting import Books, Candidate, predicted
-from dynext.prune.plan import Cut, Plan
+from dynext.prune.plan import Cut, PruningPlan
 from dynext.train.controls import rank_stages
 from dynext.types import Source
 
@@ -45,7 +45,7 @@ def rank(
     blocks: int = 0,
     policy: Policy | None = None,
     rows_per_step: int = 64,
-) -> Plan:
+) -> PruningPlan:
     """Plan what to remove so that the full net spends at most ``budget`` of its MACs; ``net`` is not changed.
 
     Exits that ``policy`` never uses go first, then ``blocks`` residual blocks (the least missed ones), then channels,
@@ -78,9 +78,9 @@ def rank(
     if small.staged.macs > budget * net.staged.macs:
         candidates = _candidates(small, _worth(small, by, source, auxiliary, rows_per_step))
         cuts = _sound_cuts(small, candidates, budget * net.staged.macs)
-    plan = Plan(cuts=cuts, blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
+    plan = PruningPlan(cuts=cuts, blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
     macs_e, shapes = predicted(small, cuts)
-    return Plan(**{**vars(plan), "macs_e": macs_e, "live_shapes": shapes})
+    return PruningPlan(**{**vars(plan), "macs_e": macs_e, "live_shapes": shapes})
 
 
 def _check(budget: float, by: str, source: Source | None, auxiliary: Auxiliary | None, blocks: int, count: int) -> None:
@@ -92,7 +92,7 @@ def _check(budget: float, by: str, source: Source | None, auxiliary: Auxiliary |
     if source is None and (by in ("taylor", "attention") or blocks):
         raise PlanError(f"{'blocks' if blocks else by} are ranked by what the net does with rows; give source=")
     if by == "attention" and auxiliary is None:
-        raise PlanError("by='attention' looks where distilled masks look; give auxiliary= (dx.distill_attention)")
+        raise PlanError("by='attention' looks where distilled masks look; give auxiliary= (dx.prune.distill_attention)")
 
 
 def _unused(net: DynamicNet, policy: Policy) -> tuple[str, ...]:
@@ -232,7 +232,7 @@ def _known(channels: Channels, layer: str) -> nn.Module:
 
 
 def _sound_cuts(net: DynamicNet, candidates: Sequence[Candidate], wanted: float) -> tuple[Cut, ...]:
-    """Cuts that meet ``wanted`` MACs and that `dynext.apply_plan` takes.
+    """Cuts that meet ``wanted`` MACs and that `dynext.prune.apply_plan` takes.
 
     Candidates were tried with every other channel; where a shortcut pads channels, others may still be unsound.
     """

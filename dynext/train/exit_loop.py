@@ -34,7 +34,7 @@ Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class BatchSampler:
     """A source by number, and how its rows are changed when they are drawn."""
 
     take: Callable[[Tensor], Batch]
@@ -44,7 +44,7 @@ class Rows:
     augment: Augment | None
 
     @classmethod
-    def of(cls, source: Source, net: DynamicNet, augment: Augment | None, *, labelled: bool = True) -> Rows:
+    def of(cls, source: Source, net: DynamicNet, augment: Augment | None, *, labelled: bool = True) -> BatchSampler:
         """Raises SourceError: no row, no labels, or rows of another shape than the net eats."""
         check_shape(source, net)
         take = by_index(source)
@@ -105,7 +105,7 @@ class EveryExit(nn.Module):
 
 def train_whole(
     net: DynamicNet,
-    rows: Rows,
+    rows: BatchSampler,
     config: FitConfig,
     module: Callable[[DynamicNet], nn.Module],
     loss: Callable[[Seen, Tensor, float], Tensor],
@@ -118,7 +118,7 @@ def train_whole(
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())  # where the training runs, which need not be where the net is
         batch = rows.draw(batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `Rows.of` has looked
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
     fit(module(student).train(), step, drawing(config, batch_size, rows.count))

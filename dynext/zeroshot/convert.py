@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import FitError, SourceError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import Heads, default_heads
 from dynext.net.attach import attach
 from dynext.net.collect import collect
@@ -86,7 +86,7 @@ def convert(
     skip: bool | SkipKind = False,
     skip_steps: int = SKIP_STEPS,
     distill_on: Source | None = None,
-    calibrate: Rows | None = None,
+    calibrate: Samples | None = None,
     distill_on_calibration: bool = False,
     max_drop: float | None = None,
     budget: float | None = None,
@@ -113,7 +113,7 @@ def convert(
         minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed and what
             ``method`` takes on it.
         train: ``"frozen"`` distils the exits alone, and the full net stays the teacher bit for bit. ``"joint"`` then
-            distils trunk and exits together (`dx.distill_jointly`, ``joint_steps``), for thin nets whose early
+            distils trunk and exits together (`dx.zeroshot.distill_jointly`, ``joint_steps``), for thin nets whose early
             layers have little to tell; what the last exit loses by that is taken off what may be lost.
         skip: also teach residual blocks to be skipped (`dynext.zeroshot.skip`, ``skip_steps`` steps): ``"skipnet"`` (or
             ``True``), ``"blockdrop"`` or ``"static"``. The trunk is trained for it; where skipping is not safe by the

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.net.dynamic_net import DynamicNet
@@ -49,7 +49,7 @@ def spec_for(example: Tensor | None, spec: InputSpec | None, *rows: Source | Non
     return spec
 
 
-def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Rows | None) -> None:
+def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Samples | None) -> None:
     """That the rows a conversion was given are rows, of this shape, and normalized as ``spec`` says.
 
     Raises:
@@ -60,15 +60,15 @@ def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Rows | 
             f"spec is for rows of shape {spec.shape}; give (channels, height, width) (vectors of d numbers can be "
             f"(d, 1, 1), with an nn.Flatten in front of the net)"
         )
-    if calibrate is not None and not isinstance(calibrate, Rows):
+    if calibrate is not None and not isinstance(calibrate, Samples):
         raise SourceError(
-            f"calibrate is a {type(calibrate).__name__}; give dx.data.Rows (dx.data.open_rows makes them of a folder, "
-            f"a file or pixels)"
+            f"calibrate is a {type(calibrate).__name__}; give dx.data.Samples (dx.data.open_rows makes them of a "
+            f"folder, a file or pixels)"
         )
     if distill_on is not None and not isinstance(distill_on, Source):
         raise SourceError(
-            f"distill_on is a {type(distill_on).__name__}; give a bank (dx.synthesize, dx.Bank.open) or dx.data.Rows "
-            f"(dx.data.open_rows makes them of a folder, a file or pixels)"
+            f"distill_on is a {type(distill_on).__name__}; give a bank (dx.synthesize, dx.Bank.open) or "
+            f"dx.data.Samples (dx.data.open_rows makes them of a folder, a file or pixels)"
         )
     given: dict[str, Source | None] = {"calibrate": calibrate, "distill_on": distill_on}
     for name, rows in given.items():
@@ -78,7 +78,7 @@ def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Rows | 
             raise SourceError(f"{name} has no rows; give some, or leave it out")
         if tuple(rows.shape) != spec.shape:
             raise SourceError(f"{name} has rows of shape {tuple(rows.shape)}, the net eats {spec.shape}; resize them")
-        if isinstance(rows, Rows) and (rows.spec.mean, rows.spec.std) != (spec.mean, spec.std):
+        if isinstance(rows, Samples) and (rows.spec.mean, rows.spec.std) != (spec.mean, spec.std):
             raise SourceError(
                 f"{name} is normalized by mean {rows.spec.mean}, std {rows.spec.std}, spec says {spec.mean}, "
                 f"{spec.std}; give the rows the net's own spec: dataclasses.replace(rows, spec=spec)"
@@ -135,11 +135,11 @@ def told_of(rows: Source | None) -> Any:
     """Rows as the record tells of them: a bank by its provenance, pixels by a digest, others by their number."""
     if isinstance(rows, Bank):
         return rows.provenance.identity()
-    if isinstance(rows, Rows):
+    if isinstance(rows, Samples):
         return {"rows": len(rows), "pixels": pixels_digest(rows), "spec": asdict(rows.spec)}
     return None if rows is None else {"rows": len(rows)}
 
 
-def pixels_digest(rows: Rows) -> str:
+def pixels_digest(rows: Samples) -> str:
     """Twelve hexadecimal digits that the same images in the same order have again."""
     return hashlib.sha256(rows.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()[:12]

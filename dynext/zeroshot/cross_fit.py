@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from dynext.data.datasets import Rows, augment
+from dynext.data.datasets import Samples, augment
 from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.table import ExitTable
@@ -27,7 +27,7 @@ class Views:
     Mixed rows for distillation: Beyer et al., CVPR 2022, arXiv:2106.05237.
     """
 
-    rows: Rows
+    rows: Samples
     count: int
     seed: int
     bn: BatchNormMode = "running"

@@ -73,7 +73,7 @@ class Shift:
         )
 
 
-def shift(
+def estimate_shift(
     tables: Sequence[ExitTable],
     bn_distances: Sequence[float] | None,
     *,

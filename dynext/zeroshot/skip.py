@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from dynext.errors import FitError, SplitError
-from dynext.graph import StagedNet, split
+from dynext.graph import StagedNet
+from dynext.graph.split import split
 from dynext.modules.exits import Heads, default_heads
 from dynext.modules.gates import GateSpec, policy_gates, recurrent_gates, static_gates
 from dynext.net.attach import attach, attach_gates

@@ -16,7 +16,7 @@ from dynext.policy.table import ExitTable
 from dynext.train.drift import lost_by_drift
 from dynext.types import Source
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.shift import Shift, bn_distance_of, shift
+from dynext.zeroshot.shift import Shift, bn_distance_of, estimate_shift
 from dynext.zeroshot.skip import Skipper
 
 CAUTION = 0.75
@@ -109,7 +109,7 @@ def choose_unseen(
         spent = max(spent, lost_by_drift(net, teacher, bank))
     known = [distance for distance in distances if distance is not None]
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop
-    found = shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
+    found = estimate_shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
     tables = [*plain, *skipping]
     if found.refused and budget is None:
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")

@@ -18,16 +18,16 @@ def net() -> dx.DynamicNet:
 
 
 @pytest.fixture
-def rows() -> dx.data.Rows:
+def rows() -> dx.data.Samples:
     return setting(METHODS["joint"])[1]
 
 
 @pytest.fixture
-def quick() -> Callable[..., dx.Alignment]:
-    """`dx.align` with little work."""
-    return partial(dx.align, steps=4, batch_size=16, hidden=12, size=8, progress=False)
+def quick() -> Callable[..., dx.align.Alignment]:
+    """`dx.align.align_exits` with little work."""
+    return partial(dx.align.align_exits, steps=4, batch_size=16, hidden=12, size=8, progress=False)
 
 
 @pytest.fixture
-def x(rows: dx.data.Rows) -> torch.Tensor:
+def x(rows: dx.data.Samples) -> torch.Tensor:
     return rows.take(torch.arange(12)).x

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dynext.align.augmentations import Views
+from dynext.align.augmentations import Augmentations
 from dynext.align.batches import Viewed
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import FitError
 from dynext.seeding import generator
 from dynext.types import InputSpec
@@ -20,50 +20,50 @@ def images(channels: int, height: int, width: int, n: int = 3) -> tuple[torch.Te
 def test_a_view_has_the_rows_shape_and_pixels(shape: tuple[int, int, int]) -> None:
     x, spec = images(*shape)
     state = torch.get_rng_state()
-    seen = Views(blur=1.0)(x, generator(1), spec)
+    seen = Augmentations(blur=1.0)(x, generator(1), spec)
     assert seen.shape == x.shape
     assert not torch.equal(seen, x)
     low, high = spec.normalize(torch.zeros(1, *shape)).min(), spec.normalize(torch.ones(1, *shape)).max()
     assert low - 1e-3 <= seen.min()
     assert seen.max() <= high + 1e-3
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(seen, Views(blur=1.0)(x, generator(1), spec))
-    assert not torch.equal(seen, Views(blur=1.0)(x, generator(2), spec))
+    assert torch.equal(seen, Augmentations(blur=1.0)(x, generator(1), spec))
+    assert not torch.equal(seen, Augmentations(blur=1.0)(x, generator(2), spec))
 
 
 def test_each_row_has_a_draw_of_its_own() -> None:
     x, spec = images(1, 28, 28, n=1)
-    seen = Views()(x.repeat(4, 1, 1, 1), generator(0), spec)
+    seen = Augmentations()(x.repeat(4, 1, 1, 1), generator(0), spec)
     assert len({tuple(row.flatten().tolist()) for row in seen}) == 4
 
 
 def test_without_knowing_pixels_only_places_change() -> None:
     x, spec = images(3, 12, 12)
-    still = Views(area=1.0, mirror=0.0)
+    still = Augmentations(area=1.0, mirror=0.0)
     crop = still(x, generator(0))
     assert crop.shape == x.shape
     x = torch.full_like(x, 0.7)
-    torch.testing.assert_close(Views()(x, generator(0)), x)
-    assert not torch.allclose(Views()(x, generator(0), spec), x)
+    torch.testing.assert_close(Augmentations()(x, generator(0)), x)
+    assert not torch.allclose(Augmentations()(x, generator(0), spec), x)
 
 
 def test_a_viewed_source_shows_the_same_at_every_iteration() -> None:
     x, spec = images(1, 12, 12, n=5)
-    rows = Rows(pixels=spec.pixels(x), y=torch.arange(5), spec=spec, batch_size=2)
-    viewed = Viewed(rows=rows, views=Views(), seed=3)
+    rows = Samples(pixels=spec.pixels(x), y=torch.arange(5), spec=spec, batch_size=2)
+    viewed = Viewed(rows=rows, views=Augmentations(), seed=3)
     first, again = ([batch.x for batch in viewed] for _ in range(2))
     assert [len(one) for one in first] == [2, 2, 1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert torch.cat([batch.y for batch in viewed]).tolist() == [0, 1, 2, 3, 4]
     assert (viewed.shape, viewed.bn, len(viewed)) == (rows.shape, rows.bn, 5)
-    other = torch.cat([batch.x for batch in Viewed(rows=rows, views=Views(), seed=4)])
+    other = torch.cat([batch.x for batch in Viewed(rows=rows, views=Augmentations(), seed=4)])
     assert not torch.equal(torch.cat(first), other)
 
 
 def test_what_has_no_views_is_refused() -> None:
     with pytest.raises(FitError, match=r"rows of shape \(7,\) have no views"):
-        Views()(torch.zeros(2, 7), generator(0))
+        Augmentations()(torch.zeros(2, 7), generator(0))
     with pytest.raises(FitError, match="count=2, copies=1"):
-        Views(copies=1)
+        Augmentations(copies=1)
     with pytest.raises(FitError, match="area=0"):
-        Views(area=0.0)
+        Augmentations(area=0.0)

@@ -11,43 +11,45 @@ from gated_nets import gated_net
 import dynext as dx
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_layers import Cosine
+from dynext.net.cascade import cascade
 from dynext.net.embeddings import last_linear
+from dynext.net.reclassify import reclassify
 from dynext.seeding import seeded
 from dynext.testing import check_net
 
-Quick = Callable[..., dx.Alignment]
+Quick = Callable[..., dx.align.Alignment]
 
 
 @pytest.fixture
-def examples(rows: dx.data.Rows) -> dx.data.Rows:
+def examples(rows: dx.data.Samples) -> dx.data.Samples:
     """Three of each of five classes, which the net calls otherwise."""
     of_five = rows.subset((rows.y >= 5).nonzero()[:, 0])
     of_five = replace(of_five, y=9 - of_five.y)
-    return of_five.subset(dx.draw_shots(of_five.y, 3))
+    return of_five.subset(dx.align.draw_shots(of_five.y, 3))
 
 
 @pytest.mark.parametrize("in_space", [False, True], ids=["embedding", "space"])
 def test_few_shots_are_prototypes_at_every_exit(
     in_space: bool,
     net: dx.DynamicNet,
-    rows: dx.data.Rows,
-    examples: dx.data.Rows,
+    rows: dx.data.Samples,
+    examples: dx.data.Samples,
     x: torch.Tensor,
     quick: Quick,
     tmp_path: Path,
 ) -> None:
     aligned = quick(net, rows)
     space = aligned.space if in_space else None
-    found = dx.few_shot(aligned.net, examples, space=space)
+    found = dx.align.few_shot(aligned.net, examples, space=space)
     assert found.num_classes == 5
 
-    shown, asked = dx.embed(aligned.net, examples), dx.embed(aligned.net, rows)
+    shown, asked = dx.align.embed(aligned.net, examples), dx.align.embed(aligned.net, rows)
     seen = (shown, asked)
     if space is not None:
         projected = [(*space.project(one).embedding_e[:-1], one.embedding_e[-1]) for one in seen]
     else:
         projected = [one.embedding_e for one in seen]
-    expected = dx.prototypes(projected[0], examples.y).logits(projected[1])
+    expected = dx.align.prototypes(projected[0], examples.y).logits(projected[1])
     table = dx.collect(found, rows.unlabelled())
     torch.testing.assert_close(table.logits_nek, expected, rtol=1e-4, atol=1e-4)
     right = dx.collect(found, examples).right_ne.double().mean(0)
@@ -68,18 +70,18 @@ def test_few_shots_are_prototypes_at_every_exit(
         again = dx.load(tmp_path / "net", model=model)
         torch.testing.assert_close(again.net.all_exits(x), found.all_exits(x), rtol=0, atol=0)
         assert again.net.trunk_macs_e == found.trunk_macs_e
-    onward = dx.few_shot(found, rows.subset(dx.draw_shots(rows.y, 2)))
+    onward = dx.align.few_shot(found, rows.subset(dx.align.draw_shots(rows.y, 2)))
     assert onward.num_classes == 10
     assert net.num_classes == 10
     assert isinstance(last_linear(net), torch.nn.Linear)
 
 
 def test_the_final_classifier_is_reused_at_exits_that_see_as_it_does(
-    net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick
+    net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick
 ) -> None:
     aligned = quick(net, rows, loss="l2", steps=60, lr=1e-2, batch_size=32)
-    found = dx.zero_shot(aligned.net, aligned.space)
-    asked = dx.embed(aligned.net, rows)
+    found = dx.align.zero_shot(aligned.net, aligned.space)
+    asked = dx.align.embed(aligned.net, rows)
     z = aligned.space.project(asked).embedding_e
 
     # In the standardized space the vectors are the final classifier: w f + b = (w sigma) z + (w mu + b).
@@ -96,26 +98,26 @@ def test_the_final_classifier_is_reused_at_exits_that_see_as_it_does(
     check_net(found, rows.take(torch.arange(8)).x)
 
 
-def test_prototypes_of_the_final_exit_need_no_label(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_prototypes_of_the_final_exit_need_no_label(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     aligned = quick(net, rows, loss="ntxent")
     with pytest.raises(FitError, match="heads of loss 'ntxent' stand between"):
-        dx.zero_shot(aligned.net, aligned.space)
-    asked = dx.embed(aligned.net, rows.unlabelled())
+        dx.align.zero_shot(aligned.net, aligned.space)
+    asked = dx.align.embed(aligned.net, rows.unlabelled())
     answer_n = asked.logits_nek[:, -1].argmax(1)
     seen = answer_n.unique()
     with pytest.raises(SourceError, match=r"the full net finds no example of class .*; give more unlabelled rows"):
-        dx.zero_shot(aligned.net, aligned.space, rows=rows.unlabelled())
+        dx.align.zero_shot(aligned.net, aligned.space, rows=rows.unlabelled())
     z = aligned.space.project(asked)
-    found = dx.final_prototypes(replace(z, logits_nek=z.logits_nek[..., seen]), len(seen))
+    found = dx.align.final_prototypes(replace(z, logits_nek=z.logits_nek[..., seen]), len(seen))
     mine = torch.nn.functional.normalize(z.embedding_e[-1][answer_n == seen[0]], dim=-1).mean(0)
     torch.testing.assert_close(found[0], mine)
 
 
-def test_cosine_heads_are_trained_like_others(net: dx.DynamicNet, rows: dx.data.Rows, tmp_path: Path) -> None:
-    cosine = dx.attach(net.staged, dx.cosine_heads(dx.conv_heads(10, hidden=8)), at=[0, 1])
+def test_cosine_heads_are_trained_like_others(net: dx.DynamicNet, rows: dx.data.Samples, tmp_path: Path) -> None:
+    cosine = dx.attach(net.staged, dx.heads.cosine_heads(dx.heads.conv_heads(10, hidden=8)), at=[0, 1])
     assert all(isinstance(exit.classifier, Cosine) for exit in cosine.exits)
     with seeded(0):
-        found = dx.train_jointly(cosine, rows, dx.FitConfig(steps=10, lr=1e-2, progress=False))
+        found = dx.train.joint(cosine, rows, dx.FitConfig(steps=10, lr=1e-2, progress=False))
     x = rows.take(torch.arange(6)).x
     with torch.no_grad():
         embedding = found.exits[0].embed(found.taps(x)[0][0])
@@ -126,14 +128,14 @@ def test_cosine_heads_are_trained_like_others(net: dx.DynamicNet, rows: dx.data.
     dx.save(found, tmp_path / "net", policy=dx.Policy.never(3), spec=rows.spec)
     again = dx.load(tmp_path / "net", model=net.staged).net
     assert torch.equal(again.all_exits(x), found.all_exits(x))
-    assert dx.align(found, rows, steps=2, batch_size=8, hidden=8, progress=False).looks
+    assert dx.align.align_exits(found, rows, steps=2, batch_size=8, hidden=8, progress=False).looks
 
 
-def test_gates_are_kept(rows: dx.data.Rows) -> None:
+def test_gates_are_kept(rows: dx.data.Samples) -> None:
     gated = gated_net()
     pixels = torch.rand(20, *gated.staged.input_shape, generator=torch.Generator().manual_seed(0))
     spec = dx.InputSpec(shape=gated.staged.input_shape, mean=(0.5,) * 3, std=(0.25,) * 3)
-    found = dx.few_shot(gated, dx.data.Rows(pixels=pixels, y=torch.arange(20) % 4, spec=spec))
+    found = dx.align.few_shot(gated, dx.data.Samples(pixels=pixels, y=torch.arange(20) % 4, spec=spec))
     assert found.num_gates == gated.num_gates
     assert all(torch.equal(a, b) for a, b in zip(found.gates.parameters(), gated.gates.parameters(), strict=True))
 
@@ -152,33 +154,35 @@ class Mixed(torch.nn.Module):
         return (self.second(x) + self.first(x)) / 2 if self.mixes else self.first(self.second(x).relu())
 
 
-def test_the_last_linear_layer_is_the_one_that_answers(rows: dx.data.Rows, examples: dx.data.Rows) -> None:
+def test_the_last_linear_layer_is_the_one_that_answers(rows: dx.data.Samples, examples: dx.data.Samples) -> None:
     mixed, plain = (
-        dx.attach(dx.split(Mixed(mixes=mixes).eval(), torch.zeros(1, *rows.shape), after=["body"]), dx.pooled_heads(10))
+        dx.attach(
+            dx.split(Mixed(mixes=mixes).eval(), torch.zeros(1, *rows.shape), after=["body"]), dx.heads.pooled_heads(10)
+        )
         for mixes in (True, False)
     )
-    found = dx.few_shot(plain, examples)
+    found = dx.align.few_shot(plain, examples)
     assert isinstance(found.staged.stages[-1].body.get_submodule("first"), Cosine)
     with pytest.raises(FitError, match="the net mixes the answers of 2 linear layers"):
-        dx.few_shot(mixed, examples)
+        dx.align.few_shot(mixed, examples)
 
 
-def test_what_gives_no_classes_is_refused(net: dx.DynamicNet, rows: dx.data.Rows, examples: dx.data.Rows) -> None:
+def test_what_gives_no_classes_is_refused(net: dx.DynamicNet, rows: dx.data.Samples, examples: dx.data.Samples) -> None:
     with pytest.raises(SourceError, match="examples without labels"):
-        dx.few_shot(net, examples.unlabelled())
+        dx.align.few_shot(net, examples.unlabelled())
     with pytest.raises(SourceError, match="all examples are of class 0; .* give two classes or more"):
-        dx.few_shot(net, replace(examples, y=torch.zeros_like(examples.y)))
+        dx.align.few_shot(net, replace(examples, y=torch.zeros_like(examples.y)))
     dark = replace(examples, pixels=examples.pixels.float().index_fill(0, torch.tensor([1]), torch.nan))
     with pytest.raises(SourceError, match="an embedding holds NaN"):
-        dx.few_shot(net, dark)
+        dx.align.few_shot(net, dark)
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):
-        dx.few_shot(dx.cascade(net, "boost"), examples)
-    vectors = dx.prototypes(dx.embed(net, examples).embedding_e, examples.y)
+        dx.align.few_shot(cascade(net, "boost"), examples)
+    vectors = dx.align.prototypes(dx.align.embed(net, examples).embedding_e, examples.y)
     with pytest.raises(FitError, match="vectors of 5 classes, but the full net keeps its own 10"):
-        dx.reclassify(net, vectors, last=False)
+        reclassify(net, vectors, last=False)
     short = replace(vectors, vector_e=vectors.vector_e[:1], center_e=vectors.center_e[:1])
     with pytest.raises(FitError, match="vectors at 1 exits for a net with 3"):
-        dx.reclassify(net, short)
+        reclassify(net, short)
     odd = replace(vectors, vector_e=(*vectors.vector_e[:-1], torch.zeros(5, 3)))
     with pytest.raises(FitError, match="the vectors at exit 2 are of size 3, what it sees is of size"):
-        dx.reclassify(net, odd)
+        reclassify(net, odd)

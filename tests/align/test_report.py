@@ -10,13 +10,13 @@ from dynext.errors import PolicyError
 
 
 def test_thresholds_and_temperatures_are_chosen_anew(
-    net: dx.DynamicNet, rows: dx.data.Rows, quick: Callable[..., dx.Alignment]
+    net: dx.DynamicNet, rows: dx.data.Samples, quick: Callable[..., dx.align.Alignment]
 ) -> None:
-    before = dx.train_jointly(net, rows, dx.FitConfig(steps=15, lr=1e-2, progress=False))
+    before = dx.train.joint(net, rows, dx.FitConfig(steps=15, lr=1e-2, progress=False))
     seen, test = rows.subset(torch.arange(40)), rows.subset(torch.arange(40, 64))
     old = dx.choose(dx.collect(before, seen), budget=0.9, min_support=0)
     aligned = quick(before, rows, steps=15)
-    found = dx.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
+    found = dx.align.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
 
     table = dx.collect(aligned.net, seen)
     wanted = dx.choose(table, budget=0.8, temperature=dx.calibrate(table))
@@ -31,8 +31,8 @@ def test_thresholds_and_temperatures_are_chosen_anew(
         assert title in text
     assert found.to_dict()["after"] == found.after.to_dict()
 
-    alone = dx.rechoose(before, aligned.net, old, seen.unlabelled())
+    alone = dx.align.rechoose(before, aligned.net, old, seen.unlabelled())
     assert alone.after.num_rows == 40
     assert alone.after.basis == "teacher"
     with pytest.raises(PolicyError, match="exits"):
-        dx.rechoose(before, aligned.net, dx.Policy.never(5), seen)
+        dx.align.rechoose(before, aligned.net, dx.Policy.never(5), seen)

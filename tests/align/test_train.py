@@ -15,10 +15,11 @@ from dynext.align import monitor as watch
 from dynext.align import train as train_module
 from dynext.align.losses import Loss
 from dynext.errors import FitError, SourceError
+from dynext.net.cascade import cascade
 from dynext.testing import check_net
 from dynext.types import Batch
 
-Quick = Callable[..., dx.Alignment]
+Quick = Callable[..., dx.align.Alignment]
 LOSSES = pytest.mark.parametrize("loss", get_args(Loss))
 
 
@@ -32,7 +33,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 @LOSSES
 def test_it_learns_and_leaves_no_trace(
-    loss: str, net: dx.DynamicNet, rows: dx.data.Rows, x: torch.Tensor, quick: Quick, monkeypatch: pytest.MonkeyPatch
+    loss: str, net: dx.DynamicNet, rows: dx.data.Samples, x: torch.Tensor, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
 
@@ -69,7 +70,7 @@ def test_it_learns_and_leaves_no_trace(
     check_net(found.net, x)
 
 
-def test_a_joint_trunk_moves_and_stays_near(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_a_joint_trunk_moves_and_stays_near(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     before = state(net)
     given = {"trunk": "joint", "learn": "labels", "steps": 8, "max_drift": 0.5}
     found = quick(net, rows, **given)
@@ -88,12 +89,12 @@ def test_a_joint_trunk_moves_and_stays_near(net: dx.DynamicNet, rows: dx.data.Ro
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"trunk": "joint", "max_drift": 1.0, "views": dx.Views()}], ids=["frozen", "joint"]
+    "given", [{}, {"trunk": "joint", "max_drift": 1.0, "views": dx.align.Augmentations()}], ids=["frozen", "joint"]
 )
 def test_a_killed_run_ends_where_an_unbroken_one_ends(
     given: dict[str, object],
     net: dx.DynamicNet,
-    rows: dx.data.Rows,
+    rows: dx.data.Samples,
     quick: Quick,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +116,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
         quick(net, few, loss="l2", drop_conflicts=True, checkpoint=path, **given)
 
 
-class Blind(dx.data.Rows):
+class Blind(dx.data.Samples):
     """Rows whose labels nobody may read."""
 
     def take(self, index: torch.Tensor) -> Batch:
@@ -128,7 +129,7 @@ class Blind(dx.data.Rows):
 
 @pytest.mark.parametrize("trunk", ["frozen", "joint"])
 def test_taught_by_the_net_itself_no_label_is_touched(
-    trunk: str, net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick
+    trunk: str, net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick
 ) -> None:
     blind = Blind(pixels=rows.pixels, spec=rows.spec, batch_size=32)
     found = quick(net, blind, trunk=trunk, max_drift=1.0)
@@ -136,17 +137,17 @@ def test_taught_by_the_net_itself_no_label_is_touched(
     assert same(state(found.net), state(without.net))
 
 
-def test_a_bank_of_synthesized_rows_will_do(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_a_bank_of_synthesized_rows_will_do(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     bank = dx.synthesize(net.staged, shape=rows.shape, n=24, seed=0, method="leaves", spec=rows.spec, progress=False)
     for trunk in ("frozen", "joint"):
-        found = quick(net, bank, trunk=trunk, max_drift=1.0, views=dx.Views(count=1))
+        found = quick(net, bank, trunk=trunk, max_drift=1.0, views=dx.align.Augmentations(count=1))
         assert found.looks
 
 
 @pytest.mark.parametrize("learn", ["teacher", "labels"])
 @pytest.mark.parametrize("loss", ["cosine", "selfcon"])
 def test_exits_learn_nothing_about_classes_held_out(
-    learn: str, loss: str, net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick
+    learn: str, loss: str, net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick
 ) -> None:
     seen = (0, 1, 2, 5, 7, 9)
     found = quick(net, rows, loss=loss, learn=learn, classes=seen)
@@ -155,7 +156,7 @@ def test_exits_learn_nothing_about_classes_held_out(
         assert moved == list(seen)
 
 
-def test_labels_of_held_out_classes_say_nothing(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_labels_of_held_out_classes_say_nothing(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     seen = (0, 1, 2, 5, 7, 9)
     renamed_k = torch.tensor([0, 1, 2, 4, 6, 5, 8, 7, 3, 9])  # the others, in a ring
     given = {"loss": "selfcon", "learn": "labels", "classes": seen}
@@ -166,7 +167,7 @@ def test_labels_of_held_out_classes_say_nothing(net: dx.DynamicNet, rows: dx.dat
     )
 
 
-def test_a_net_built_to_collapse_is_found_out(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_a_net_built_to_collapse_is_found_out(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     for module in net.exits[0].embedder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.zeros_(module.weight)
@@ -178,7 +179,7 @@ def test_a_net_built_to_collapse_is_found_out(net: dx.DynamicNet, rows: dx.data.
 
 
 def test_dropped_on_every_step_alignment_does_nothing(
-    net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick, monkeypatch: pytest.MonkeyPatch
+    net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "agreement", lambda *given: -1.0)
     found = quick(net, rows, drop_conflicts=True)
@@ -189,23 +190,23 @@ def test_dropped_on_every_step_alignment_does_nothing(
     assert not same(state(kept.net), state(found.net))
 
 
-def test_one_view_or_two_of_copies_made_once(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
-    one, two = (quick(net, rows, views=dx.Views(count=count, copies=3)) for count in (1, 2))
+def test_one_view_or_two_of_copies_made_once(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
+    one, two = (quick(net, rows, views=dx.align.Augmentations(count=count, copies=3)) for count in (1, 2))
     assert not same(state(one.net), state(two.net))
-    assert same(state(quick(net, rows, views=dx.Views(count=2, copies=3)).net), state(two.net))
-    assert quick(net, rows, batch_size=2, views=dx.Views()).looks
+    assert same(state(quick(net, rows, views=dx.align.Augmentations(count=2, copies=3)).net), state(two.net))
+    assert quick(net, rows, batch_size=2, views=dx.align.Augmentations()).looks
 
 
 @pytest.mark.parametrize("trunk", ["frozen", "joint"])
 def test_labels_that_are_no_class_of_the_net_are_told(
-    trunk: str, net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick
+    trunk: str, net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick
 ) -> None:
     wrong = replace(rows, y=torch.where(rows.y == 0, -1, rows.y))
     with pytest.raises(SourceError, match=f"labels from -1 to .* for a net of {net.num_classes} classes from 0"):
         quick(net, wrong, learn="labels", trunk=trunk, batch_size=64)
 
 
-def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Rows, quick: Quick) -> None:
+def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
     with pytest.raises(FitError, match=r"batch_size=1; alignment compares rows with each other"):
         quick(net, rows, batch_size=1)
     with pytest.raises(FitError, match="temperature=0, hidden=12, size=8; all of them are positive"):
@@ -213,7 +214,7 @@ def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Row
     with pytest.raises(FitError, match="no early exit to align"):
         quick(dx.DynamicNet(net.staged, []), rows)
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):
-        quick(dx.cascade(net, "boost"), rows)
+        quick(cascade(net, "boost"), rows)
     with pytest.raises(FitError, match="trunk='thawed', learn='teacher'"):
         quick(net, rows, trunk="thawed")
     with pytest.raises(FitError, match=r"weight=-1"):
@@ -227,12 +228,12 @@ def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Row
         quick(net, rows.subset(torch.arange(3)))
     small = dx.InputSpec(shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
-        quick(net, dx.data.Rows(pixels=rows.pixels[..., :4, :4], spec=small))
+        quick(net, dx.data.Samples(pixels=rows.pixels[..., :4, :4], spec=small))
 
 
 def test_gates_stay_as_they_are(quick: Quick) -> None:
     gated = gated_net()
     spec = dx.InputSpec(shape=gated.staged.input_shape, mean=(0.5,) * 3, std=(0.25,) * 3)
     pixels = torch.rand(24, *spec.shape, generator=torch.Generator().manual_seed(0))
-    found = quick(gated, dx.data.Rows(pixels=pixels, spec=spec))
+    found = quick(gated, dx.data.Samples(pixels=pixels, spec=spec))
     assert same(state(gated.gates), state(found.net.gates))

@@ -10,28 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dynext as dx
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
 
 SPEC = dx.InputSpec(shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 
-def numbered(classes: int = 6, each: int = 5) -> Rows:
+def numbered(classes: int = 6, each: int = 5) -> Samples:
     """Rows whose first pixel is their number, labelled in turn."""
     n = classes * each
     pixels = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(n)
-    return Rows(pixels=pixels, y=torch.arange(n) % classes, spec=SPEC)
+    return Samples(pixels=pixels, y=torch.arange(n) % classes, spec=SPEC)
 
 
-def numbers(batch: dx.Batch) -> list[int]:
+def numbers(batch: dx.data.Batch) -> list[int]:
     return (batch.x[:, 0, 0, 0] * 255).round().long().tolist()
 
 
 @given(st.integers(0, 10_000))
 def test_support_and_query_are_disjoint_and_of_the_classes_they_say(index: int) -> None:
-    episode = dx.Episodes(rows=numbered(), way=3, shot=2, query=3, seed=1)[index]
+    episode = dx.data.Episodes(rows=numbered(), way=3, shot=2, query=3, seed=1)[index]
     known, asked = numbers(episode.support), numbers(episode.query)
     assert len(set(known + asked)) == 3 * 5
     assert episode.way == len(set(episode.classes)) == 3
@@ -41,7 +41,7 @@ def test_support_and_query_are_disjoint_and_of_the_classes_they_say(index: int) 
 
 
 def test_episodes_are_reproducible_by_seed_and_number() -> None:
-    episodes = [dx.Episodes(rows=numbered(), way=3, shot=1, query=2, seed=seed) for seed in (0, 0, 1)]
+    episodes = [dx.data.Episodes(rows=numbered(), way=3, shot=1, query=2, seed=seed) for seed in (0, 0, 1)]
     first = [[numbers(e[i].support) for i in range(5)] for e in episodes]
     assert first[0] == first[1] != first[2]
     assert len({tuple(n) for n in first[0]}) > 1
@@ -54,20 +54,20 @@ def test_episodes_are_reproducible_by_seed_and_number() -> None:
 @given(st.integers(0, 1000))
 def test_splits_are_disjoint_by_class_and_complete(seed: int) -> None:
     rows = numbered()
-    parts = dx.split_classes(rows, [3, 2, 1], seed=seed)
+    parts = dx.data.split_classes(rows, [3, 2, 1], seed=seed)
     found = [{int(n) % 6 for n in part.pixels[:, 0, 0, 0]} for part in parts]
     assert [len(classes) for classes in found] == [3, 2, 1]
     assert set().union(*found) == set(range(6))
     for part, classes in zip(parts, found, strict=True):
         assert sorted(part.y.unique().tolist()) == list(range(len(classes)))
         assert len(part) == 5 * len(classes)
-    again = dx.split_classes(rows, [3, 2, 1], seed=seed)
+    again = dx.data.split_classes(rows, [3, 2, 1], seed=seed)
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(parts, again, strict=True))
 
 
 def test_rotations_are_new_classes() -> None:
     rows = numbered(classes=3, each=2)
-    turned = dx.with_rotations(rows)
+    turned = dx.data.with_rotations(rows)
     assert len(turned) == 4 * len(rows)
     assert turned.y.unique().tolist() == list(range(12))
     corner = [(0, 0), (1, 0), (1, 1), (0, 1)]
@@ -79,7 +79,7 @@ def test_rotations_are_new_classes() -> None:
 
 def test_same_classes_keep_their_labels() -> None:
     rows = numbered()
-    same = dx.SameClasses(rows=rows, support=4, query=6)
+    same = dx.data.SameClasses(rows=rows, support=4, query=6)
     episode = same.draw(generator(0))
     assert same.way == 6
     assert len(set(numbers(episode.support) + numbers(episode.query))) == 10
@@ -89,25 +89,34 @@ def test_same_classes_keep_their_labels() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: dx.Episodes(rows=numbered(1, 5), way=2, shot=1, query=1), "1 class for 2-way episodes"),
-        (lambda: dx.Episodes(rows=numbered(), way=7), "6 classes for 7-way episodes"),
+        (lambda: dx.data.Episodes(rows=numbered(1, 5), way=2, shot=1, query=1), "1 class for 2-way episodes"),
+        (lambda: dx.data.Episodes(rows=numbered(), way=7), "6 classes for 7-way episodes"),
         (
-            lambda: dx.Episodes(rows=numbered(6, 1), way=2, shot=1, query=1),
+            lambda: dx.data.Episodes(rows=numbered(6, 1), way=2, shot=1, query=1),
             "class 0 has 1 image; 1 to learn from and 1",
         ),
-        (lambda: dx.Episodes(rows=numbered(), way=2, shot=3, query=3), "class 0 has 5 images; 3 to learn from and 3"),
-        (lambda: dx.Episodes(rows=numbered(), way=1), "way 1, shot 1, query 15"),
-        (lambda: dx.Episodes(rows=numbered().unlabelled()), "the rows have no labels"),
-        (lambda: dx.Episodes(rows=replace(numbered(), y=numbered().y - 1)), "a label of -1; number classes from 0"),
         (
-            lambda: dx.Episodes(rows=replace(numbered(), y=numbered().y.float())),
+            lambda: dx.data.Episodes(rows=numbered(), way=2, shot=3, query=3),
+            "class 0 has 5 images; 3 to learn from and 3",
+        ),
+        (lambda: dx.data.Episodes(rows=numbered(), way=1), "way 1, shot 1, query 15"),
+        (lambda: dx.data.Episodes(rows=numbered().unlabelled()), "the rows have no labels"),
+        (
+            lambda: dx.data.Episodes(rows=replace(numbered(), y=numbered().y - 1)),
+            "a label of -1; number classes from 0",
+        ),
+        (
+            lambda: dx.data.Episodes(rows=replace(numbered(), y=numbered().y.float())),
             r"labels \[30\] of torch.float32; give",
         ),
-        (lambda: dx.SameClasses(rows=numbered().subset(torch.arange(0))), "64 rows to learn from .* out of 0"),
-        (lambda: dx.split_classes(numbered(), [4, 3]), r"splits of \[4, 3\] classes out of 6"),
-        (lambda: dx.split_classes(numbered(), []), r"splits of \[\] classes"),
-        (lambda: dx.SameClasses(rows=numbered(), support=20, query=20), "20 rows to learn from and 20 to be judged on"),
-        (lambda: dx.with_rotations(numbered().unlabelled()), "no labels"),
+        (lambda: dx.data.SameClasses(rows=numbered().subset(torch.arange(0))), "64 rows to learn from .* out of 0"),
+        (lambda: dx.data.split_classes(numbered(), [4, 3]), r"splits of \[4, 3\] classes out of 6"),
+        (lambda: dx.data.split_classes(numbered(), []), r"splits of \[\] classes"),
+        (
+            lambda: dx.data.SameClasses(rows=numbered(), support=20, query=20),
+            "20 rows to learn from and 20 to be judged on",
+        ),
+        (lambda: dx.data.with_rotations(numbered().unlabelled()), "no labels"),
     ],
 )
 def test_what_no_episode_can_be_drawn_from(make, told: str) -> None:
@@ -118,4 +127,4 @@ def test_what_no_episode_can_be_drawn_from(make, told: str) -> None:
 def test_only_square_images_are_turned() -> None:
     spec = dx.InputSpec(shape=(1, 2, 3), mean=(0.0,), std=(1.0,))
     with pytest.raises(SourceError, match=r"rows of shape \(1, 2, 3\) cannot be turned"):
-        dx.with_rotations(Rows(pixels=torch.zeros(2, 1, 2, 3), y=torch.arange(2), spec=spec))
+        dx.data.with_rotations(Samples(pixels=torch.zeros(2, 1, 2, 3), y=torch.arange(2), spec=spec))

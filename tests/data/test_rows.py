@@ -5,7 +5,7 @@ import torch
 from pixels import COLOR, GRAY, some_pixels
 from torch.testing import assert_close
 
-from dynext.data.datasets import Rows, augment, open_rows
+from dynext.data.datasets import Samples, augment, open_rows
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.testing import check_source
@@ -13,7 +13,7 @@ from dynext.types import Batch
 
 
 class Stream:
-    """A Source that is no `Rows`: normalized batches with labels."""
+    """A Source that is no `Samples`: normalized batches with labels."""
 
     shape, bn = COLOR.shape, "batch"
 
@@ -31,7 +31,7 @@ def test_sources_become_unlabelled_rows() -> None:
     assert found.y is None
     assert found.bn == "batch"
     assert_close(found.pixels, pixels.float() / 255)
-    labelled = Rows(pixels=pixels, y=torch.arange(6), spec=COLOR, batch_size=2)
+    labelled = Samples(pixels=pixels, y=torch.arange(6), spec=COLOR, batch_size=2)
     assert open_rows(labelled, COLOR).y is None
     assert labelled.y is not None
     with pytest.raises(SourceError, match=r"the net eats \(1, 6, 5\)"):
@@ -39,7 +39,9 @@ def test_sources_become_unlabelled_rows() -> None:
 
 
 def test_rows_are_a_source_and_subsets_keep_labels() -> None:
-    rows = Rows(pixels=torch.from_numpy(some_pixels()).permute(0, 3, 1, 2), y=torch.arange(7), spec=COLOR, batch_size=3)
+    rows = Samples(
+        pixels=torch.from_numpy(some_pixels()).permute(0, 3, 1, 2), y=torch.arange(7), spec=COLOR, batch_size=3
+    )
     check_source(rows)
     assert [len(batch.x) for batch in rows] == [3, 3, 1]
     assert rows.subset(torch.tensor([6, 2])).y.tolist() == [6, 2]

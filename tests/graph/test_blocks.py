@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from zoo import build, conv
 
-from dynext.graph import split
+from dynext.graph.split import split
 
 
 class Around(nn.Module):

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from zoo import build, conv
 
 from dynext.errors import SplitError
-from dynext.graph import split
 from dynext.graph.conditions import ROWS
+from dynext.graph.split import split
 from dynext.graph.trace import private_copy, trace
 
 

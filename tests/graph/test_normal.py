@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo import build, conv
 
 from dynext.errors import SplitError
-from dynext.graph import split
+from dynext.graph.split import split
 
 
 class Between(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynext.compat import declare_torchvision_operators
-from dynext.graph import split
+from dynext.graph.split import split
 
 declare_torchvision_operators()
 

@@ -13,7 +13,7 @@ from dynext.graph.macs import layer_macs
 from dynext.graph.shrink import measured, record, shrink, without
 
 
-def staged(name: str = "plain", **options: object) -> dx.StagedNet:
+def staged(name: str = "plain", **options: object) -> dx.graph.StagedNet:
     model, example = NETS[name]()
     return dx.split(model, example, **options)
 

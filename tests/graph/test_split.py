@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from zoo import NETS, REFUSED, build, conv
 
 from dynext.errors import SplitError
-from dynext.graph import split
 from dynext.graph.macs import count_macs
+from dynext.graph.split import split
 
 EXACT = {"rtol": 0, "atol": 0}
 UNSKIPPABLE = {"plain", "unet_like", "dense_concat", "two_branches", "shared_weights", "kept_whole"}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from zoo import NETS
 
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.graph.stage import Stage, StagedNet
 
 TABLE = """\

@@ -12,9 +12,10 @@ from torch import nn
 from torch.testing import assert_close
 from zoo import NETS
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import ArtifactError, ModelError, PolicyError
-from dynext.graph import split, stages_by_hand
+from dynext.graph import stages_by_hand
+from dynext.graph.split import split
 from dynext.io.artifact import CARD, load, save
 from dynext.models import open_model
 from dynext.modules.exits import default_heads
@@ -53,7 +54,7 @@ def test_everything_comes_back(tmp_path: Path, granularity: str) -> None:
         gather_ms=((0.1, 0.1),) * len(net.staged.stages), device="cpu", threads=1,
     )  # fmt: skip
     policy = half(net)
-    table = collect(net, Rows(pixels=torch.rand(5, *SPEC.shape), y=torch.arange(5), spec=SPEC))
+    table = collect(net, Samples(pixels=torch.rand(5, *SPEC.shape), y=torch.arange(5), spec=SPEC))
     folder = save(
         net, tmp_path / "out" / "net", policy=policy, spec=SPEC, model_recipe=CIFAR, class_names="abcdefghij",
         table=table, provenance={"seed": 3}, page=lambda path: path.write_text("<html>"),
@@ -76,7 +77,7 @@ def test_gates_come_back(tmp_path: Path, gates: GateSpec) -> None:
     staged = split(model, torch.zeros(1, *SPEC.shape), granularity="block")
     net = attach_gates(attach(staged, default_heads(10), at=["layer2.0"]), gates, at=staged.skippable[:3], seed=5)
     policy = replace(half(net), keep_g=(0.5, None, 0.8))
-    table = collect(net, Rows(pixels=torch.rand(5, *SPEC.shape), spec=SPEC), keep=policy.keep_g)
+    table = collect(net, Samples(pixels=torch.rand(5, *SPEC.shape), spec=SPEC), keep=policy.keep_g)
     recipe = {"kind": "cifar", "name": "resnet14", "arguments": {"width": 4}}
     found = load(save(net, tmp_path / "net", policy=policy, spec=SPEC, model_recipe=recipe, table=table))
     check_same_net(found.net, net, rows(), policy)

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from zoo import NETS
 
 from dynext.errors import ArtifactError, DynextError, ModelError, PolicyError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.io import export as export_module
 from dynext.io import run_onnx
 from dynext.io.export import export

@@ -31,7 +31,7 @@ def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
     before, flags, state = state_of(digit_net), [m.training for m in digit_net.modules()], torch.get_rng_state()
     episode = support(digit_rows[1])
     steps = None if method == "prototypes" else 2
-    found = dx.adapt(digit_net, episode.support, method=method, steps=steps, bn=bn)
+    found = dx.meta.adapt(digit_net, episode.support, method=method, steps=steps, bn=bn)
     assert_untouched(digit_net, before)
     assert flags == [m.training for m in digit_net.modules()]
     assert torch.equal(state, torch.get_rng_state())
@@ -56,7 +56,7 @@ def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
 
 def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None:
     episode = support(digit_rows[1])
-    net = dx.adapt(digit_net, episode.support).net
+    net = dx.meta.adapt(digit_net, episode.support).net
     seen: list[list[np.ndarray]] = []
     for x in (episode.support.x, episode.query.x):
         embedded = [[]]
@@ -77,7 +77,7 @@ def test_steps_lower_the_loss_on_the_support_rows(digit_net, digit_rows) -> None
     rows = support(digit_rows[1]).support
 
     def losses(steps: int | None, method: str) -> torch.Tensor:
-        net = dx.adapt(digit_net, rows, method=method, steps=steps).net
+        net = dx.meta.adapt(digit_net, rows, method=method, steps=steps).net
         with torch.no_grad():
             return torch.stack([nn.functional.cross_entropy(z, rows.y) for z in net.all_exits(rows.x).unbind(1)])
 
@@ -89,10 +89,10 @@ def test_steps_lower_the_loss_on_the_support_rows(digit_net, digit_rows) -> None
 
 def test_exits_that_share_a_trunk_step_on_it_together(digit_net, digit_rows) -> None:
     rows, never, lr = support(digit_rows[1]).support, dx.Policy.never(3), 1e-3
-    means = dx.adapt(digit_net, rows, policy=never).net
+    means = dx.meta.adapt(digit_net, rows, policy=never).net
     loss = sum(nn.functional.cross_entropy(z, rows.y) for z in means.all_exits(rows.x).unbind(1))
     gradients = torch.autograd.grad(loss, list(means.parameters()))
-    found = dx.adapt(digit_net, rows, method="used", steps=1, lr=lr, policy=never).net
+    found = dx.meta.adapt(digit_net, rows, method="used", steps=1, lr=lr, policy=never).net
     for (name, p), q, gradient in zip(means.named_parameters(), found.parameters(), gradients, strict=True):
         assert_close((p - q) / lr, gradient, rtol=0.01, atol=0.01, msg=lambda told, name=name: f"{name}: {told}")
 
@@ -109,51 +109,53 @@ def test_left_out_rows_are_answered_by_nets_that_had_not_seen_them(
     never = dx.Policy.never(3)
     for i in range(len(rows.x)):
         others = torch.arange(len(rows.x)) != i
-        rest = dx.Batch(x=rows.x[others], y=rows.y[others])
-        alone = dx.adapt(digit_net, rest, method=method, steps=steps, bn=bn, policy=never).net
+        rest = dx.data.Batch(x=rows.x[others], y=rows.y[others])
+        alone = dx.meta.adapt(digit_net, rest, method=method, steps=steps, bn=bn, policy=never).net
         with torch.no_grad():
             assert_close(found[i], alone.all_exits(rows.x[i : i + 1])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_many_rows_are_left_out_in_groups(digit_net, digit_rows) -> None:
-    found = dx.adapt(digit_net, support(digit_rows[1], way=4, shot=20).support)
+    found = dx.meta.adapt(digit_net, support(digit_rows[1], way=4, shot=20).support)
     assert len(found.table) == 80
     assert torch.isfinite(found.table.logits_nek).all()
 
 
 def test_the_same_classes_keep_their_classifiers(digit_net, digit_rows) -> None:
     rows = support(digit_rows[0], way=2, shot=3).support  # two of the net's three classes
-    found = dx.adapt(digit_net, rows, method="classifier", steps=1, classifiers="kept", lr=0.05)
+    found = dx.meta.adapt(digit_net, rows, method="classifier", steps=1, classifiers="kept", lr=0.05)
     assert found.net.num_classes == 3
-    (names,) = {tuple(claim.adapts) for claim in dx.ownership(digit_net, [[0]], adapts="classifier").claims}
+    (names,) = {tuple(claim.adapts) for claim in dx.meta.ownership(digit_net, [[0]], adapts="classifier").claims}
     moved = {n for n, p in found.net.named_parameters() if not torch.equal(p, digit_net.get_parameter(n))}
     assert set(names) <= moved
-    assert moved == {n for claim in dx.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
+    assert moved == {n for claim in dx.meta.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
 
 
 def test_a_meta_learned_start_goes_on_as_it_was_trained(digit_net, digit_rows) -> None:
     base, new = digit_rows
-    inner = dx.InnerLoop(steps=2, lr=0.3, bn="per_step")
+    inner = dx.meta.InnerLoop(steps=2, lr=0.3, bn="per_step")
     config = dx.FitConfig(steps=2, lr=1e-3, progress=False)
-    start = dx.meta_train(digit_net, dx.Episodes(rows=base, way=3, shot=2, query=3), config, inner=inner, batch=1)
+    start = dx.meta.meta_train(
+        digit_net, dx.data.Episodes(rows=base, way=3, shot=2, query=3), config, inner=inner, batch=1
+    )
     rows = support(new, way=3, shot=2).support
-    found = dx.adapt(start, rows, policy=dx.Policy.never(3))
+    found = dx.meta.adapt(start, rows, policy=dx.Policy.never(3))
     for name, buffer in found.net.named_buffers():
         if name.endswith("running_mean"):
             assert torch.equal(buffer, start.statistics[name][2])
     with pytest.raises(FitError, match=r"\(2 steps' here, 3 steps asked\)"):
-        dx.adapt(start, rows, steps=3)
+        dx.meta.adapt(start, rows, steps=3)
     with pytest.raises(SourceError, match="is of class 3, the net knows 3; give classifiers='prototypes'"):
-        dx.adapt(start, support(new).support)
+        dx.meta.adapt(start, support(new).support)
 
 
 @pytest.mark.parametrize("bn", ["task", "frozen"])
 def test_steps_go_on_with_the_statistics_that_they_were_trained_on(bn: str, digit_net, digit_rows) -> None:
     rows, never = support(digit_rows[1], way=3).support, dx.Policy.never(3)
-    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop(steps=2, bn=bn))
+    start = dx.meta.MetaStart(net=digit_net, inner=dx.meta.InnerLoop(steps=2, bn=bn))
 
     def statistics(**given) -> list[torch.Tensor]:
-        buffers = dx.adapt(start, rows, policy=never, **given).net.named_buffers()
+        buffers = dx.meta.adapt(start, rows, policy=never, **given).net.named_buffers()
         return [buffer for name, buffer in buffers if "running" in name]
 
     found, wanted = statistics(), statistics(bn=bn)
@@ -166,36 +168,36 @@ def test_steps_go_on_with_the_statistics_that_they_were_trained_on(bn: str, digi
 
 def test_a_start_for_class_means_goes_on_from_class_means(digit_net, digit_rows) -> None:
     rows, never = support(digit_rows[1], way=3).support, dx.Policy.never(3)
-    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop.of("prototypes"))
+    start = dx.meta.MetaStart(net=digit_net, inner=dx.meta.InnerLoop.of("prototypes"))
     for given in ({"method": "head", "steps": 2}, {}):
-        one, other = (dx.adapt(net, rows, policy=never, **given).net for net in (start, digit_net))
+        one, other = (dx.meta.adapt(net, rows, policy=never, **given).net for net in (start, digit_net))
         assert torch.equal(one.all_exits(rows.x), other.all_exits(rows.x))
     with pytest.raises(FitError, match="steps=2, but class means take none; give method='head'"):
-        dx.adapt(start, rows, steps=2)
+        dx.meta.adapt(start, rows, steps=2)
 
 
 def test_learned_step_sizes_are_for_as_many_classes_and_not_overruled(digit_net, digit_rows) -> None:
     sizes = {name: torch.full_like(p, 0.1) for name, p in digit_net.named_parameters()}
-    start = dx.MetaStart(net=digit_net, inner=dx.InnerLoop.of("meta_sgd", steps=1), step_sizes=sizes)
+    start = dx.meta.MetaStart(net=digit_net, inner=dx.meta.InnerLoop.of("meta_sgd", steps=1), step_sizes=sizes)
     with pytest.raises(FitError, match=r"learned step sizes of shape \(3, .* is \(4, .* here; give rows of as many"):
-        dx.adapt(start, support(digit_rows[1]).support, classifiers="prototypes")
+        dx.meta.adapt(start, support(digit_rows[1]).support, classifiers="prototypes")
     with pytest.raises(FitError, match="lr=0.5, but this start has learned its own step sizes"):
-        dx.adapt(start, support(digit_rows[1], way=3).support, lr=0.5)
+        dx.meta.adapt(start, support(digit_rows[1], way=3).support, lr=0.5)
 
 
 def test_classifiers_that_class_means_do_not_fit_into(digit_net, digit_rows) -> None:
     rows = support(digit_rows[1], way=3).support
-    heads = dx.cosine_heads(dx.conv_heads(3, hidden=8, separable=0))
-    with pytest.raises(FitError, match="exit 0 answers by Cosine, not by an nn.Linear .* or use dx.few_shot"):
-        dx.adapt(dx.attach(digit_net.staged, heads, at=[0]), rows)
+    heads = dx.heads.cosine_heads(dx.heads.conv_heads(3, hidden=8, separable=0))
+    with pytest.raises(FitError, match="exit 0 answers by Cosine, not by an nn.Linear .* or use dx.align.few_shot"):
+        dx.meta.adapt(dx.attach(digit_net.staged, heads, at=[0]), rows)
     digit_net.exits[1].classifier.register_parameter("bias", None)
-    with pytest.raises(FitError, match="the classifier of exit 1 has 3 outputs and no bias; .* use dx.few_shot"):
-        dx.adapt(digit_net, rows)
+    with pytest.raises(FitError, match="the classifier of exit 1 has 3 outputs and no bias; .* use dx.align.few_shot"):
+        dx.meta.adapt(digit_net, rows)
 
 
 def test_statistics_of_the_support_become_the_nets(digit_net, digit_rows) -> None:
     rows = support(digit_rows[1]).support
-    net = dx.adapt(digit_net, rows, bn="task", policy=dx.Policy.never(3)).net
+    net = dx.meta.adapt(digit_net, rows, bn="task", policy=dx.Policy.never(3)).net
     stem = digit_net.staged.stages[0].body.get_submodule("conv1")
     mean = net.staged.stages[0].body.get_submodule("bn1").running_mean
     with torch.no_grad():
@@ -206,30 +208,30 @@ def test_statistics_of_the_support_become_the_nets(digit_net, digit_rows) -> Non
 def test_other_shapes_of_nets_learn_new_classes(name: str) -> None:
     net = zoo_net(name)
     x = torch.randn(8, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = dx.Batch(x=x, y=torch.arange(8) % 2)
-    found = dx.adapt(net, rows, method="owned", steps=1)
+    rows = dx.data.Batch(x=x, y=torch.arange(8) % 2)
+    found = dx.meta.adapt(net, rows, method="owned", steps=1)
     assert found.net.num_classes == 2
     check_net(found.net.float(), x.float())
 
 
 def test_new_classes_keep_everything_but_the_classifiers(digit_net) -> None:
-    found = dx.with_classes(digit_net, 7)
+    found = dx.meta.with_classes(digit_net, 7)
     kept, own = digit_net.state_dict(), found.state_dict()
     assert kept.keys() == own.keys()
     changed = {name for name in kept if kept[name].shape != own[name].shape}
-    assert changed == {n for claim in dx.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
+    assert changed == {n for claim in dx.meta.ownership(digit_net, adapts="classifier").claims for n in claim.adapts}
     assert all(torch.equal(kept[name], own[name]) for name in kept if name not in changed)
     assert [exit.spec["num_classes"] for exit in found.exits] == [7, 7]
     assert found.staged.macs - digit_net.staged.macs == 16 * (7 - 3)
     whole = dx.split(dx.models.ResNet(8, num_classes=7, width=4, channels=1), torch.zeros(1, 1, 8, 8))
     assert found.staged.macs == whole.macs
     with pytest.raises(FitError, match="num_classes=1"):
-        dx.with_classes(digit_net, 1)
+        dx.meta.with_classes(digit_net, 1)
 
 
 def test_recipes_of_other_classes() -> None:
     recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 2, "num_classes": 10}}
-    assert dx.recipe_with_classes(recipe, 4)["arguments"] == {"width": 2, "num_classes": 4}
+    assert dx.meta.recipe_with_classes(recipe, 4)["arguments"] == {"width": 2, "num_classes": 4}
     assert recipe["arguments"]["num_classes"] == 10
-    assert dx.recipe_with_classes({"kind": "file", "name": "a.py:f", "arguments": {}}, 4) is None
-    assert dx.recipe_with_classes(None, 4) is None
+    assert dx.meta.recipe_with_classes({"kind": "file", "name": "a.py:f", "arguments": {}}, 4) is None
+    assert dx.meta.recipe_with_classes(None, 4) is None

@@ -9,6 +9,7 @@ from torch import nn
 
 import dynext as dx
 from dynext.errors import FitError, PolicyError, SourceError
+from dynext.net.cascade import cascade
 
 
 class Averaged(nn.Module):
@@ -23,13 +24,13 @@ class Averaged(nn.Module):
 
 
 def test_a_net_that_does_not_end_in_a_linear_layer() -> None:
-    net = dx.attach(dx.split(Averaged(), torch.zeros(1, 3, 8, 8), after=["body"]), dx.pooled_heads(3))
+    net = dx.attach(dx.split(Averaged(), torch.zeros(1, 3, 8, 8), after=["body"]), dx.heads.pooled_heads(3))
     with pytest.raises(FitError, match="do not come out of an nn.Linear"):
-        dx.with_classes(net, 4)
+        dx.meta.with_classes(net, 4)
 
 
-def batch(y: list[int], side: int = 8) -> dx.Batch:
-    return dx.Batch(x=torch.zeros(len(y), 1, side, side), y=torch.tensor(y))
+def batch(y: list[int], side: int = 8) -> dx.data.Batch:
+    return dx.data.Batch(x=torch.zeros(len(y), 1, side, side), y=torch.tensor(y))
 
 
 @pytest.mark.parametrize(
@@ -41,31 +42,34 @@ def batch(y: list[int], side: int = 8) -> dx.Batch:
         (batch([0, 0, 2, 2]), "no support row of class 1; number the classes from 0 without gaps"),
         (batch([0, 0, 1, 1], side=9), r"support rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"),
         (batch([]), "there is not one support row"),
-        (dx.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
+        (dx.data.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
         (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
-        (dx.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])), r"labels \[2\] of torch.int64 .* for 4 support"),
-        (dx.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
         (
-            dx.Batch(
+            dx.data.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])),
+            r"labels \[2\] of torch.int64 .* for 4 support",
+        ),
+        (dx.data.Batch(x=torch.zeros(2, 1, 8, 8), y=torch.tensor([0.5, 1])), "labels .* of torch.float32"),
+        (
+            dx.data.Batch(
                 x=torch.tensor([0.0, 0, torch.nan, 0])[:, None, None, None].expand(4, 1, 8, 8), y=torch.arange(4) % 2
             ),
             "support row 2 holds NaN",
         ),
     ],
 )
-def test_support_rows_that_teach_nothing(rows: dx.Batch, told: str, digit_net) -> None:
+def test_support_rows_that_teach_nothing(rows: dx.data.Batch, told: str, digit_net) -> None:
     with pytest.raises(SourceError, match=told):
-        dx.adapt(digit_net, rows)
+        dx.meta.adapt(digit_net, rows)
 
 
 def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None:
     rows = support(digit_rows[1], way=3, shot=1).support
     policy = dx.Policy(threshold_e=(0.9, 0.9, 0.0), temperature_e=(1.0, 2.0, 3.0))
-    found = dx.adapt(digit_net, rows, policy=policy)
+    found = dx.meta.adapt(digit_net, rows, policy=policy)
     assert found.policy == policy
     assert found.table is None
     with pytest.raises(PolicyError, match="the policy is for 2 exits"):
-        dx.adapt(digit_net, rows, policy=dx.Policy.never(2))
+        dx.meta.adapt(digit_net, rows, policy=dx.Policy.never(2))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +87,9 @@ def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None
 )
 def test_arguments_that_make_no_sense(given: dict, told: str, digit_net) -> None:
     with pytest.raises(FitError, match=told):
-        dx.adapt(digit_net, batch([0, 0, 1, 1]), **given)
+        dx.meta.adapt(digit_net, batch([0, 0, 1, 1]), **given)
 
 
 def test_cascades_are_refused() -> None:
     with pytest.raises(FitError, match="the net is a cascade"):
-        dx.with_classes(dx.cascade(smooth_net().float(), "boost"), 4)
+        dx.meta.with_classes(cascade(smooth_net().float(), "boost"), 4)

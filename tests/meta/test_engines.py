@@ -115,7 +115,7 @@ def test_exits_of_one_task_are_taken_apart_where_that_is_exact() -> None:
 @pytest.mark.parametrize(("norm", "bn"), [(lambda c: nn.GroupNorm(2, c), "task"), (nn.BatchNorm2d, "frozen"),
                                           (lambda c: nn.BatchNorm2d(c, affine=False), "task")])  # fmt: skip
 def test_vmap_agrees_with_the_loop_where_it_is_allowed(norm, bn: str, rule: str) -> None:
-    net = smooth_net(norm, dx.pooled_heads(3))
+    net = smooth_net(norm, dx.heads.pooled_heads(3))
     loss = meta_loss(net, InnerLoop(adapts="used", rule=rule, bn=bn, steps=2))
     episodes = [some_rows(3, seed=seed) for seed in range(3)]
     columns = [torch.stack(column) for column in zip(*episodes, strict=True)]
@@ -129,7 +129,7 @@ def test_vmap_agrees_with_the_loop_where_it_is_allowed(norm, bn: str, rule: str)
 @pytest.mark.parametrize("kind", ["BatchNorm2d", "InstanceNorm2d", "LayerNorm"])
 def test_vmap_is_refused_where_it_is_silently_wrong(kind: str) -> None:
     norm = {"BatchNorm2d": nn.BatchNorm2d, "InstanceNorm2d": lambda c: nn.InstanceNorm2d(c, affine=True)}
-    net = smooth_net() if kind == "LayerNorm" else smooth_net(norm[kind], dx.pooled_heads(3))
+    net = smooth_net() if kind == "LayerNorm" else smooth_net(norm[kind], dx.heads.pooled_heads(3))
     with pytest.raises(FitError, match=f"is a {kind} with a scale .* wrong second-order gradients"):
         together(meta_loss(net, InnerLoop()))
     check_vmap(net, InnerLoop(rule="first_order"))

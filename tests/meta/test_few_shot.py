@@ -12,11 +12,11 @@ from dynext.errors import FitError, SourceError
 
 @pytest.mark.parametrize("bn", ["frozen", "task"])
 def test_it_answers_as_adapt_does(bn: str, digit_net, digit_rows) -> None:
-    episodes = dx.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
-    found = dx.evaluate_episodes(digit_net, episodes, count=3, bn=bn, progress=False)
+    episodes = dx.data.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
+    found = dx.meta.evaluate_episodes(digit_net, episodes, count=3, bn=bn, progress=False)
     wanted = []
     for i in range(3):
-        net = dx.adapt(digit_net, episodes[i].support, bn=bn, policy=dx.Policy.never(3)).net
+        net = dx.meta.adapt(digit_net, episodes[i].support, bn=bn, policy=dx.Policy.never(3)).net
         with torch.no_grad():
             wanted.append(net.all_exits(episodes[i].query.x))
     assert_close(found.table.logits_nek, torch.cat(wanted), rtol=1e-4, atol=1e-4)
@@ -24,8 +24,8 @@ def test_it_answers_as_adapt_does(bn: str, digit_net, digit_rows) -> None:
 
 
 def test_means_and_intervals_are_over_episodes(digit_net, digit_rows) -> None:
-    episodes = dx.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
-    found = dx.evaluate_episodes(digit_net, episodes, count=8, progress=False)
+    episodes = dx.data.Episodes(rows=digit_rows[1], way=3, shot=2, query=4)
+    found = dx.meta.evaluate_episodes(digit_net, episodes, count=8, progress=False)
     right = found.table.right_ne.double().view(8, 12, 3).mean(1).numpy()
     for e, share in enumerate(found.accuracy_e):
         assert share.mean == pytest.approx(right[:, e].mean())
@@ -39,10 +39,10 @@ def test_means_and_intervals_are_over_episodes(digit_net, digit_rows) -> None:
 
 
 def test_what_is_no_set_of_episodes(digit_net, digit_rows) -> None:
-    ways = [dx.Episodes(rows=digit_rows[1], way=way, shot=1, query=2)[0] for way in (2, 3)]
+    ways = [dx.data.Episodes(rows=digit_rows[1], way=way, shot=1, query=2)[0] for way in (2, 3)]
     with pytest.raises(FitError, match="episodes of 2 and of 3 classes"):
-        dx.evaluate_episodes(digit_net, ways, progress=False)
+        dx.meta.evaluate_episodes(digit_net, ways, progress=False)
     with pytest.raises(SourceError, match="there is not one episode"):
-        dx.evaluate_episodes(digit_net, [], progress=False)
+        dx.meta.evaluate_episodes(digit_net, [], progress=False)
     with pytest.raises(SourceError, match="count=0"):
-        dx.evaluate_episodes(digit_net, ways, count=0)
+        dx.meta.evaluate_episodes(digit_net, ways, count=0)

@@ -15,21 +15,22 @@ from dynext.errors import ArtifactError, FitError, SourceError
 from dynext.meta.inner import NAMED
 from dynext.meta.l2w_den import Weighed, leaving, row_weights
 from dynext.meta.meta_gf import Fusion
+from dynext.modules.modes import batch_statistics
 
 
 def config(steps: int, checkpoint: Path | None = None) -> dx.FitConfig:
     return dx.FitConfig(steps=steps, lr=5e-3, progress=False, checkpoint=checkpoint, checkpoint_seconds=0)
 
 
-def episodes(rows: dx.data.Rows, **sizes: int) -> dx.Episodes:
-    return dx.Episodes(rows=rows, **{"way": 3, "shot": 2, "query": 4, **sizes})
+def episodes(rows: dx.data.Samples, **sizes: int) -> dx.data.Episodes:
+    return dx.data.Episodes(rows=rows, **{"way": 3, "shot": 2, "query": 4, **sizes})
 
 
 def test_meta_training_helps_on_classes_it_never_saw(digit_net, digit_rows) -> None:
     base, new = digit_rows
-    start = dx.meta_train(digit_net, episodes(base), config(40), inner=dx.InnerLoop.of("prototypes"), batch=2)
+    start = dx.meta.meta_train(digit_net, episodes(base), config(40), inner=dx.meta.InnerLoop.of("prototypes"), batch=2)
     judged = [
-        dx.evaluate_episodes(net, episodes(new), count=15, method="prototypes", progress=False).accuracy_e
+        dx.meta.evaluate_episodes(net, episodes(new), count=15, method="prototypes", progress=False).accuracy_e
         for net in (digit_net, start)
     ]
     assert sum(share.mean for share in judged[1]) > sum(share.mean for share in judged[0]) + 0.05
@@ -39,8 +40,8 @@ def test_meta_training_helps_on_classes_it_never_saw(digit_net, digit_rows) -> N
 def test_every_inner_loop_trains_and_leaves_the_original_alone(name: str, digit_net, digit_rows) -> None:
     digit_net.train()
     before, flags, state = state_of(digit_net), [m.training for m in digit_net.modules()], torch.get_rng_state()
-    inner = dx.InnerLoop.of(name) if name == "prototypes" else dx.InnerLoop.of(name, steps=1)
-    start = dx.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, batch=1)
+    inner = dx.meta.InnerLoop.of(name) if name == "prototypes" else dx.meta.InnerLoop.of(name, steps=1)
+    start = dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, batch=1)
     assert_untouched(digit_net, before)
     assert flags == [m.training for m in digit_net.modules()]
     assert torch.equal(state, torch.get_rng_state())
@@ -51,31 +52,31 @@ def test_every_inner_loop_trains_and_leaves_the_original_alone(name: str, digit_
 
 
 def test_a_held_out_exit_stays_as_it_was(digit_net, digit_rows) -> None:
-    start = dx.meta_train(digit_net, episodes(digit_rows[0]), config(2), exits=[[0], [2]], batch=1)
+    start = dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(2), exits=[[0], [2]], batch=1)
     for name, p in digit_net.exits[1].named_parameters():
         assert torch.equal(p, start.net.exits[1].get_parameter(name)), name
     assert not torch.equal(digit_net.exits[0].classifier.weight, start.net.exits[0].classifier.weight)
 
 
 def test_a_frozen_trunk_stays_bit_for_bit(digit_net, digit_rows) -> None:
-    inner = dx.InnerLoop(bn="frozen", steps=1)
-    start = dx.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, trunk="frozen", batch=1)
+    inner = dx.meta.InnerLoop(bn="frozen", steps=1)
+    start = dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, trunk="frozen", batch=1)
     last = len(digit_net.staged.stages) - 1
     for name, tensor in digit_net.staged.state_dict().items():
         if not name.startswith(f"stages.{last}."):
             assert torch.equal(tensor, start.net.staged.state_dict()[name]), name
     with pytest.raises(FitError, match="a frozen trunk keeps its statistics, and bn='task'"):
-        dx.meta_train(digit_net, episodes(digit_rows[0]), config(1), trunk="frozen")
+        dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(1), trunk="frozen")
 
 
 @pytest.mark.parametrize("name", ["heads", "meta_sgd", "per_step"])
 def test_an_interrupted_training_ends_where_an_unbroken_one_ends(
     name: str, digit_net, digit_rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = dx.InnerLoop(bn="per_step", steps=1) if name == "per_step" else dx.InnerLoop.of(name, steps=1)
+    inner = dx.meta.InnerLoop(bn="per_step", steps=1) if name == "per_step" else dx.meta.InnerLoop.of(name, steps=1)
 
-    def run(checkpoint: Path) -> dx.MetaStart:
-        return dx.meta_train(digit_net, episodes(digit_rows[0]), config(3, checkpoint), inner=inner, batch=1)
+    def run(checkpoint: Path) -> dx.meta.MetaStart:
+        return dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(3, checkpoint), inner=inner, batch=1)
 
     whole = run(tmp_path / "a")
     with killed_at_save(monkeypatch):
@@ -87,13 +88,13 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_ends(
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     with pytest.raises(FitError, match="belongs to another run"):
-        dx.meta_train(digit_net, episodes(digit_rows[0]), config(3, tmp_path / "a"), inner=inner, batch=2)
+        dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(3, tmp_path / "a"), inner=inner, batch=2)
 
 
 def test_all_episodes_at_once_train_the_same(digit_net, digit_rows) -> None:
-    inner = dx.InnerLoop(bn="frozen", steps=1)
+    inner = dx.meta.InnerLoop(bn="frozen", steps=1)
     one, other = (
-        dx.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, batch=2, vmap=vmap).net
+        dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(2), inner=inner, batch=2, vmap=vmap).net
         for vmap in (False, True)
     )
     for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
@@ -102,7 +103,7 @@ def test_all_episodes_at_once_train_the_same(digit_net, digit_rows) -> None:
 
 def test_running_statistics_are_those_of_support_rows_in_the_end(digit_net, digit_rows) -> None:
     before = digit_net.staged.stages[0].state_dict()
-    start = dx.meta_train(digit_net, episodes(digit_rows[0]), config(1), batch=1)
+    start = dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(1), batch=1)
     after = start.net.staged.stages[0].state_dict()
     means = [name for name in before if name.endswith("running_mean")]
     assert means
@@ -110,9 +111,9 @@ def test_running_statistics_are_those_of_support_rows_in_the_end(digit_net, digi
 
 
 def test_a_start_comes_back_from_its_file(digit_net, digit_rows, tmp_path: Path) -> None:
-    inner = dx.InnerLoop.of("meta_sgd", steps=1, adapts="head", bn="per_step")
-    start = dx.meta_train(digit_net, episodes(digit_rows[0]), config(1), inner=inner, batch=1)
-    again = dx.MetaStart.read(start.write(tmp_path / "start.safetensors"), start.net)
+    inner = dx.meta.InnerLoop.of("meta_sgd", steps=1, adapts="head", bn="per_step")
+    start = dx.meta.meta_train(digit_net, episodes(digit_rows[0]), config(1), inner=inner, batch=1)
+    again = dx.meta.MetaStart.read(start.write(tmp_path / "start.safetensors"), start.net)
     assert again.inner == inner
     for kept in ("step_sizes", "statistics"):
         mine, theirs = getattr(start, kept), getattr(again, kept)
@@ -121,44 +122,44 @@ def test_a_start_comes_back_from_its_file(digit_net, digit_rows, tmp_path: Path)
     (tmp_path / "broken").write_bytes(b"no")
     for path in (tmp_path / "broken", tmp_path / "absent"):
         with pytest.raises(ArtifactError, match="cannot be read as a meta-learned start"):
-            dx.MetaStart.read(path, start.net)
-    wider = dx.attach(start.net.staged, dx.conv_heads(3, hidden=9, separable=0), at=[0, 1])
+            dx.meta.MetaStart.read(path, start.net)
+    wider = dx.attach(start.net.staged, dx.heads.conv_heads(3, hidden=9, separable=0), at=[0, 1])
     with pytest.raises(ArtifactError, match=r"another net \(exits.0.* has shape \(3, 72\) there, \(3, 81\) is"):
-        dx.MetaStart.read(tmp_path / "start.safetensors", wider)
-    other = dx.attach(start.net.staged, dx.conv_heads(3, hidden=8), at=[0])
+        dx.meta.MetaStart.read(tmp_path / "start.safetensors", wider)
+    other = dx.attach(start.net.staged, dx.heads.conv_heads(3, hidden=8), at=[0])
     with pytest.raises(ArtifactError, match="belongs to another net"):
-        dx.MetaStart.read(tmp_path / "start.safetensors", other)
+        dx.meta.MetaStart.read(tmp_path / "start.safetensors", other)
 
 
 def test_what_cannot_be_trained_is_refused(digit_net, digit_rows) -> None:
     base, _ = digit_rows
     with pytest.raises(FitError, match="4-way episodes for a net of 3 classes; make it one of 4"):
-        dx.meta_train(digit_net, episodes(base, way=4), config(1))
+        dx.meta.meta_train(digit_net, episodes(base, way=4), config(1))
     with pytest.raises(FitError, match="batch=0"):
-        dx.meta_train(digit_net, episodes(base), config(1), batch=0)
+        dx.meta.meta_train(digit_net, episodes(base), config(1), batch=0)
     with pytest.raises(FitError, match="trunk='Frozen'; give 'learned' or 'frozen'"):
-        dx.meta_train(digit_net, episodes(base), config(1), trunk="Frozen")
+        dx.meta.meta_train(digit_net, episodes(base), config(1), trunk="Frozen")
     with pytest.raises(FitError, match="give each task its own list of exits"):
-        dx.meta_train(digit_net, episodes(base), config(1), exits=[0, 1])
-    inner = dx.InnerLoop(bn="frozen")
+        dx.meta.meta_train(digit_net, episodes(base), config(1), exits=[0, 1])
+    inner = dx.meta.InnerLoop(bn="frozen")
     with pytest.raises(FitError, match="vmap runs our own loop alone"):
-        dx.meta_train(digit_net, episodes(base), config(1), inner=inner, engine="higher", vmap=True)
-    wide = dx.Episodes(rows=dx.data.digits(side=9), way=3)
+        dx.meta.meta_train(digit_net, episodes(base), config(1), inner=inner, engine="higher", vmap=True)
+    wide = dx.data.Episodes(rows=dx.data.digits(side=9), way=3)
     with pytest.raises(SourceError, match=r"rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"):
-        dx.meta_train(digit_net, wide, config(1))
+        dx.meta.meta_train(digit_net, wide, config(1))
 
 
 def test_same_classes_make_exits_the_only_tasks(digit_net, digit_rows) -> None:
-    base = dx.split_classes(digit_rows[0], [3])[0]
-    start = dx.meta_train(digit_net, dx.SameClasses(rows=base, support=8, query=8), config(1), batch=1)
+    base = dx.data.split_classes(digit_rows[0], [3])[0]
+    start = dx.meta.meta_train(digit_net, dx.data.SameClasses(rows=base, support=8, query=8), config(1), batch=1)
     assert start.net.num_classes == 3
 
 
 def test_a_class_that_a_draw_lacks_does_not_count(digit_net, digit_rows) -> None:
-    rows = dx.SameClasses(rows=dx.split_classes(digit_rows[0], [3])[0], support=2, query=6)
+    rows = dx.data.SameClasses(rows=dx.data.split_classes(digit_rows[0], [3])[0], support=2, query=6)
     seen = [set(rows.draw(torch.Generator().manual_seed(0)).support.y.tolist())]
     assert any(len(classes) < 3 for classes in seen)
-    start = dx.meta_train(digit_net, rows, config(2), inner=dx.InnerLoop.of("prototypes"), batch=1)
+    start = dx.meta.meta_train(digit_net, rows, config(2), inner=dx.meta.InnerLoop.of("prototypes"), batch=1)
     assert all(p.isfinite().all() for p in start.net.parameters())
 
 
@@ -181,15 +182,15 @@ class TestFusion:
             torch.testing.assert_close(fused[name].detach(), torch.full_like(experts[users[0]][name], wanted))
 
     def test_it_learns_and_leaves_the_original_alone(self, digit_net, digit_rows) -> None:
-        rows = dx.split_classes(digit_rows[0], [3])[0]
+        rows = dx.data.split_classes(digit_rows[0], [3])[0]
         before = state_of(digit_net)
-        found = dx.meta_fusion(digit_net, rows, config(12), batch_size=32)
+        found = dx.meta.meta_fusion(digit_net, rows, config(12), batch_size=32)
         assert_untouched(digit_net, before)
         right = [dx.collect(net, rows).right_ne.double().mean() for net in (digit_net, found)]
         assert right[1] > right[0] + 0.1
         assert all(p.requires_grad for p in found.parameters())
         with pytest.raises(FitError, match="inner_steps=0"):
-            dx.meta_fusion(digit_net, rows, config(1), inner_steps=0)
+            dx.meta.meta_fusion(digit_net, rows, config(1), inner_steps=0)
 
 
 class TestWeights:
@@ -206,13 +207,13 @@ class TestWeights:
         assert float(weight.max() - weight.min()) < 0.8 + 1e-6
 
     def test_each_net_gets_its_own_gradient(self, digit_net, digit_rows) -> None:
-        rows = dx.split_classes(digit_rows[0], [3])[0].take(torch.arange(0, 300, 10))
+        rows = dx.data.split_classes(digit_rows[0], [3])[0].take(torch.arange(0, 300, 10))
         half = len(rows.x) // 2
         weighed = Weighed(digit_net, strength=0.0, q=0.5, pseudo_lr=0.1, hidden=4)
         weighed(rows.x[:half], rows.y[:half], rows.x[half:], rows.y[half:]).backward()
         found = {name: p.grad.clone() for name, p in digit_net.named_parameters()}
         digit_net.zero_grad()
-        with dx.batch_statistics(digit_net):
+        with batch_statistics(digit_net):
             logits_bek = digit_net.all_exits(rows.x[:half])
         losses = [torch.nn.functional.cross_entropy(logits, rows.y[:half]) for logits in logits_bek.unbind(1)]
         torch.stack(losses).sum().backward()  # of strength 0: plain joint training
@@ -224,11 +225,11 @@ class TestWeights:
         assert any(p.grad.any() for p in strong.weigher.parameters())
 
     def test_it_learns(self, digit_net, digit_rows) -> None:
-        rows = dx.split_classes(digit_rows[0], [3])[0]
+        rows = dx.data.split_classes(digit_rows[0], [3])[0]
         before = state_of(digit_net)
-        found = dx.weigh_rows(digit_net, rows, config(12), batch_size=32)
+        found = dx.meta.weigh_samples(digit_net, rows, config(12), batch_size=32)
         assert_untouched(digit_net, before)
         right = [dx.collect(net, rows).right_ne.double().mean() for net in (digit_net, found)]
         assert right[1] > right[0] + 0.1
         with pytest.raises(FitError, match="strength=2"):
-            dx.weigh_rows(digit_net, rows, config(1), strength=2)
+            dx.meta.weigh_samples(digit_net, rows, config(1), strength=2)

@@ -40,7 +40,7 @@ def test_shapes_are_those_of_the_published_configuration() -> None:
 def test_as_many_parameters_as_the_authors_net_of_ten_blocks() -> None:
     """4,839,544: what the authors' code prints for 10 blocks, base 4, step 2, on CIFAR-10."""
     model = MSDNet(blocks=10).eval()
-    net = dx.attach(dx.split(model, torch.zeros(1, 3, 32, 32), after=model.places), dx.strided_heads(10))
+    net = dx.attach(dx.split(model, torch.zeros(1, 3, 32, 32), after=model.places), dx.heads.strided_heads(10))
     assert sum(p.numel() for p in net.parameters()) == 4_839_544
 
 
@@ -58,7 +58,7 @@ def test_a_color_net_from_the_catalog_is_saved_and_comes_back(tmp_path: Path) ->
     )
     assert opened.num_classes == 10
     staged = dx.split(opened.model, torch.zeros(1, 3, 8, 8), after=opened.model.places)
-    net = dx.attach(staged, dx.strided_heads(10, hidden=8))
+    net = dx.attach(staged, dx.heads.strided_heads(10, hidden=8))
     policy = dx.Policy.always(net.num_exits)
     dx.save(net, tmp_path / "net", policy=policy, spec=opened.spec, model_recipe=opened.recipe)
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from zoo import NETS
 
 from dynext.errors import PolicyError, SplitError
-from dynext.graph import split, stages_by_hand
+from dynext.graph import stages_by_hand
 from dynext.graph.macs import counting
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import (
     Gates,

@@ -7,11 +7,12 @@ from zoo import NETS
 import dynext as dx
 from dynext.errors import PolicyError
 from dynext.net.cam import class_activation
+from dynext.net.cascade import cascade
 
 
 def dynamic(name: str = "unet_like") -> tuple[dx.DynamicNet, torch.Tensor]:
     model, example = NETS[name]()
-    net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.strided_heads(10, convs=0))
+    net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.heads.strided_heads(10, convs=0))
     return net, torch.randn(4, *example.shape[1:], generator=torch.Generator().manual_seed(0))
 
 
@@ -52,4 +53,4 @@ def test_what_has_no_map_is_refused() -> None:
     with pytest.raises(PolicyError, match="exit 3 of a net with 3; give 0 to 2, or -1"):
         class_activation(net, x, 3)
     with pytest.raises(PolicyError, match=r"taps a tensor of shape \(10,\); a map has"):
-        class_activation(dx.cascade(net, "boost"), x, 0)
+        class_activation(cascade(net, "boost"), x, 0)

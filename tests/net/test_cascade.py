@@ -12,6 +12,7 @@ from zoo import NETS
 import dynext as dx
 from dynext.errors import SplitError
 from dynext.net.cascade import Stacked, cascade, links_of
+from dynext.net.collect import table_of
 from dynext.testing import check_net
 
 RULES = ("stack", "inline", "boost", "mean", "surest")
@@ -20,7 +21,7 @@ EVERY = pytest.mark.parametrize("rule", RULES)
 
 def plain(name: str = "residual") -> tuple[dx.DynamicNet, torch.Tensor]:
     model, example = NETS[name]()
-    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.conv_heads(10, hidden=8, separable=0))
+    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.heads.conv_heads(10, hidden=8, separable=0))
     return net, torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(2))
 
 
@@ -53,7 +54,7 @@ def test_answers_that_a_run_overwrites_are_nobodys_live_tensors(rule: str) -> No
     net, x = plain()
     found = scattered(cascade(net, rule))
     with torch.no_grad():
-        table = dx.core.collect.table_of(found, found.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(found, found.all_exits(x), label_n=None, rows="made-up rows")
     high_e = table.logits_nek.softmax(-1).amax(-1).quantile(0.8, dim=0).tolist()
     policy = dx.Policy(threshold_e=(*high_e[:-1], 0.0), temperature_e=(1.0,) * found.num_exits)
     expected = dx.simulate(table, policy)
@@ -149,7 +150,7 @@ def test_heads_cost_what_they_cost_and_exits_nothing_more(rule: str) -> None:
 def test_a_cascade_is_saved_and_comes_back(rule: str, tmp_path: Path) -> None:
     opened = dx.open_model("cifar:resnet8", arguments={"width": 2})
     staged = dx.split(opened.model, torch.zeros(1, 3, 32, 32), after=["layer1", "layer2"])
-    net = scattered(cascade(dx.attach(staged, dx.pooled_heads(10)), rule))
+    net = scattered(cascade(dx.attach(staged, dx.heads.pooled_heads(10)), rule))
     policy = dx.Policy.always(net.num_exits)
     dx.save(net, tmp_path / "net", policy=policy, spec=opened.spec, model_recipe=opened.recipe)
     again = dx.load(tmp_path / "net").net

@@ -4,9 +4,9 @@ import pytest
 import torch
 from zoo import NETS
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import PolicyError, SourceError, SplitError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads, pooled_heads
 from dynext.modules.modes import batch_statistics
 from dynext.net.attach import attach
@@ -64,14 +64,14 @@ def test_costs_add_up() -> None:
 
 def test_collect_says_its_basis_and_reads_only() -> None:
     net, x = residual()
-    rows = Rows(pixels=x, spec=SPEC)
+    rows = Samples(pixels=x, spec=SPEC)
     net.train()
     table = collect(net, rows)
     assert table.basis == "teacher"
     assert not table.synthetic
     assert all(m.training for m in net.modules())
     torch.testing.assert_close(table.logits_nek, net.eval().all_exits(x).detach(), rtol=1e-4, atol=1e-5)
-    labelled = collect(net, Rows(pixels=x, spec=SPEC, y=torch.zeros(6, dtype=torch.int64)))
+    labelled = collect(net, Samples(pixels=x, spec=SPEC, y=torch.zeros(6, dtype=torch.int64)))
     assert labelled.basis == "labels"
     net.cost = measure(net, rows=(1, 2), budget_ms=0.5)
     assert collect(net, rows).trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
@@ -79,7 +79,7 @@ def test_collect_says_its_basis_and_reads_only() -> None:
         collect(net, rows.subset(torch.arange(0)))
     other = InputSpec(shape=(3, 4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(SourceError, match=r"the net eats \(3, 8, 8\)"):
-        collect(net, Rows(pixels=torch.zeros(2, 3, 4, 4), spec=other))
+        collect(net, Samples(pixels=torch.zeros(2, 3, 4, 4), spec=other))
 
 
 def test_batch_statistics_move_the_answers_and_no_buffer() -> None:

@@ -5,7 +5,7 @@ import torch
 from reference import joint as slow
 from zoo import NETS
 
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.net.dynamic_net import DynamicNet

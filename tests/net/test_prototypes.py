@@ -9,6 +9,7 @@ import dynext as dx
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.modules.exits import build_exit
 from dynext.modules.projections import build_projection, projection_spec
+from dynext.net.cascade import cascade
 from dynext.net.embeddings import embedding_sizes, last_linear
 from dynext.net.prototypes import class_means, cosine_logits
 
@@ -19,11 +20,11 @@ ROWS = torch.randn(5, 4, generator=DRAW, dtype=torch.float64)
 
 
 def test_prototypes_are_the_papers() -> None:
-    found = dx.prototypes([F, 2 * F], Y)
+    found = dx.align.prototypes([F, 2 * F], Y)
     expected = slow.prototype_logits(F.numpy(), Y.numpy(), ROWS.numpy(), F.numpy().mean(0))
     torch.testing.assert_close(found.logits([ROWS, 2 * ROWS])[:, 0].numpy(), expected)
     torch.testing.assert_close(found.logits([ROWS, 2 * ROWS])[:, 1].numpy(), expected)
-    elsewhere = dx.prototypes([F], Y, center_on=[ROWS]).logits([ROWS])[:, 0].numpy()
+    elsewhere = dx.align.prototypes([F], Y, center_on=[ROWS]).logits([ROWS])[:, 0].numpy()
     expected = slow.prototype_logits(F.numpy(), Y.numpy(), ROWS.numpy(), ROWS.numpy().mean(0))
     torch.testing.assert_close(elsewhere, expected)
     assert (found.num_classes, elsewhere.shape) == (3, (5, 3))
@@ -38,28 +39,28 @@ def test_gradients_flow_through_class_means() -> None:
 
 def test_a_class_without_an_example_is_told() -> None:
     with pytest.raises(SourceError, match="no example of class 3, 4"):
-        dx.prototypes([F], Y, num_classes=5)
+        dx.align.prototypes([F], Y, num_classes=5)
     with pytest.raises(SourceError, match="labels 0 to 2 for 2 classes"):
-        dx.prototypes([F], Y, num_classes=2)
+        dx.align.prototypes([F], Y, num_classes=2)
     with pytest.raises(SourceError, match="3 labels for 12 rows"):
-        dx.prototypes([F], Y[:3])
+        dx.align.prototypes([F], Y[:3])
 
 
 def test_shots_are_drawn_of_each_class_by_seed() -> None:
     y = torch.tensor([4, 1, 1, 4, 4, 1, 4])
-    found = dx.draw_shots(y, 2, seed=1)
+    found = dx.align.draw_shots(y, 2, seed=1)
     assert y[found].tolist() == [1, 1, 4, 4]
     assert len(found.unique()) == 4
-    assert torch.equal(found, dx.draw_shots(y, 2, seed=1))
-    assert len({tuple(dx.draw_shots(y, 2, seed=seed).tolist()) for seed in range(8)}) > 1
+    assert torch.equal(found, dx.align.draw_shots(y, 2, seed=1))
+    assert len({tuple(dx.align.draw_shots(y, 2, seed=seed).tolist()) for seed in range(8)}) > 1
     with pytest.raises(SourceError, match="3 rows of class 1, 4 asked for"):
-        dx.draw_shots(y, 4)
+        dx.align.draw_shots(y, 4)
 
 
 def test_embeddings_are_what_classifiers_see() -> None:
     net, rows = setting(METHODS["joint"])
     state = torch.get_rng_state()
-    found = dx.embed(net, rows)
+    found = dx.align.embed(net, rows)
     assert torch.equal(state, torch.get_rng_state())
     assert tuple(f.shape[1] for f in found.embedding_e) == embedding_sizes(net)
     torch.testing.assert_close(found.logits_nek, dx.collect(net, rows).logits_nek)
@@ -70,19 +71,19 @@ def test_embeddings_are_what_classifiers_see() -> None:
     part = found.subset(torch.tensor([3, 1]))
     assert len(part) == 2
     assert torch.equal(part.embedding_e[1], found.embedding_e[1][[3, 1]])
-    assert dx.embed(net, rows.unlabelled()).label_n is None
+    assert dx.align.embed(net, rows.unlabelled()).label_n is None
 
 
 def test_what_has_no_embeddings_is_refused() -> None:
     net, rows = setting(METHODS["joint"])
     with pytest.raises(FitError, match="exits of a cascade"):
-        dx.embed(dx.cascade(net, "boost"), rows)
+        dx.align.embed(cascade(net, "boost"), rows)
     with pytest.raises(SourceError, match="0 rows of shape"):
-        dx.embed(net, rows.subset(torch.arange(0)))
+        dx.align.embed(net, rows.subset(torch.arange(0)))
     stages = [torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(4, 10, 6), torch.nn.Flatten())]
-    hand = dx.attach(dx.stages_by_hand(stages, torch.zeros(1, 3, 8, 8)), dx.default_heads(10))
+    hand = dx.attach(dx.graph.stages_by_hand(stages, torch.zeros(1, 3, 8, 8)), dx.default_heads(10))
     with pytest.raises(FitError, match="does not end in a linear layer"):
-        dx.embed(hand, rows)
+        dx.align.embed(hand, rows)
 
 
 def test_projections_are_kept_as_json() -> None:

@@ -5,7 +5,7 @@ import torch
 from zoo import NETS
 
 from dynext.errors import PolicyError, SourceError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.net.timing import side_by_side

@@ -54,7 +54,7 @@ def test_the_least_sure_go_on() -> None:
 def dynamic() -> tuple[dx.DynamicNet, torch.Tensor]:
     model, example = NETS["unet_like"]()
     staged = dx.split(model, example)
-    net = dx.attach(staged, dx.pooled_heads(staged.num_classes))
+    net = dx.attach(staged, dx.heads.pooled_heads(staged.num_classes))
     return net, torch.randn(40, *example.shape[1:], generator=torch.Generator().manual_seed(2))
 
 
@@ -68,7 +68,7 @@ def test_what_runs_is_what_was_planned(budget: float) -> None:
     plan = plan_batch(
         table, Policy(threshold_e=(*limit_e[:-1], 0.0), temperature_e=(1.0,) * net.num_exits), budget=budget
     )
-    out, planned = dx.run_batch(net, x, plan), simulate_batch(table, plan)
+    out, planned = dx.policies.run_batch(net, x, plan), simulate_batch(table, plan)
     assert out.exit.tolist() == planned.exit_n.tolist()
     assert out.macs.tolist() == planned.macs_n.tolist()
     assert int(out.macs.sum()) <= budget * table.static_macs * len(x)
@@ -90,9 +90,9 @@ def test_plans_that_do_not_fit_are_refused() -> None:
     plan = plan_batch(table, policy, budget=0.9)
     dearer = replace(plan, look_macs_e=tuple(look + 1 for look in plan.look_macs_e))
     with pytest.raises(PolicyError, match="make a plan on a table of this net"):
-        dx.run_batch(net, x, dearer)
+        dx.policies.run_batch(net, x, dearer)
     with pytest.raises(SourceError, match="give one or more of shape"):
-        dx.run_batch(net, x[:0], plan)
+        dx.policies.run_batch(net, x[:0], plan)
     with pytest.raises(PolicyError, match="lengths|plan of"):
         replace(plan, look_macs_e=(1,))
 

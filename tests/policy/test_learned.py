@@ -11,6 +11,7 @@ from zoo import NETS
 
 import dynext as dx
 from dynext.errors import PolicyError
+from dynext.net.collect import table_of
 from dynext.policy.choose import choose
 from dynext.policy.confidence import Confidence, Learned, confidences
 from dynext.policy.policy import Policy
@@ -32,10 +33,10 @@ def test_it_is_a_sigmoid_of_three_measures() -> None:
 
 def test_a_policy_with_gates_is_json_and_runs_as_simulated() -> None:
     model, example = NETS["residual"]()
-    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.conv_heads(10, hidden=8))
+    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.heads.conv_heads(10, hidden=8))
     x = torch.randn(30, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        table = dx.core.collect.table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
     middle_e = confidences(table.logits_nek, GATES).median(0).values[:3].tolist()
     policy = Policy(confidence=GATES, threshold_e=(middle_e[0], None, middle_e[2], 0.0), temperature_e=(1.0,) * 4)
     assert Policy.from_json(policy.to_json()) == policy
@@ -63,7 +64,7 @@ def test_gates_that_do_not_fit_are_refused(tmp_path) -> None:
     with pytest.raises(PolicyError, match="is no learned measure"):
         Policy.from_dict({"confidence": {"gates": 1}, "threshold_e": [0.0], "temperature_e": [1.0]})
     model, example = NETS["residual"]()
-    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.conv_heads(10, hidden=8))
+    net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.heads.conv_heads(10, hidden=8))
     policy = Policy(confidence=GATES, threshold_e=(0.5, 0.5, 0.5, 0.0), temperature_e=(1.0,) * 4)
     spec = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(PolicyError, match="without learned gates"):

@@ -14,6 +14,8 @@ import dynext as dx
 from dynext.errors import FitError
 from dynext.graph.deepest import DEEPEST, with_deepest
 from dynext.io.run_onnx import OnnxNet
+from dynext.modules.modes import batch_statistics
+from dynext.net.cascade import cascade
 from dynext.prune import attention as training
 from dynext.prune.attention import distill_attention, transfer_attention
 from dynext.prune.auxiliary import Auxiliary, detach, lend_attention, watching
@@ -86,9 +88,9 @@ def test_the_deepest_map_is_cut_out_of_the_last_stage(name: str) -> None:
 
 def test_stages_by_hand_are_looked_at_from_their_last_tap() -> None:
     model, example = NETS["plain"]()
-    staged = dx.stages_by_hand([model.features[:2], model.features[2:], model.head], example)
+    staged = dx.graph.stages_by_hand([model.features[:2], model.features[2:], model.head], example)
     assert with_deepest(staged) is staged
-    auxiliary = lend_attention(dx.attach(staged, dx.conv_heads(10, hidden=8), at=[0]))
+    auxiliary = lend_attention(dx.attach(staged, dx.heads.conv_heads(10, hidden=8), at=[0]))
     assert auxiliary.attached(example).shape == (2, 2, 10)
 
 
@@ -128,14 +130,14 @@ def test_lending_takes_over_what_heads_have_learned() -> None:
 
 def test_heads_keep_their_own_way_to_answer_behind_a_mask() -> None:
     model, example = NETS["residual"]()
-    cosine = dx.cosine_heads(dx.default_heads(10, hidden=8))
-    for heads in (cosine, dx.cosine_heads(dx.masked_heads(dx.default_heads(10, hidden=8)))):
+    cosine = dx.heads.cosine_heads(dx.default_heads(10, hidden=8))
+    for heads in (cosine, dx.heads.cosine_heads(dx.heads.masked_heads(dx.default_heads(10, hidden=8)))):
         net = dx.attach(dx.split(model, example), heads)
         auxiliary = lend_attention(net)
         auxiliary.strength = 0.0
         with torch.no_grad():
             assert torch.equal(detach(auxiliary).all_exits(example), net.all_exits(example))
-    masked = dx.attach(net.staged, dx.masked_heads(cosine))
+    masked = dx.attach(net.staged, dx.heads.masked_heads(cosine))
     assert all(type(exit.classifier) is type(net.exits[0].classifier) for exit in masked.exits)
 
 
@@ -206,9 +208,9 @@ def test_exits_learn_from_rows_of_every_kind(kind: str) -> None:
     student = detach(found)
     assert torch.equal(student(x), net(x))
     rows_of = next(iter(source)).x
-    with torch.no_grad(), dx.batch_statistics(student.staged if kind == "bank" else torch.nn.Identity()):
+    with torch.no_grad(), batch_statistics(student.staged if kind == "bank" else torch.nn.Identity()):
         logits_bek = student.all_exits(rows_of)
-        fresh_bek = dx.attach(net.staged, dx.conv_heads(10, hidden=8)).all_exits(rows_of)
+        fresh_bek = dx.attach(net.staged, dx.heads.conv_heads(10, hidden=8)).all_exits(rows_of)
     for e in range(2):
         learned, before = (
             torch.nn.functional.cross_entropy(logits[:, e], rows.y[: len(rows_of)])
@@ -249,7 +251,7 @@ def test_a_mask_is_exported_and_the_module_is_not(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     model, example = NETS["residual"]()
-    net = dx.attach(dx.split(model, example, after=[0.3]), dx.pooled_heads(10))
+    net = dx.attach(dx.split(model, example, after=[0.3]), dx.heads.pooled_heads(10))
     detached = detach(lend_attention(net)).requires_grad_(False)
     x = torch.randn(6, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     dx.export(detached, tmp_path / "out", policy=dx.Policy.always(2), spec=SPEC, formats=["onnx"])
@@ -265,7 +267,7 @@ def test_what_cannot_learn_is_refused() -> None:
     with pytest.raises(FitError, match="this net has none: attach some"):
         lend_attention(dx.DynamicNet(net.staged, []))
     with pytest.raises(FitError, match="is a cascade"):
-        lend_attention(dx.cascade(net, "boost"))
+        lend_attention(cascade(net, "boost"))
     with pytest.raises(FitError, match="later='earlier'; give one of deepest, next"):
         lend_attention(net, later="earlier")
     with pytest.raises(FitError, match="squeeze=0; give how many"):
@@ -273,13 +275,16 @@ def test_what_cannot_learn_is_refused() -> None:
     with pytest.raises(FitError, match="alpha 2"):
         distill_attention(lend_attention(net), rows, config(), alpha=2)
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
-    small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
+    small = dx.data.Samples(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     auxiliary = lend_attention(net)
-    with pytest.raises(dx.SourceError, match=r"rows of shape \(3, 4, 4\)"):
+    with pytest.raises(dx.errors.SourceError, match=r"rows of shape \(3, 4, 4\)"):
         distill_attention(auxiliary, small, config())
     with pytest.raises(FitError, match="makes no map"):
-        transfer_attention(dx.attach(net.staged, dx.pooled_heads(10)), rows, config())
-    for heads in (dx.attention_heads(10), dx.masked_heads(dx.conv_heads(10))):  # a mask stands before the first map
+        transfer_attention(dx.attach(net.staged, dx.heads.pooled_heads(10)), rows, config())
+    for heads in (
+        dx.heads.attention_heads(10),
+        dx.heads.masked_heads(dx.heads.conv_heads(10)),
+    ):  # a mask stands before the first map
         with pytest.raises(FitError, match="makes no map"):
             transfer_attention(dx.attach(net.staged, heads), rows, config())
     with pytest.raises(FitError, match="no early exit"):

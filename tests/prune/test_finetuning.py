@@ -11,21 +11,22 @@ from reference import maps as slow
 import dynext as dx
 from dynext.data.indexing import by_index
 from dynext.errors import FitError
+from dynext.modules.modes import batch_statistics
 
 finetuning = importlib.import_module("dynext.prune.finetuning")
 
 
 def test_a_pruned_net_is_fine_tuned_and_leaves_its_teacher_alone() -> None:
     net, rows = setting(METHODS["joint"])
-    net = dx.train_jointly(net, rows, config(40))
+    net = dx.train.joint(net, rows, config(40))
     teacher = net.staged
-    small = dx.apply_plan(net, dx.rank(net, budget=0.6))
+    small = dx.prune.apply_plan(net, dx.prune.rank(net, budget=0.6))
     bank = dx.synthesize(teacher, shape=(3, 8, 8), n=32, seed=0, spec=SPEC, method="gaussian")
     before = {key: value.clone() for key, value in [*small.state_dict().items(), *teacher.state_dict().items()]}
     random = torch.get_rng_state()
     x = rows.take(torch.arange(64)).x
     for source in (rows, rows.unlabelled(), bank):
-        tuned = dx.finetune(small, teacher, source, config(30))
+        tuned = dx.prune.finetune(small, teacher, source, config(30))
         if source is not bank:
             with torch.no_grad():
                 far, near = (dx.losses.distillation(one(x), teacher(x), 4.0) for one in (small, tuned))
@@ -36,28 +37,28 @@ def test_a_pruned_net_is_fine_tuned_and_leaves_its_teacher_alone() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in [*small.state_dict().items(), *teacher.state_dict().items()])
     with pytest.raises(FitError, match="8 bits"):
-        dx.finetune(dx.quantize(small, rows, least_macs=0), teacher, rows, config())
+        dx.prune.finetune(dx.prune.quantize(small, rows, least_macs=0), teacher, rows, config())
     with pytest.raises(FitError, match="alpha 3"):
-        dx.finetune(small, teacher, rows, config(), alpha=3)
+        dx.prune.finetune(small, teacher, rows, config(), alpha=3)
     with pytest.raises(FitError, match="norms='loose'"):
-        dx.finetune(small, teacher, rows, config(), norms="loose")
+        dx.prune.finetune(small, teacher, rows, config(), norms="loose")
 
 
 def test_the_loss_of_fine_tuning_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     net, rows = setting(METHODS["joint"], n=16)
-    teacher = dx.train_jointly(net, rows, config(10)).staged
+    teacher = dx.train.joint(net, rows, config(10)).staged
     bank = dx.synthesize(teacher, shape=(3, 8, 8), n=16, seed=0, spec=SPEC, method="gaussian")
     steps = []
     monkeypatch.setattr(finetuning, "fit", lambda module, step, config: steps.append((module, step)))
     for source, y in ((rows, rows.y), (rows.unlabelled(), None), (bank, None)):
-        dx.finetune(net, teacher, source, config(), temperature=3.0, alpha=0.3, batch_size=8)
+        dx.prune.finetune(net, teacher, source, config(), temperature=3.0, alpha=0.3, batch_size=8)
         module, step = steps.pop()
         loss = step(module.eval(), torch.Generator().manual_seed(3), 0.0)
         index = torch.randint(16, (8,), generator=torch.Generator().manual_seed(3))
         x = by_index(source)(index).x
         with torch.no_grad():
             logits_ebk = module.all_exits(x).double().numpy().swapaxes(0, 1)
-            with dx.batch_statistics(teacher) if source is bank else nullcontext():
+            with batch_statistics(teacher) if source is bank else nullcontext():
                 taught = teacher(x).double().numpy()
         labels = None if y is None else y[index].numpy()
         wanted = sum(slow.truth(logits, taught, labels, 3.0, 0.3) for logits in logits_ebk)
@@ -70,10 +71,10 @@ def test_a_compact_net_learns_from_a_teacher() -> None:
         compact = dx.models.SqueezeNet(10, width=0.1).eval()
     before = {key: value.clone() for key, value in compact.state_dict().items()}
     x = rows.take(torch.arange(64)).x
-    taught = dx.distill_static(compact, net.staged, rows, config(30))
+    taught = dx.prune.distill_static(compact, net.staged, rows, config(30))
     with torch.no_grad():
         far, near = (torch.nn.functional.cross_entropy(one(x), rows.y) for one in (compact, taught))
     assert near < far
     assert all(torch.equal(value, before[key]) for key, value in compact.state_dict().items())
     with pytest.raises(FitError, match="the teacher answers"):
-        dx.distill_static(dx.models.SqueezeNet(4, width=0.1).eval(), net.staged, rows, config())
+        dx.prune.distill_static(dx.models.SqueezeNet(4, width=0.1).eval(), net.staged, rows, config())

@@ -96,7 +96,7 @@ def test_maps_of_a_net_leave_it_alone(name: str) -> None:
 
 def test_a_gradient_map_is_the_slope_of_the_chosen_logit() -> None:
     model, example = NETS["plain"]()
-    net = dx.attach(dx.split(model.double(), example.double(), after=["features.2"]), dx.pooled_heads(10))
+    net = dx.attach(dx.split(model.double(), example.double(), after=["features.2"]), dx.heads.pooled_heads(10))
     x, y = drawn(2, 3, 8, 8), torch.tensor([3, 4])
     (found,) = gradient_maps(net, x, y)
     with torch.no_grad():

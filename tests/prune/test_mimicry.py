@@ -41,7 +41,7 @@ def test_mimicry_makes_maps_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_the_first_map_of_a_head_that_mimics() -> None:
     net, rows = setting(METHODS["joint"])
-    net = dx.attach(net.staged, dx.conv_heads(10, hidden=8, convs=2))
+    net = dx.attach(net.staged, dx.heads.conv_heads(10, hidden=8, convs=2))
     reduced = net.exits[0].reduce(net.taps(rows.take(torch.arange(2)).x)[0][0])
     logits, first = training._Mimics(net, mapped=True)._one(net.exits[0], reduced)
     with torch.no_grad():

@@ -112,8 +112,8 @@ def test_every_net_stays_near_its_float_self(name: str) -> None:
     net = dx.attach(dx.split(model, example), dx.default_heads(10, hidden=8))
     before = {key: value.clone() for key, value in net.state_dict().items()}
     random = torch.get_rng_state()
-    rows = dx.data.Rows(pixels=torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), spec=SPEC)
-    coarse = dx.quantize(net, rows, least_macs=0)
+    rows = dx.data.Samples(pixels=torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), spec=SPEC)
+    coarse = dx.prune.quantize(net, rows, least_macs=0)
     x = rows.take(torch.arange(16)).x
     with torch.no_grad():
         wanted, found = net.all_exits(x), coarse.all_exits(x)
@@ -132,8 +132,8 @@ def test_every_net_stays_near_its_float_self(name: str) -> None:
 def test_a_trained_net_answers_alike() -> None:
     """The stated bound: a hundredth of the largest logit or so, and nearly every answer."""
     net, rows = setting(METHODS["joint"])
-    net = dx.train_jointly(net, rows, config(40))
-    coarse = dx.quantize(net, rows, least_macs=0)
+    net = dx.train.joint(net, rows, config(40))
+    coarse = dx.prune.quantize(net, rows, least_macs=0)
     x = rows.take(torch.arange(64)).x
     with torch.no_grad():
         wanted, found = net.all_exits(x), coarse.all_exits(x)
@@ -147,7 +147,7 @@ def test_a_trained_net_answers_alike() -> None:
 def test_a_net_in_training_is_left_alone() -> None:
     net, rows = setting(METHODS["joint"], n=8)
     before, flags = copy.deepcopy(net.train().state_dict()), [m.training for m in net.modules()]
-    dx.quantize(net, rows, least_macs=0)
+    dx.prune.quantize(net, rows, least_macs=0)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert [m.training for m in net.modules()] == flags
 
@@ -156,25 +156,25 @@ def test_small_and_shared_layers_stay_float() -> None:
     model, example = NETS["shared_weights"]()
     net = dx.attach(dx.split(model, example), dx.default_heads(10, hidden=8))
     assert not any("again" in name for name, _ in chains(net))
-    rows = dx.data.Rows(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
-    coarse = dx.quantize(net, rows, least_macs=10_000)
+    rows = dx.data.Samples(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
+    coarse = dx.prune.quantize(net, rows, least_macs=10_000)
     assert list(coarse.int8["layers"]) == ["staged.stages.0.body.stem.0"]
 
 
 def test_what_cannot_be_quantized_is_refused() -> None:
     net, rows = setting(METHODS["joint"], n=8)
-    coarse = dx.quantize(net, rows, least_macs=0)
+    coarse = dx.prune.quantize(net, rows, least_macs=0)
     with pytest.raises(FitError, match="in 8 bits already"):
-        dx.quantize(coarse, rows)
+        dx.prune.quantize(coarse, rows)
     with pytest.raises(FitError, match="no layer spends 1,000,000,000 MACs"):
-        dx.quantize(net, rows, least_macs=10**9)
+        dx.prune.quantize(net, rows, least_macs=10**9)
     with pytest.raises(FitError, match="batches=0"):
-        dx.quantize(net, rows, least_macs=0, batches=0)
+        dx.prune.quantize(net, rows, least_macs=0, batches=0)
     with pytest.raises(FitError, match="8 bits has no gradients"):
-        dx.gradient_maps(coarse, rows.take(torch.arange(2)).x)
+        dx.prune.gradient_maps(coarse, rows.take(torch.arange(2)).x)
     with pytest.raises(ModelError, match="'nowhere' is no layer"):
         to_int8(net, {"layers": {"nowhere": [1.0, 0]}})
-    with pytest.raises(dx.PlanError, match="is in 8 bits"):
-        dx.rank(coarse, budget=0.5)
-    with pytest.raises(dx.SourceError, match="no rows"):
-        dx.quantize(net, rows.subset(torch.arange(0)))
+    with pytest.raises(dx.errors.PlanError, match="is in 8 bits"):
+        dx.prune.rank(coarse, budget=0.5)
+    with pytest.raises(dx.errors.SourceError, match="no rows"):
+        dx.prune.quantize(net, rows.subset(torch.arange(0)))

@@ -32,14 +32,14 @@ def grouped() -> dx.DynamicNet:
     with torch.no_grad():
         for tensor in (model[0].weight, model[0].bias, model[2].weight, model[2].bias):
             tensor[[0, 4]] *= 1e-3
-    return dx.attach(dx.split(model, torch.zeros(1, 3, 8, 8), after=["4"]), dx.pooled_heads(10))
+    return dx.attach(dx.split(model, torch.zeros(1, 3, 8, 8), after=["4"]), dx.heads.pooled_heads(10))
 
 
 def test_grouped_convolutions_lose_inputs_as_predicted() -> None:
     net = grouped()
-    plan = dx.rank(net, budget=0.75)
+    plan = dx.prune.rank(net, budget=0.75)
     assert (0, 4) in [cut.channels for cut in plan.cuts if cut.layer == "staged.stages.0.body.0"]
-    small = dx.apply_plan(net, plan)
+    small = dx.prune.apply_plan(net, plan)
     (conv,) = (m for m in small.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
     assert (conv.groups, conv.in_channels, conv.weight.shape[1]) == (2, 6, 3)
     assert small.staged.macs == plan.macs <= 0.75 * net.staged.macs
@@ -52,39 +52,39 @@ def test_a_dead_group_is_worth_nothing() -> None:
         for module in (net.get_submodule(layer), net.get_submodule(layer[:-1] + "1")):
             for tensor in module.parameters():
                 tensor.zero_()
-    plan = dx.rank(net, budget=0.7, by="taylor", source=rows)
+    plan = dx.prune.rank(net, budget=0.7, by="taylor", source=rows)
     assert [len(cut.channels) for cut in plan.cuts if cut.layer == layer] == [7]
 
 
 def test_masks_are_found_by_name_where_blocks_are_gone() -> None:
     net, x = dynamic("residual", granularity="block")
-    auxiliary, names = dx.lend_attention(net), [stage.name for stage in net.staged.stages]
+    auxiliary, names = dx.prune.lend_attention(net), [stage.name for stage in net.staged.stages]
     gone = names[net.staged.skippable[0]]
     small = smaller(net, exits=(gone,), blocks=(gone,))
     whole, left = ranking._looks(net, auxiliary, x), ranking._looks(small, auxiliary, x)
     for s, stage in enumerate(small.staged.stages):
         assert torch.equal(left(f"staged.stages.{s}.body"), whole(f"staged.stages.{names.index(stage.name)}.body"))
-    other = dx.lend_attention(dynamic("plain")[0])
-    rows = dx.data.Rows(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
+    other = dx.prune.lend_attention(dynamic("plain")[0])
+    rows = dx.data.Samples(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
     with pytest.raises(PlanError, match="auxiliary= was made of another net: it has no stage"):
-        dx.rank(net, budget=0.8, by="attention", source=rows, auxiliary=other)
+        dx.prune.rank(net, budget=0.8, by="attention", source=rows, auxiliary=other)
 
 
 def test_rows_to_rank_by_are_looked_at_first() -> None:
     net, rows = setting(METHODS["joint"], n=4)
-    gray = dx.data.Rows(pixels=torch.rand(4, 1, 8, 8), spec=dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)))
-    with pytest.raises(dx.SourceError, match="no rows"):
-        dx.rank(net, budget=0.8, by="taylor", source=rows.subset(torch.arange(0)))
-    with pytest.raises(dx.SourceError, match=r"rows of shape \(1, 8, 8\); the net eats \(3, 8, 8\)"):
-        dx.rank(net, budget=0.8, by="taylor", source=gray)
+    gray = dx.data.Samples(pixels=torch.rand(4, 1, 8, 8), spec=dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)))
+    with pytest.raises(dx.errors.SourceError, match="no rows"):
+        dx.prune.rank(net, budget=0.8, by="taylor", source=rows.subset(torch.arange(0)))
+    with pytest.raises(dx.errors.SourceError, match=r"rows of shape \(1, 8, 8\); the net eats \(3, 8, 8\)"):
+        dx.prune.rank(net, budget=0.8, by="taylor", source=gray)
     with pytest.raises(PlanError, match="rows_per_step 0"):
-        dx.rank(net, budget=0.8, by="taylor", source=rows, rows_per_step=0)
+        dx.prune.rank(net, budget=0.8, by="taylor", source=rows, rows_per_step=0)
     with pytest.raises(PlanError, match="this net has none; give by='magnitude'"):
-        dx.rank(grouped(), budget=0.8, by="bn")
-    with pytest.raises(PlanError, match="call dx.rank"):
-        dx.make_smaller(net, rows, budget=0.8, by="attention")
+        dx.prune.rank(grouped(), budget=0.8, by="bn")
+    with pytest.raises(PlanError, match="call dx.prune.rank"):
+        dx.prune.make_smaller(net, rows, budget=0.8, by="attention")
     with pytest.raises(PlanError, match="split with granularity='block'"):
-        dx.rank(net, budget=0.8, source=rows, blocks=9)
+        dx.prune.rank(net, budget=0.8, source=rows, blocks=9)
 
 
 def test_channels_that_cannot_be_followed_are_refused_where_some_must_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,22 +95,22 @@ def test_channels_that_cannot_be_followed_are_refused_where_some_must_go(monkeyp
 
     monkeypatch.setattr("torch_pruning.DependencyGraph.build_dependency", failing)
     with pytest.raises(PlanError, match=r"cannot follow this net's channels \(ZeroDivisionError: by zero\)"):
-        dx.rank(net, budget=0.8)
-    plan = dx.rank(net, budget=1.0)
-    assert torch.equal(dx.apply_plan(net, plan).all_exits(x), net.all_exits(x))
+        dx.prune.rank(net, budget=0.8)
+    plan = dx.prune.rank(net, budget=1.0)
+    assert torch.equal(dx.prune.apply_plan(net, plan).all_exits(x), net.all_exits(x))
 
 
 @pytest.mark.parametrize("by", ["bn", "taylor", "attention"])
 def test_every_way_of_ranking_keeps_what_it_should(by: str) -> None:
     """One channel of a layer is made worthless in every way there is: it must be the first to go."""
     net, rows = setting(METHODS["joint"], n=32)
-    auxiliary = dx.lend_attention(net)
+    auxiliary = dx.prune.lend_attention(net)
     layer = next(name for name, m in net.named_modules() if name.endswith("conv1.0"))
     conv, norm = net.get_submodule(layer), net.get_submodule(layer[:-1] + "1")
     with torch.no_grad():
         conv.weight[3], norm.weight[3], norm.bias[3], norm.running_mean[3] = 1e-5, 1e-5, 0.0, 0.0
     gradients = [p.grad for p in net.parameters()]
-    plan = dx.rank(net, budget=0.7, by=by, source=rows, auxiliary=auxiliary)
+    plan = dx.prune.rank(net, budget=0.7, by=by, source=rows, auxiliary=auxiliary)
     assert gradients == [p.grad for p in net.parameters()]
     assert plan.by == by
     assert 3 in next(cut for cut in plan.cuts if cut.layer == layer).channels

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from zoo import NETS as ZOO
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import PolicyError, SourceError
-from dynext.graph import split
 from dynext.graph.macs import counting
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.net.collect import collect
@@ -46,7 +46,7 @@ def table_of(net: DynamicNet, x: torch.Tensor):
     shape = tuple(x.shape[1:])
     channels = shape[0]
     spec = InputSpec(shape=shape, mean=(0.0,) * channels, std=(1.0,) * channels)
-    return collect(net, Rows(pixels=x, spec=spec))
+    return collect(net, Samples(pixels=x, spec=spec))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ import dynext as dx
 from dynext.seeding import generator, seeded
 
 
-def stripes(n: int, seed: int) -> dx.data.Rows:
+def stripes(n: int, seed: int) -> dx.data.Samples:
     """Images ``[1 8 8]`` whose class is the direction of their stripes; labels with them."""
     draw = generator(seed)
     y = torch.randint(4, (n,), generator=draw)
@@ -21,21 +21,21 @@ def stripes(n: int, seed: int) -> dx.data.Rows:
     phase = 6.28 * torch.rand(n, 1, 1, generator=draw)
     x = 0.5 + 0.35 * torch.sin(1.6 * waves[y] + phase) + 0.1 * torch.randn(n, 8, 8, generator=draw)
     spec = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.25,))
-    return dx.data.Rows(pixels=x.clamp(0, 1)[:, None], y=y, spec=spec)
+    return dx.data.Samples(pixels=x.clamp(0, 1)[:, None], y=y, spec=spec)
 
 
 @pytest.fixture(scope="session")
-def train_rows() -> dx.data.Rows:
+def train_rows() -> dx.data.Samples:
     return stripes(400, 0)
 
 
 @pytest.fixture(scope="session")
-def test_rows() -> dx.data.Rows:
+def test_rows() -> dx.data.Samples:
     return stripes(300, 1)
 
 
 @pytest.fixture(scope="session")
-def _taught(train_rows: dx.data.Rows) -> dx.models.ResNet:
+def _taught(train_rows: dx.data.Samples) -> dx.models.ResNet:
     with seeded(0):
         net = dx.models.ResNet(14, num_classes=4, width=8, channels=1)
 
@@ -48,16 +48,16 @@ def _taught(train_rows: dx.data.Rows) -> dx.models.ResNet:
 
 
 @pytest.fixture
-def static(_taught: dx.models.ResNet) -> dx.StagedNet:
+def static(_taught: dx.models.ResNet) -> dx.graph.StagedNet:
     """Its blocks as stages; four of them may be skipped."""
     return dx.split(_taught, torch.zeros(1, 1, 8, 8), granularity="block")
 
 
 @pytest.fixture
-def quick() -> dx.GateFit:
-    return dx.GateFit(steps=30, lr=1e-2, batch_size=64, progress=False)
+def quick() -> dx.train.GateFit:
+    return dx.train.GateFit(steps=30, lr=1e-2, batch_size=64, progress=False)
 
 
 @pytest.fixture
-def with_trunk(quick: dx.GateFit) -> dx.GateFit:
+def with_trunk(quick: dx.train.GateFit) -> dx.train.GateFit:
     return replace(quick, trunk_lr=1e-3)

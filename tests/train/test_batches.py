@@ -66,6 +66,6 @@ def test_a_teacher_lends_its_statistics_to_as_many_passes_as_are_made(static, tr
 
 def test_rows_of_another_shape_are_refused(static) -> None:
     spec = dx.InputSpec(shape=(1, 9, 9), mean=(0.5,), std=(0.25,))
-    rows = dx.data.Rows(pixels=torch.zeros(4, 1, 9, 9), y=torch.zeros(4, dtype=torch.int64), spec=spec)
+    rows = dx.data.Samples(pixels=torch.zeros(4, 1, 9, 9), y=torch.zeros(4, dtype=torch.int64), spec=spec)
     with pytest.raises(SourceError, match=r"rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"):
         Lessons(rows, static, None, "frozen", augmented=False)

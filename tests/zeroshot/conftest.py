@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.models import ResNet
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from zoo import NETS
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.net.collect import collect
 from dynext.policy.policy import Policy
@@ -29,9 +29,9 @@ def teacher() -> torch.nn.Module:
     return NETS["residual"]()[0]
 
 
-def real(count: int = 48) -> Rows:
+def real(count: int = 48) -> Samples:
     pixels = torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    return Rows(pixels=pixels, spec=SPEC)
+    return Samples(pixels=pixels, spec=SPEC)
 
 
 def same_weights(one: Conversion, two: Conversion) -> bool:
@@ -199,7 +199,7 @@ def test_rows_say_how_they_are_normalized() -> None:
         ({"calibrate": real(0)}, "calibrate has no rows"),
         ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Rows"),
         ({"distill_on": torch.zeros(4, 3, 8, 8)}, "distill_on is a Tensor; give a bank"),
-        ({"calibrate": Rows(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))}, "resize them"),
+        ({"calibrate": Samples(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))}, "resize them"),
         ({"example": torch.zeros(3, 8, 8)}, r"the example is of shape \(3, 8, 8\); give a batch"),
         ({"example": [0.0]}, "the example is a list; give a batch"),
         ({"spec": InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)}, r"rows of shape \(2,\); give \(channels"),

@@ -8,9 +8,9 @@ from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.distill as subject
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import FitError, SourceError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.net.dynamic_net import DynamicNet
@@ -20,14 +20,14 @@ from dynext.zeroshot.distill import Features, cache_features, distill, head_logi
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-def setting(name: str = "residual") -> tuple[DynamicNet, torch.nn.Module, Rows]:
+def setting(name: str = "residual") -> tuple[DynamicNet, torch.nn.Module, Samples]:
     model, example = NETS[name]()
     staged = split(model, example)
     x = torch.randn(96, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    return attach(staged, default_heads(staged.num_classes)), model, Rows(pixels=x, spec=SPEC, batch_size=32)
+    return attach(staged, default_heads(staged.num_classes)), model, Samples(pixels=x, spec=SPEC, batch_size=32)
 
 
-def agreement(net: DynamicNet, rows: Rows) -> float:
+def agreement(net: DynamicNet, rows: Samples) -> float:
     answers = net.all_exits(rows.pixels).argmax(-1)
     return float((answers == answers[:, -1:]).float().mean())
 
@@ -63,7 +63,7 @@ def test_features_too_large_for_half_precision_are_kept_in_single() -> None:
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x[40:] *= 1e6  # in the second batch
     net = attach(split(model, x, ["1"]), default_heads(5))
-    features = cache_features(net, model, Rows(pixels=x, spec=SPEC, batch_size=32), progress=False)
+    features = cache_features(net, model, Samples(pixels=x, spec=SPEC, batch_size=32), progress=False)
     torch.testing.assert_close(head_logits(net, features), net.all_exits(x).detach(), rtol=1e-2, atol=1e-2)
     distill(net, model, features, steps=2, progress=False)
 
@@ -132,7 +132,7 @@ def test_one_row_alone_has_no_statistics() -> None:
         torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)
     )
     net = attach(split(net.eval(), torch.zeros(2, 3, 8, 8), ["1"]), default_heads(3))
-    alone = Rows(pixels=torch.zeros(1, 3, 8, 8), spec=SPEC, bn="batch")
+    alone = Samples(pixels=torch.zeros(1, 3, 8, 8), spec=SPEC, bn="batch")
     with pytest.raises(SourceError, match="a batch of one row has no statistics .* at least two rows"):
         cache_features(net, None, alone, progress=False)
 
@@ -144,6 +144,6 @@ def test_what_cannot_be_distilled_is_refused() -> None:
     with pytest.raises(FitError, match="no early exit to train"):
         distill(DynamicNet(net.staged, []), teacher, rows, progress=False)
     with pytest.raises(SourceError, match="NaN or infinity"):
-        distill(net, teacher, Rows(pixels=rows.pixels * torch.nan, spec=SPEC), progress=False)
+        distill(net, teacher, Samples(pixels=rows.pixels * torch.nan, spec=SPEC), progress=False)
     with pytest.raises(FitError, match=r"the teacher answers \(2, 3\), the net"):
         distill(net, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), rows, progress=False)

@@ -12,9 +12,9 @@ from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.joint as subject
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import FitError, SourceError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.modules.modes import batch_norms, batch_statistics
 from dynext.net.attach import attach
@@ -26,7 +26,7 @@ from dynext.types import Batch, InputSpec
 from dynext.zeroshot.joint import JointReport, distill_jointly
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
-Setting = tuple[DynamicNet, nn.Module, Rows]
+Setting = tuple[DynamicNet, nn.Module, Samples]
 QUIET = {"batch_size": 16, "progress": False}
 
 
@@ -34,10 +34,10 @@ def setting(name: str = "residual", n: int = 64) -> Setting:
     model, example = NETS[name]()
     net = attach(split(model, example, after=[0.3, 0.6]), default_heads(10, hidden=8))
     x = torch.randn(n, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    return net, model, Rows(pixels=x, spec=SPEC, batch_size=32)
+    return net, model, Samples(pixels=x, spec=SPEC, batch_size=32)
 
 
-def held_out(rows: Rows, seed: int = 0) -> Rows:
+def held_out(rows: Samples, seed: int = 0) -> Samples:
     """As the docstring says: an eighth of the rows, by seed."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return rows.subset(order[: len(rows) // 8])
@@ -193,7 +193,7 @@ class Stream:
     bn = "running"
     shape = SPEC.shape
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Samples) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
@@ -257,7 +257,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
         distill_jointly(net, teacher, rows, bn="update", progress=False)
     with pytest.raises(SourceError, match="3 rows; joint distillation"):
         distill_jointly(net, teacher, rows.subset(torch.arange(3)), progress=False)
-    large = Rows(pixels=torch.zeros(8, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))
+    large = Samples(pixels=torch.zeros(8, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))
     with pytest.raises(SourceError, match="the net eats"):
         distill_jointly(net, teacher, large, progress=False)
     other = build_other(teacher)

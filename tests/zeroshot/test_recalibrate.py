@@ -14,15 +14,15 @@ from dynext.zeroshot.recalibrate import FOLDS, dealt, recalibrated, with_biases
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def lopsided(count: int = 60) -> tuple[dx.DynamicNet, dx.data.Rows]:
+def lopsided(count: int = 60) -> tuple[dx.DynamicNet, dx.data.Samples]:
     """A net whose exits are copies of each other's kind and shout one class; rows for it."""
     model, example = NETS["residual"]()
-    net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.conv_heads(10, hidden=8))
+    net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.heads.conv_heads(10, hidden=8))
     with torch.no_grad():
         for exit in net.exits:
             exit.classifier.bias[3] += 9.0
     pixels = torch.rand(count, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    return net, dx.data.Rows(pixels=pixels, spec=SPEC)
+    return net, dx.data.Samples(pixels=pixels, spec=SPEC)
 
 
 def test_biases_are_added_to_early_exits_alone() -> None:
@@ -85,7 +85,7 @@ def test_fewer_rows_than_folds_change_nothing() -> None:
 
 def test_cosine_classifiers_have_no_bias_and_stay_as_they_are() -> None:
     net, rows = lopsided()
-    cosine = dx.attach(net.staged, dx.cosine_heads(dx.conv_heads(10, hidden=8)), at=[0])
+    cosine = dx.attach(net.staged, dx.heads.cosine_heads(dx.heads.conv_heads(10, hidden=8)), at=[0])
     table = dx.collect(cosine, rows)
     found, judged = recalibrated(cosine, table)
     assert torch.equal(judged.logits_nek, table.logits_nek)

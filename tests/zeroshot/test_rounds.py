@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dynext.zeroshot.rounds as subject
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
 from dynext.testing import check_source
@@ -67,8 +67,8 @@ def test_nonsense_is_refused(teacher: nn.Module, student: DynamicNet, spec: Inpu
         in_rounds(student, teacher, spec=spec, n=1, seed=0, **QUICK)
     with pytest.raises(SourceError, match="method leaves has no option against"):
         in_rounds(student, teacher, spec=spec, n=4, seed=0, method="leaves", steps=1, progress=False)
-    rows = Rows(pixels=torch.zeros(2, 3, 8, 8), spec=spec)
+    rows = Samples(pixels=torch.zeros(2, 3, 8, 8), spec=spec)
     with pytest.raises(SourceError, match="cannot be joined"):
-        Joined(parts=[rows, Rows(pixels=rows.pixels, spec=spec, bn="batch")])
+        Joined(parts=[rows, Samples(pixels=rows.pixels, spec=spec, bn="batch")])
     with pytest.raises(SourceError, match="no source to join"):
         Joined(parts=[])

@@ -9,7 +9,7 @@ from zoo import NETS
 
 import dynext as dx
 from dynext.errors import FitError, SplitError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.zeroshot import thresholds
 from dynext.zeroshot.convert import Conversion, convert
@@ -29,9 +29,9 @@ def teacher() -> torch.nn.Module:
     return NETS["residual"]()[0]
 
 
-def real(count: int = 48) -> dx.data.Rows:
+def real(count: int = 48) -> dx.data.Samples:
     pixels = torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    return dx.data.Rows(pixels=pixels, spec=SPEC)
+    return dx.data.Samples(pixels=pixels, spec=SPEC)
 
 
 def same_weights(one: Conversion, two: Conversion) -> bool:

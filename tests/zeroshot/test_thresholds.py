@@ -7,7 +7,7 @@ import torch
 from tables import make_table
 from torch import nn
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
@@ -87,7 +87,7 @@ def test_the_farther_from_the_training_set_the_less_may_be_lost(
 def test_what_a_trained_trunk_has_lost_is_weighed_by_the_teacher(
     student: DynamicNet, teacher: nn.Module, spec: InputSpec
 ) -> None:
-    rows = Rows(pixels=torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8), spec=spec)
+    rows = Samples(pixels=torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8), spec=spec)
     assert lost_by_drift(student, teacher, rows) == 0
     with torch.no_grad():
         student.staged.stages[0].get_parameter("body.conv1.weight").add_(0.3)

@@ -10,11 +10,11 @@ from typing import Any, get_args
 import click
 import torch
 
-from dynext.align.augmentations import Views
+from dynext.align.augmentations import Augmentations
 from dynext.align.losses import Loss
 from dynext.align.report import Rechosen, compared, rechoose
 from dynext.align.result import Alignment, Trunk
-from dynext.align.train import align as align_exits
+from dynext.align.train import align_exits
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
     artefact_options,
@@ -28,7 +28,7 @@ from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.rows import unlabelled_rows
 from dynext.cli.shared.show import print_json
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Rows, fashion_mnist
+from dynext.data.datasets import Samples, fashion_mnist
 from dynext.errors import SourceError
 from dynext.io.artifact import Artifact
 from dynext.net.dynamic_net import DynamicNet
@@ -44,7 +44,7 @@ APART = 1000
 """Most real rows that are kept apart for thresholds; a quarter of them where that is less."""
 
 
-VIEWS = {0: None, 1: Views(count=1), 2: Views(count=2)}
+VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
 
 
 @click.command(short_help="Make exits see as the last exit sees.")
@@ -136,8 +136,8 @@ def align(
 class _Given:
     """Rows to align on, others to choose and judge thresholds on, and what they are in words."""
 
-    taught: Rows | Bank
-    apart: Rows | Bank
+    taught: Samples | Bank
+    apart: Samples | Bank
     words: str
     seed: int
 
@@ -167,7 +167,7 @@ class _Given:
         self, before: DynamicNet, aligned: DynamicNet, kept: Artifact, max_drop: float | None, budget: float | None
     ) -> Rechosen:
         """On real rows as these say; on synthesized ones, thresholds must hold on two kinds."""
-        if isinstance(self.apart, Rows):
+        if isinstance(self.apart, Samples):
             return rechoose(before, aligned, kept.policy, self.apart, max_drop=max_drop, budget=budget, rows=self.words)
         made = partial(_synthesized, before, kept, seed=self.seed + 2, folder=None)
         unseen = choose_unseen(aligned, before.staged, made, METHOD, max_drop=max_drop, budget=budget)
@@ -180,7 +180,7 @@ def _synthesized(net: DynamicNet, kept: Artifact, method: str, n: int, seed: int
 
 def _write(where: Path, folder: Path, kept: Artifact, found: Alignment, rechosen: Rechosen, given: _Given) -> None:
     pictures = load_pictures(folder)
-    if isinstance(given.apart, Rows):
+    if isinstance(given.apart, Samples):
         pictures |= first_and_last(rechosen.table, rechosen.policy, given.apart)
     untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
     write_folder(

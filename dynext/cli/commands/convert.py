@@ -24,7 +24,7 @@ from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.rows import drawn, unlabelled_rows
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.io.artifact import PAGE
 from dynext.net.timing import Timing, side_by_side
 from dynext.reporting.report import report
@@ -169,11 +169,11 @@ def convert(
 
 
 def _timed(
-    teacher: nn.Module, conversion: Conversion, seen: Rows | None, distilled_on_seen: bool
+    teacher: nn.Module, conversion: Conversion, seen: Samples | None, distilled_on_seen: bool
 ) -> tuple[tuple[Timing, ...], str]:
     """The clock on real rows if there are any; else on synthesized ones, where it says what exits cost, not save."""
     source = seen if seen is not None else conversion.rows
-    x = source.take(drawn(len(source), TIMED_ROWS)).x if isinstance(source, Rows | Bank) else next(iter(source)).x
+    x = source.take(drawn(len(source), TIMED_ROWS)).x if isinstance(source, Samples | Bank) else next(iter(source)).x
     x = x.to(next(teacher.parameters()))
     timings = side_by_side(teacher, conversion.net, conversion.policy, x)
     if seen is None:
@@ -183,6 +183,6 @@ def _timed(
     return timings, f"{len(x):,} calibration rows"
 
 
-def _pictures(conversion: Conversion, seen: Rows | None) -> dict[str, torch.Tensor]:
+def _pictures(conversion: Conversion, seen: Samples | None) -> dict[str, torch.Tensor]:
     found = synthesized(conversion.rows) if isinstance(conversion.rows, Bank) else {}
     return found if seen is None else {**first_and_last(conversion.table, conversion.policy, seen), **found}

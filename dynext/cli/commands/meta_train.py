@@ -23,7 +23,7 @@ from dynext.cli.shared.options import (
 from dynext.cli.shared.show import columns, print_json
 from dynext.cli.shared.work import forget_work, work_folder
 from dynext.fitting import FitConfig
-from dynext.graph import split as cut
+from dynext.graph.split import split as cut
 from dynext.io.artifact import PAGE
 from dynext.meta.exit_ownership import ownership
 from dynext.meta.few_shot import evaluate_episodes

@@ -11,7 +11,7 @@ import torch
 
 from dynext.cli.shared.options import artefact_options, device_option, open_artefact
 from dynext.cli.shared.show import columns
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.data.image_files import image
 from dynext.io.artifact import Artifact
 from dynext.types import Prediction
@@ -38,7 +38,7 @@ def predict(
     Example: dynext predict fashion shoe.png coat.png
     """
     kept = open_artefact(folder, model, arguments)
-    rows = Rows(pixels=torch.stack([image(path, kept.spec) for path in images]), spec=kept.spec)
+    rows = Samples(pixels=torch.stack([image(path, kept.spec) for path in images]), spec=kept.spec)
     net = kept.net.to(device)
     answers: list[dict[str, Any]] = []
     for batch in rows:

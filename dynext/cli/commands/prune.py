@@ -12,7 +12,7 @@ from dynext.cli.shared.options import artefact_options, json_option, open_artefa
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.rows import unlabelled_rows
 from dynext.cli.shared.show import print_json
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.io.artifact import Artifact
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
@@ -107,7 +107,7 @@ def _bank(kept: Artifact, method: str, count: int, seed: int) -> Bank:
 
 
 def _thresholds(
-    kept: Artifact, made: Pruned, seen: Rows | None, max_drop: float | None, seed: int
+    kept: Artifact, made: Pruned, seen: Samples | None, max_drop: float | None, seed: int
 ) -> tuple[Policy, ExitTable]:
     """For images of the kind to come, or else for synthesized rows of two kinds."""
     before: DynamicNet = kept.net
@@ -121,7 +121,7 @@ def _thresholds(
 
 
 def _write(
-    output: Path, kept: Artifact, made: Pruned, policy: Policy, table: ExitTable, source: Rows | Bank, told: str
+    output: Path, kept: Artifact, made: Pruned, policy: Policy, table: ExitTable, source: Samples | Bank, told: str
 ) -> None:
     untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
     pictures = synthesized(source) if isinstance(source, Bank) else first_and_last(table, policy, source)

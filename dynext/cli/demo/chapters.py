@@ -11,7 +11,7 @@ import click
 import torch
 
 from dynext.cli.shared.show import columns, macs, points, threads
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.models.catalog import Opened
 from dynext.net.collect import collect
 from dynext.net.timing import Timing, side_by_side
@@ -38,7 +38,7 @@ class Judge:
     """The static net, and the labelled test images that nothing is ever chosen on."""
 
     opened: Opened
-    test: Rows
+    test: Samples
     timing_s: float
 
     def chapter(self, heading: str, title: str, make: Callable[[], Conversion]) -> Chapter:

@@ -17,7 +17,7 @@ from dynext.cli.demo.trail import easy_and_hard, trail
 from dynext.cli.shared.options import output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, save_pictures, synthesized
 from dynext.cli.shared.show import macs
-from dynext.data.datasets import Rows, bundled_sample
+from dynext.data.datasets import Samples, bundled_sample
 from dynext.graph.split import split
 from dynext.io.artifact import PAGE, save
 from dynext.models.catalog import Opened, open_model
@@ -80,7 +80,7 @@ def demo(output: Path, seed: int, quick: bool, show: bool) -> None:
         webbrowser.open((output / PAGE).absolute().as_uri())
 
 
-def _described(opened: Opened, test: Rows) -> str:
+def _described(opened: Opened, test: Samples) -> str:
     parameters = sum(p.numel() for p in opened.model.parameters())
     size = "x".join(map(str, opened.spec.shape))
     cost = split(opened.model, torch.zeros(1, *opened.spec.shape)).macs
@@ -93,7 +93,7 @@ def _described(opened: Opened, test: Rows) -> str:
     )
 
 
-def _chapters(judge: Judge, calibration: Rows, sizes: Sizes, seed: int) -> list[Chapter]:
+def _chapters(judge: Judge, calibration: Samples, sizes: Sizes, seed: int) -> list[Chapter]:
     """Three nets out of one bank of synthesized rows; the first two even share their exits."""
     model, spec, count = judge.opened.model, judge.opened.spec, len(calibration)
     alone = judge.chapter(
@@ -122,14 +122,14 @@ def _chapters(judge: Judge, calibration: Rows, sizes: Sizes, seed: int) -> list[
     return [alone, told, taught]
 
 
-def _rechosen(conversion: Conversion, calibration: Rows) -> Conversion:
+def _rechosen(conversion: Conversion, calibration: Samples) -> Conversion:
     """Other class biases, temperatures and thresholds, as `convert` takes them from ``calibrate``."""
     table = collect(conversion.net, calibration, rows=f"{len(calibration):,} unlabelled images")
     net, table = recalibrated(conversion.net, table)
     return replace(conversion, net=net, table=table, policy=choose_cautiously([table]))
 
 
-def _follow(chapter: Chapter, opened: Opened, test: Rows) -> None:
+def _follow(chapter: Chapter, opened: Opened, test: Samples) -> None:
     names = opened.class_names or tuple(map(str, range(opened.num_classes)))
     policy = chapter.conversion.policy
     for words, row in zip(("An easy image", "A hard one"), easy_and_hard(chapter.table, policy), strict=True):
@@ -138,7 +138,7 @@ def _follow(chapter: Chapter, opened: Opened, test: Rows) -> None:
         click.echo(trail(chapter.table, policy, row, pixels, names))
 
 
-def _keep(output: Path, opened: Opened, chapters: Sequence[Chapter], test: Rows, given: dict[str, Any]) -> None:
+def _keep(output: Path, opened: Opened, chapters: Sequence[Chapter], test: Samples, given: dict[str, Any]) -> None:
     """The last net as a folder, with a report on all three."""
     last, bank = chapters[-1], chapters[0].conversion.rows
     pictures = first_and_last(last.table, last.conversion.policy, test)

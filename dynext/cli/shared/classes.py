@@ -10,7 +10,7 @@ import click
 import torch
 
 from dynext.cli.shared.options import Command
-from dynext.data.datasets import Rows, array, digits, fashion_mnist, images, omniglot
+from dynext.data.datasets import Samples, array, digits, fashion_mnist, images, omniglot
 from dynext.data.episodes import Episodes, split_classes
 from dynext.data.image_files import class_names
 from dynext.data.omniglot_files import Part
@@ -22,7 +22,7 @@ SPLIT = "class_split"
 """Where provenance says which classes a net was meta-trained on."""
 
 
-def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> Rows:
+def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> Samples:
     """Labelled rows to draw episodes from, as ``spec`` wants them; gray images are repeated over its channels.
 
     Raises:
@@ -44,10 +44,12 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
     if rows.y is None:
         raise SourceError(f"the rows of {data} have no labels, and episodes are drawn by class; give them as 'y'")
     gray = rows.pixels.shape[1] == 1 < channels
-    return Rows(pixels=rows.pixels.expand(-1, channels, -1, -1) if gray else rows.pixels, y=rows.y, spec=spec)
+    return Samples(pixels=rows.pixels.expand(-1, channels, -1, -1) if gray else rows.pixels, y=rows.y, spec=spec)
 
 
-def class_folder(folder: Path, spec: InputSpec, names: tuple[str, ...] | None = None) -> tuple[Rows, tuple[str, ...]]:
+def class_folder(
+    folder: Path, spec: InputSpec, names: tuple[str, ...] | None = None
+) -> tuple[Samples, tuple[str, ...]]:
     """Rows of a folder with one sub-folder a class, and the classes' names; numbered as in ``names`` if given.
 
     Raises:
@@ -73,7 +75,7 @@ def _plain(data: str) -> str:
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
-def split_rows(rows: Rows, split: str | None, seed: int) -> tuple[Rows, Rows | None]:
+def split_rows(rows: Samples, split: str | None, seed: int) -> tuple[Samples, Samples | None]:
     """Rows of the classes to train on and of those kept apart, by ``"6/4"``; all of them without it.
 
     Raises:
@@ -103,6 +105,6 @@ def episode_options(command: Command) -> Command:
     return command
 
 
-def episodes_of(rows: Rows, given: dict[str, Any], seed: int) -> Episodes:
+def episodes_of(rows: Samples, given: dict[str, Any], seed: int) -> Episodes:
     """Episodes as `episode_options` ask."""
     return Episodes(rows=rows, way=given["way"], shot=given["shot"], query=given["queries"], seed=seed)

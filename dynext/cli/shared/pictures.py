@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.errors import ArtifactError
 from dynext.policy.confidence import confidences
 from dynext.policy.policy import Policy
@@ -33,7 +33,7 @@ def synthesized(bank: Bank) -> dict[str, Tensor]:
     return {f"Synthesized inputs ({bank.provenance.method}), made from the net alone": _small(bank.sheet(COUNT))}
 
 
-def first_and_last(table: ExitTable, policy: Policy, rows: Rows) -> dict[str, Tensor]:
+def first_and_last(table: ExitTable, policy: Policy, rows: Samples) -> dict[str, Tensor]:
     """The rows of ``table``, given as ``rows``, that leave first (surest before), and those that leave last; nothing if
     they are no pictures."""
     if rows.shape[0] not in SHOWABLE:

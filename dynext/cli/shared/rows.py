@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dynext.data.datasets import Rows, array, bundled_sample, cifar10, fashion_mnist, images
+from dynext.data.datasets import Samples, array, bundled_sample, cifar10, fashion_mnist, images
 from dynext.data.image_files import class_names, shown
 from dynext.errors import SourceError
 from dynext.seeding import generator
@@ -50,7 +50,7 @@ def open_rows(
     root: Path | None = None,
     download: bool = False,
     names: Sequence[str] | None = None,
-) -> tuple[Rows, str]:
+) -> tuple[Samples, str]:
     """Test rows for a net that eats ``spec``, normalized as it wants them, and what they are in words.
 
     Args:
@@ -70,7 +70,7 @@ def open_rows(
     return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
 
 
-def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tuple[Rows, str]:
+def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tuple[Samples, str]:
     if data == "fashion-mnist":
         return fashion_mnist("test", root=root, download=download), "Fashion-MNIST test images"
     if data == "bundled":
@@ -95,7 +95,7 @@ def _given(data: str) -> Path:
     return Path(data)
 
 
-def unlabelled_rows(data: str, spec: InputSpec) -> Rows:
+def unlabelled_rows(data: str, spec: InputSpec) -> Samples:
     """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
 
     Raises:
@@ -114,7 +114,7 @@ def drawn(rows: int, count: int) -> torch.Tensor:
     return torch.randperm(rows, generator=generator(0))[:count]
 
 
-def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Rows, str, bool]:
+def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Samples, str, bool]:
     """Rows for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
     if data is not None:
         return (*open_rows(data, spec, root=root, download=download), True)
@@ -122,4 +122,4 @@ def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, downlo
     if sample.shape == spec.shape:
         return (*open_rows("bundled", spec), True)
     noise = torch.rand(256, *spec.shape, generator=generator(0))
-    return Rows(pixels=noise, spec=spec), "256 rows of random noise", False
+    return Samples(pixels=noise, spec=spec), "256 rows of random noise", False

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dynext.data.datasets import Rows
+from dynext.data.datasets import Samples
 from dynext.zeroshot.synth.synthesize import fingerprint
 
 
@@ -21,7 +21,7 @@ def forget_work(output: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def work_folder(output: Path, teacher: nn.Module, seen: Rows | None, asked: dict[str, Any]) -> Path:
+def work_folder(output: Path, teacher: nn.Module, seen: Samples | None, asked: dict[str, Any]) -> Path:
     """Where an interrupted run is found again: beside ``output``, one for each set of arguments, net and images."""
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     digest.update(fingerprint(teacher).encode())

@@ -40,8 +40,8 @@ def exact_front(
     size = int(CELLS ** (1 / max(early, 1))) - 1
     if size < LEAST:
         raise PolicyError(
-            f"{early} early exits leave {max(size, 0)} thresholds an exit for an exact search; use dx.genetic_front, "
-            f"or attach fewer exits"
+            f"{early} early exits leave {max(size, 0)} thresholds an exit for an exact search; use "
+            f"dx.policies.genetic_front, or attach fewer exits"
         )
     grid = Grid(table, size=size, temperature=temperature, confidence=confidence)
     if not early:

@@ -12,7 +12,7 @@ from dynext.losses.exits import hints, taught_by_last
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import embedding_sizes, seen_by
 from dynext.seeding import seeded
-from dynext.train.exit_loop import Augment, Rows, check_plain, labelled, train_whole
+from dynext.train.exit_loop import Augment, BatchSampler, check_plain, labelled, train_whole
 from dynext.types import Source
 
 
@@ -41,7 +41,7 @@ def be_your_own_teacher(
     """
     return self_distilled(
         net,
-        Rows.of(source, net, augment),
+        BatchSampler.of(source, net, augment),
         labelled(config, "Be Your Own Teacher", alpha=alpha, temperature=temperature, hint=hint),
         alpha=alpha,
         temperature=temperature,
@@ -51,7 +51,14 @@ def be_your_own_teacher(
 
 
 def self_distilled(
-    net: DynamicNet, rows: Rows, config: FitConfig, *, alpha: float, temperature: float, hint: float, batch_size: int
+    net: DynamicNet,
+    rows: BatchSampler,
+    config: FitConfig,
+    *,
+    alpha: float,
+    temperature: float,
+    hint: float,
+    batch_size: int,
 ) -> DynamicNet:
     """The last exit teaches the others, on labelled rows: shared with SCAN."""
     check_plain(net)

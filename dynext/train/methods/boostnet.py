@@ -10,7 +10,7 @@ from dynext.fitting import FitConfig
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.cascade import boost, cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, EveryExit, Rows, check_joinable, labelled, train_whole
+from dynext.train.exit_loop import Augment, BatchSampler, EveryExit, check_joinable, labelled, train_whole
 from dynext.types import Source
 
 
@@ -35,7 +35,7 @@ def boostnet(
     own.
     """
     check_joinable(net)
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(boosted(logits_e), y_b, [1.0] * len(logits_e))

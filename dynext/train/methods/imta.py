@@ -11,7 +11,16 @@ from dynext.fitting import FitConfig
 from dynext.losses.exits import taught_by_last, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
+from dynext.train.exit_loop import (
+    Augment,
+    BatchSampler,
+    EveryExit,
+    Heard,
+    check_joinable,
+    labelled,
+    train_heads,
+    train_whole,
+)
 from dynext.types import Source
 
 
@@ -46,7 +55,7 @@ def imta(
     if not 0 <= gamma <= 1 or not temperature > 0:
         raise FitError(f"gamma={gamma}, temperature={temperature}; give a share in [0, 1], a positive temperature")
     check_joinable(net)
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
 
     def first(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(logits_e, y_b, [1.0] * len(logits_e))

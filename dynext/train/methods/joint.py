@@ -10,11 +10,11 @@ from dynext.errors import FitError
 from dynext.fitting import FitConfig
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, EveryExit, Rows, labelled, train_whole
+from dynext.train.exit_loop import Augment, BatchSampler, EveryExit, labelled, train_whole
 from dynext.types import Source
 
 
-def train_jointly(
+def joint(
     net: DynamicNet,
     source: Source,
     config: FitConfig,
@@ -37,7 +37,7 @@ def train_jointly(
     arXiv:1703.09844 (SGD .1, momentum .9, weight decay 1e-4, batch 64, 300 epochs, a tenth at 150 and 225).
     """
     weights = checked_weights(net, weight_e)
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(logits_e, y_b, weights)

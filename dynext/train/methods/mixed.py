@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from dynext.fitting import FitConfig
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, Rows, labelled, train_whole
-from dynext.train.methods.joint import train_jointly
+from dynext.train.exit_loop import Augment, BatchSampler, labelled, train_whole
+from dynext.train.methods.joint import joint
 from dynext.types import Source
 
 
-def train_mixed(
+def mixed(
     net: DynamicNet,
     source: Source,
     config: FitConfig,
@@ -31,14 +31,14 @@ def train_mixed(
     Source: Kubaty et al., ICML 2025, which finds about two points more at the last exit than with heads trained on the
     frozen backbone. Give the two configs checkpoints of their own.
     """
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
 
     def loss(logits_bk: Tensor, y_b: Tensor, done: float) -> Tensor:
         return F.cross_entropy(logits_bk, y_b)
 
     first = labelled(backbone, "backbone")
     trained = train_whole(net, rows, first, LastExit, loss, batch_size=batch_size)
-    return train_jointly(trained, source, config, batch_size=batch_size, augment=augment)
+    return joint(trained, source, config, batch_size=batch_size, augment=augment)
 
 
 class LastExit(nn.Module):

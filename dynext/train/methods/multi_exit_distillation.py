@@ -12,7 +12,7 @@ from dynext.errors import FitError
 from dynext.fitting import FitConfig, fit
 from dynext.losses import exits as losses
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, EveryExit, Rows, drawing, handed_back, labelled
+from dynext.train.exit_loop import Augment, BatchSampler, EveryExit, drawing, handed_back, labelled
 from dynext.types import Source
 
 
@@ -29,7 +29,7 @@ def multi_exit_distillation(
 ) -> DynamicNet:
     """A copy of ``net`` whose exits learn from labels and from later exits; trunk and exits together.
 
-    Loss: ``10/e [(1 - share) sum_e CE_e + share D]`` with D of `dynext.losses.multi_exit_distillation`; on rows without
+    Loss: ``10/e [(1 - share) sum_e CE_e + share D]`` with D of `dynext.losses.multi_exit_loss`; on rows without
     labels D alone, as many of them a step as of the others. The temperature starts at 1 and rises by a twentieth
     whenever the last exit's mean largest probability exceeds a half.
 
@@ -45,8 +45,8 @@ def multi_exit_distillation(
     """
     if teachers not in ("last", "later") or not 0 <= share <= 1:
         raise FitError(f"teachers={teachers!r}, share={share}; give 'last' or 'later', and a share in [0, 1]")
-    rows = Rows.of(source, net, augment)
-    more = None if unlabelled is None else Rows.of(unlabelled, net, augment, labelled=False)
+    rows = BatchSampler.of(source, net, augment)
+    more = None if unlabelled is None else BatchSampler.of(unlabelled, net, augment, labelled=False)
     student = copy.deepcopy(net).requires_grad_(True)
     trained = Heated(student)
     factor = 10 / net.num_exits
@@ -54,14 +54,14 @@ def multi_exit_distillation(
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())
         batch = rows.draw(batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `Rows.of` has looked
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
         logits_e = module(batch.x.to(like))
         trained.heat(logits_e[-1])
         hard = losses.weighted_cross_entropy(logits_e, batch.y.to(like.device), [1.0] * net.num_exits)
-        soft = losses.multi_exit_distillation(logits_e, trained.tau, teachers)
+        soft = losses.multi_exit_loss(logits_e, trained.tau, teachers)
         if more is not None:
             further_e = module(more.draw(batch_size, draw).x.to(like))
-            soft = soft + losses.multi_exit_distillation(further_e, trained.tau, teachers)
+            soft = soft + losses.multi_exit_loss(further_e, trained.tau, teachers)
         return factor * ((1 - share) * hard + share * soft)
 
     config = labelled(config, "multi-exit distillation", teachers=teachers, share=share, more=more is not None)

@@ -6,7 +6,7 @@ from dynext.errors import FitError
 from dynext.fitting import FitConfig
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, Rows, check_joinable, labelled
+from dynext.train.exit_loop import Augment, BatchSampler, check_joinable, labelled
 from dynext.train.methods.be_your_own_teacher import self_distilled
 from dynext.types import Source
 
@@ -25,24 +25,24 @@ def scan(
 ) -> DynamicNet:
     """A copy of ``net``, trunk and attention exits trained together, the last exit teaching the others.
 
-    Loss as in `dynext.be_your_own_teacher`. Thresholds are searched by `dynext.genetic_front`.
+    Loss as in `dynext.train.be_your_own_teacher`. Thresholds are searched by `dynext.policies.genetic_front`.
 
     Args:
         ensemble: the mean of all exits' logits answers where none was sure: `dynext.cascade`, rule "mean".
 
     Raises:
-        FitError: exits without attention (attach `dx.attention_heads`), or figures out of range.
+        FitError: exits without attention (attach `dx.heads.attention_heads`), or figures out of range.
         SourceError: no labels, or rows of another shape than the net eats.
 
     Source: Zhang et al., NeurIPS 2019, arXiv:1906.03951: attention modules, hint 5e-7, thresholds by a genetic
     algorithm, the ensemble as the last word.
     """
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
     if ensemble:
         check_joinable(net)
     plain = [exit.name for exit in net.exits if exit.spec["kind"] != "attention"]
     if plain:
-        raise FitError(f"the exit after {plain[0]} has no attention; attach exits with dx.attention_heads")
+        raise FitError(f"the exit after {plain[0]} has no attention; attach exits with dx.heads.attention_heads")
     config = labelled(config, "SCAN", alpha=alpha, temperature=temperature, hint=hint)
     trained = self_distilled(net, rows, config, alpha=alpha, temperature=temperature, hint=hint, batch_size=batch_size)
     return cascade(trained, "mean") if ensemble else trained

@@ -14,7 +14,16 @@ from dynext.fitting import FitConfig
 from dynext.losses.exits import shallow_deep_weights, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, EveryExit, Heard, Rows, check_joinable, labelled, train_heads, train_whole
+from dynext.train.exit_loop import (
+    Augment,
+    BatchSampler,
+    EveryExit,
+    Heard,
+    check_joinable,
+    labelled,
+    train_heads,
+    train_whole,
+)
 from dynext.types import Source
 
 
@@ -42,8 +51,8 @@ def shallow_deep(
         SourceError: no labels, or rows of another shape than the net eats.
 
     Source: Kaya et al., ICML 2019, arXiv:1810.07052: exits at 15 to 90 % of the MACs behind a learned mix of pooled
-    maximum and average (`dx.pooled_heads`); frozen: Adam 1e-3, 25 epochs. Its frozen trainer runs the net in training
-    mode, and BatchNorm drifts; ours never does.
+    maximum and average (`dx.heads.pooled_heads`); frozen: Adam 1e-3, 25 epochs. Its frozen trainer runs the net in
+    training mode, and BatchNorm drifts; ours never does.
     """
     if most_confident:
         check_joinable(net)
@@ -65,7 +74,7 @@ def _frozen(net: DynamicNet, source: Source, config: FitConfig, batch_size: int)
 
 
 def _joint(net: DynamicNet, source: Source, config: FitConfig, batch_size: int, augment: Augment | None) -> DynamicNet:
-    rows = Rows.of(source, net, augment)
+    rows = BatchSampler.of(source, net, augment)
     depth_e = [macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e[:-1]]
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:

@@ -74,7 +74,7 @@ def test_a_budget_in_milliseconds_chooses_thresholds_and_keeps_them(net: Path) -
     far = refused("bench", net, "--budget-ms", 1e-9)
     assert re.search(r"budget_ms 1e-09 cannot be met: the cheapest within reach is \S+ ms a row", far)
     untimed = dx.load(net)
-    table = dx.core.table.replace(untimed.table, trunk_ms_e=None, head_ms_e=None)
+    table = replace(untimed.table, trunk_ms_e=None, head_ms_e=None)
     dx.save(untimed.net, net, policy=untimed.policy, spec=untimed.spec, model_recipe=untimed.model_recipe, table=table)
     assert "measure them: dynext bench DIR --write" in refused("bench", net, "--budget-ms", 5)
 

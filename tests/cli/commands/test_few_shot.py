@@ -51,8 +51,8 @@ def test_meta_training_says_who_owns_what_and_keeps_a_start(learned: tuple[Path,
     kept = dx.load(folder)
     assert kept.net.num_classes == 3
     assert kept.provenance["class_split"] == "6/4"
-    start = dx.MetaStart.read(folder / "start.safetensors", kept.net)
-    assert start.inner == dx.InnerLoop(steps=1)
+    start = dx.meta.MetaStart.read(folder / "start.safetensors", kept.net)
+    assert start.inner == dx.meta.InnerLoop(steps=1)
     assert not [path for path in folder.parent.iterdir() if path != folder]
 
 
@@ -60,10 +60,10 @@ def test_episodes_are_of_classes_that_training_did_not_see(learned: tuple[Path, 
     given = ("--data", "digits", "--episodes", "4", "--way", "3", "--shot", "2", "--queries", "3")
     told = json.loads(done("evaluate", learned[0], *given, "--json"))
     assert told["episodes"] == "4 3-way 2-shot episodes of the classes of digits that training did not see"
-    start = dx.MetaStart.read(learned[0] / "start.safetensors", dx.load(learned[0]).net)
-    unseen = dx.split_classes(dx.data.digits(), [6, 4], seed=0)[1]
-    wanted = dx.evaluate_episodes(
-        start, dx.Episodes(rows=unseen, way=3, shot=2, query=3, seed=1), count=4, progress=False
+    start = dx.meta.MetaStart.read(learned[0] / "start.safetensors", dx.load(learned[0]).net)
+    unseen = dx.data.split_classes(dx.data.digits(), [6, 4], seed=0)[1]
+    wanted = dx.meta.evaluate_episodes(
+        start, dx.data.Episodes(rows=unseen, way=3, shot=2, query=3, seed=1), count=4, progress=False
     )
     assert [share["mean"] for share in told["exits"]] == pytest.approx([s.mean for s in wanted.accuracy_e])
     text = done("evaluate", learned[0], *given)
@@ -97,7 +97,7 @@ def test_the_same_data_by_another_name_is_not_taken_for_other_data(
 def test_episodes_of_a_net_that_skips_are_answered_without_skipping(tmp_path: Path) -> None:
     model = dx.models.ResNet(8, width=2, channels=1)
     staged = dx.split(model, torch.zeros(1, 1, 8, 8), granularity="block")
-    net = dx.attach_gates(dx.attach(staged, dx.pooled_heads(10), at=[0]), dx.recurrent_gates())
+    net = dx.attach_gates(dx.attach(staged, dx.heads.pooled_heads(10), at=[0]), dx.gates.recurrent_gates())
     policy = dx.Policy(threshold_e=(0.5, 0.0), temperature_e=(1.0, 1.0), keep_g=(0.5,) * net.num_gates)
     spec = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
     recipe = {"kind": "cifar", "name": "resnet8", "arguments": {"width": 2, "channels": 1}}

@@ -72,7 +72,7 @@ def test_a_net_that_cannot_be_pruned_is_refused_before_rows_are_made(
     net: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = dx.load(net)
-    coarse = dx.quantize(kept.net, dx.data.array(images, kept.spec), least_macs=0)
+    coarse = dx.prune.quantize(kept.net, dx.data.array(images, kept.spec), least_macs=0)
     dx.save(coarse, tmp_path / "coarse", policy=kept.policy, spec=kept.spec, model_recipe=kept.model_recipe)
     monkeypatch.setattr(command, "synthesize", lambda *_, **__: pytest.fail("rows were synthesized first"))
     assert "is in 8 bits" in refused("prune", tmp_path / "coarse", "--budget", 0.5, "-o", tmp_path / "small")

@@ -149,6 +149,6 @@ def test_what_cannot_be_searched_is_refused() -> None:
         genetic_front(make_table(30), population=2)
     with pytest.raises(PolicyError, match="q 0 for 3 exits"):
         quotas(3, 0)
-    front = dx.quota_front(make_table(30))
+    front = dx.policies.quota_front(make_table(30))
     with pytest.raises(PolicyError, match="a front has one measure"):
         Front(policies=front.policies, cost_p=(), right_p=front.right_p, static_right=1.0)

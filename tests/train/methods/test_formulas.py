@@ -42,13 +42,13 @@ def test_shallow_deep_weights_rise_to_each_exits_depth() -> None:
 @pytest.mark.parametrize("teachers", ["last", "later"])
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_multi_exit_distillation(teachers: str, temperature: float) -> None:
-    found = losses.multi_exit_distillation(list(LOGITS), temperature, teachers)
+    found = losses.multi_exit_loss(list(LOGITS), temperature, teachers)
     assert float(found) == close(slow.multi_exit(LOGITS.numpy(), temperature, teachers))
 
 
 def test_a_teacher_learns_nothing_from_its_pupils() -> None:
     logits = [one.clone().requires_grad_(True) for one in LOGITS]
-    losses.multi_exit_distillation(logits, 2.0).backward()
+    losses.multi_exit_loss(logits, 2.0).backward()
     assert logits[-1].grad is None
     assert logits[0].grad is not None
     logits = [one.clone().requires_grad_(True) for one in LOGITS]
@@ -120,7 +120,7 @@ def test_the_dearer_the_macs_the_earlier_gates_let_rows_go() -> None:
     net, rows = setting(METHODS["jei_dnn"])
     left = []
     for price in (0.0, 50.0):
-        found, policy = dx.jei_dnn(net, rows, replace(config(steps=80), lr=0.1), price=price)
+        found, policy = dx.train.jei_dnn(net, rows, replace(config(steps=80), lr=0.1), price=price)
         left.append(float(found.run(rows.take(torch.arange(64)).x, policy).exit.double().mean()))
     assert left[1] == 0.0 < left[0]
     assert costs(net)[-1] > 1
@@ -138,16 +138,16 @@ def test_weights_and_shares_that_make_no_sense_are_refused() -> None:
     net, rows = setting(METHODS["joint"])
     for weights in ((1.0,), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)):
         with pytest.raises(FitError, match="for 3 exits; give one of each"):
-            dx.train_jointly(net, rows, config(), weight_e=weights)
+            dx.train.joint(net, rows, config(), weight_e=weights)
     with pytest.raises(FitError, match="teachers='first'"):
-        dx.multi_exit_distillation(net, rows, config(), teachers="first")
+        dx.train.multi_exit_distillation(net, rows, config(), teachers="first")
     with pytest.raises(FitError, match="trunk='thawed'"):
-        dx.shallow_deep(net, rows, config(), trunk="thawed")
+        dx.train.shallow_deep(net, rows, config(), trunk="thawed")
     with pytest.raises(FitError, match="alpha=2"):
-        dx.be_your_own_teacher(net, rows, config(), alpha=2)
+        dx.train.be_your_own_teacher(net, rows, config(), alpha=2)
     with pytest.raises(FitError, match="gamma=-1"):
-        dx.imta(net, rows, config(), gamma=-1)
+        dx.train.imta(net, rows, config(), gamma=-1)
     with pytest.raises(FitError, match="price=-1"):
-        dx.jei_dnn(net, rows, config(), price=-1)
-    with pytest.raises(FitError, match=r"has no attention; attach exits with dx.attention_heads"):
-        dx.scan(net, rows, config())
+        dx.train.jei_dnn(net, rows, config(), price=-1)
+    with pytest.raises(FitError, match=r"has no attention; attach exits with dx.heads.attention_heads"):
+        dx.train.scan(net, rows, config())

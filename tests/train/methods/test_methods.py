@@ -12,12 +12,13 @@ from methods import METHODS, SPEC, Method, config, setting, trained
 
 import dynext as dx
 from dynext.errors import FitError, SourceError, SplitError
+from dynext.net.cascade import cascade
 from dynext.testing import check_net
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def losses(net: dx.DynamicNet, rows: dx.data.Rows) -> torch.Tensor:
+def losses(net: dx.DynamicNet, rows: dx.data.Samples) -> torch.Tensor:
     """Cross-entropy of each exit ``[e]``."""
     with torch.no_grad():
         logits_bek = net.all_exits(rows.take(torch.arange(len(rows))).x)
@@ -29,13 +30,13 @@ class Pieces:
 
     shape, bn = (3, 8, 8), "running"
 
-    def __init__(self, batches: tuple[dx.Batch, ...]) -> None:
+    def __init__(self, batches: tuple[dx.data.Batch, ...]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
         return sum(len(batch.x) for batch in self.batches)
 
-    def __iter__(self) -> Iterator[dx.Batch]:
+    def __iter__(self) -> Iterator[dx.data.Batch]:
         return iter(self.batches)
 
 
@@ -98,11 +99,11 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
 def test_a_run_with_other_batches_or_rows_is_another_run(tmp_path: Path) -> None:
     net, rows = setting(METHODS["joint"])
     kept = config(steps=1, checkpoint=tmp_path / "run.ckpt")
-    dx.train_jointly(net, rows, kept, batch_size=8)
+    dx.train.joint(net, rows, kept, batch_size=8)
     with pytest.raises(FitError, match=r"was weights .*, batches of 8 from 64 rows, is .*, batches of 16 from 64 rows"):
-        dx.train_jointly(net, rows, kept, batch_size=16)
+        dx.train.joint(net, rows, kept, batch_size=16)
     with pytest.raises(FitError, match="batches of 8 from 40 rows"):
-        dx.train_jointly(net, rows.subset(torch.arange(40)), kept, batch_size=8)
+        dx.train.joint(net, rows.subset(torch.arange(40)), kept, batch_size=8)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.self_taught])
@@ -118,7 +119,7 @@ def test_without_labels_exits_learn_the_full_nets_answers(name: str) -> None:
         return torch.stack([torch.nn.functional.cross_entropy(early, target_bk) for early in logits_bek.unbind(1)])
 
     assert (gap(found)[:2] < gap(net)[:2]).all()
-    some = dx.Batch(x=x[:2], y=rows.y[:2]), dx.Batch(x=x[2:4], y=None)
+    some = dx.data.Batch(x=x[:2], y=rows.y[:2]), dx.data.Batch(x=x[2:4], y=None)
     assert torch.equal(found(x), net(x))
     with pytest.raises(SourceError, match="2 labels for 4 rows"):
         trained(METHODS[name], net, Pieces(some), config(steps=1))
@@ -133,12 +134,12 @@ def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
     with pytest.raises(SourceError, match="labels from .* to 19 of torch.int64; the net has 10 classes"):
         trained(method, net, replace(rows, y=rows.y + 10 * (rows.y == 9)), config(steps=1))
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
-    small = dx.data.Rows(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
+    small = dx.data.Samples(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
         trained(method, net, small, config(steps=1))
     if method.cascade is not None or method.frozen:
         with pytest.raises((FitError, SplitError), match="already"):
-            trained(method, dx.cascade(net, "boost"), rows, config(steps=1))
+            trained(method, cascade(net, "boost"), rows, config(steps=1))
     if method.cascade is not None:
         with pytest.raises(FitError, match="this net has gates"):
             trained(method, gated_net(), rows, config(steps=1))

@@ -13,14 +13,16 @@ from dynext.errors import FitError, SourceError
 from dynext.train import gate_loop as gates
 
 
-def kept(net: dx.DynamicNet, rows: dx.data.Rows) -> tuple[float, float]:
+def kept(net: dx.DynamicNet, rows: dx.data.Samples) -> tuple[float, float]:
     """Mean share of gated stages that run, and accuracy."""
     policy = dx.Policy.skipping(net.num_exits, net.num_gates)
     found = dx.report(dx.collect(net, rows, keep=policy.keep_g), policy)
     return sum(found.kept) / len(found.kept), found.accuracy
 
 
-@pytest.mark.parametrize("kind", [dx.recurrent_gates(), dx.feedforward_gates("I")], ids=["recurrent", "feedforward"])
+@pytest.mark.parametrize(
+    "kind", [dx.gates.recurrent_gates(), dx.gates.feedforward_gates("I")], ids=["recurrent", "feedforward"]
+)
 def test_a_price_makes_stages_skipped_while_the_job_is_still_done(
     kind, static, train_rows, test_rows, with_trunk
 ) -> None:
@@ -28,7 +30,7 @@ def test_a_price_makes_stages_skipped_while_the_job_is_still_done(
     before, right = kept(net, test_rows)
     assert before > 0.9
     assert right > 0.9, "the static net knows its job, else this says nothing"
-    trained, told = dx.skipnet_pretrain(net, train_rows, replace(with_trunk, steps=80), price=1.0)
+    trained, told = dx.train.skipnet_pretrain(net, train_rows, replace(with_trunk, steps=80), price=1.0)
     after, still_right = kept(trained, test_rows)
     assert after < 0.7
     assert still_right > 0.8
@@ -37,10 +39,10 @@ def test_a_price_makes_stages_skipped_while_the_job_is_still_done(
 
 
 def test_without_a_trunks_rate_the_trunk_stays_bit_for_bit(static, train_rows, quick) -> None:
-    net = dx.attach_gates(static, dx.recurrent_gates())
+    net = dx.attach_gates(static, dx.gates.recurrent_gates())
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     flags, rng = [m.training for m in net.modules()], torch.get_rng_state()
-    for train in (dx.skipnet_pretrain, dx.skipnet_reinforce):
+    for train in (dx.train.skipnet_pretrain, dx.train.skipnet_reinforce):
         trained, _ = train(net, train_rows, quick)
         state = trained.state_dict()
         same = {name for name, tensor in before.items() if torch.equal(tensor, state[name])}
@@ -54,29 +56,29 @@ def test_without_a_trunks_rate_the_trunk_stays_bit_for_bit(static, train_rows, q
 
 
 def test_from_labels_the_trunks_statistics_move_and_from_a_teacher_they_do_not(static, train_rows, with_trunk) -> None:
-    net = dx.attach_gates(static, dx.recurrent_gates())
+    net = dx.attach_gates(static, dx.gates.recurrent_gates())
     buffers = dict(net.staged.named_buffers())
     moved = [
         any(not torch.equal(buffer, buffers[name]) for name, buffer in trained.staged.named_buffers())
         for trained, _ in (
-            dx.skipnet_pretrain(net, train_rows, with_trunk),
-            dx.skipnet_pretrain(net, train_rows.unlabelled(), with_trunk, teacher=static),
-            dx.skipnet_pretrain(net, train_rows.unlabelled(), replace(with_trunk, bn="batch"), teacher=static),
+            dx.train.skipnet_pretrain(net, train_rows, with_trunk),
+            dx.train.skipnet_pretrain(net, train_rows.unlabelled(), with_trunk, teacher=static),
+            dx.train.skipnet_pretrain(net, train_rows.unlabelled(), replace(with_trunk, bn="batch"), teacher=static),
         )
     ]
     assert moved == [True, False, False]
 
 
 def test_reward_of_skipping_makes_stages_skipped(static, train_rows, test_rows, quick) -> None:
-    net = dx.attach_gates(static, dx.recurrent_gates(openness=1.0))
+    net = dx.attach_gates(static, dx.gates.recurrent_gates(openness=1.0))
     fitting = replace(quick, steps=60, lr=2e-2)
-    greedy, told = dx.skipnet_reinforce(net, train_rows, fitting, alpha=5.0, weight=1.0, baseline=True)
+    greedy, told = dx.train.skipnet_reinforce(net, train_rows, fitting, alpha=5.0, weight=1.0, baseline=True)
     assert kept(greedy, test_rows)[0] < kept(net, test_rows)[0]
     first, last = told.moments[0], told.moments[-1]
     assert sum(last.kept) < sum(first.kept)
     assert last.reward > first.reward
     assert abs(last.reward - last.baseline) < 0.1, "the mean of the others is, on average, one's own"
-    careful, _ = dx.skipnet_reinforce(net, train_rows, fitting, alpha=0.0, weight=1.0, baseline=True)
+    careful, _ = dx.train.skipnet_reinforce(net, train_rows, fitting, alpha=0.0, weight=1.0, baseline=True)
     assert kept(careful, test_rows)[0] > kept(greedy, test_rows)[0]
 
 
@@ -84,8 +86,8 @@ def test_reward_of_skipping_makes_stages_skipped(static, train_rows, test_rows, 
 def test_the_same_seed_gives_the_same_gates_and_a_killed_run_goes_on(
     method: str, static, train_rows, with_trunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = {"pretrain": dx.skipnet_pretrain, "reinforce": dx.skipnet_reinforce}[method]
-    net = dx.attach_gates(static, dx.recurrent_gates())
+    train = {"pretrain": dx.train.skipnet_pretrain, "reinforce": dx.train.skipnet_reinforce}[method]
+    net = dx.attach_gates(static, dx.gates.recurrent_gates())
     whole, told = train(net, train_rows, with_trunk)
     again, _ = train(net, train_rows, with_trunk)
     assert_close(whole.state_dict(), again.state_dict(), rtol=0, atol=0)
@@ -115,26 +117,26 @@ def test_the_same_seed_gives_the_same_gates_and_a_killed_run_goes_on(
 
 
 def test_a_fixed_set_of_blocks_is_fine_tuned_by_the_same_verb(static, train_rows, test_rows, with_trunk) -> None:
-    net = dx.attach_gates(static, dx.static_gates([1, 0, 0, 1]))
+    net = dx.attach_gates(static, dx.gates.static_gates([1, 0, 0, 1]))
     bare = kept(net, test_rows)
-    tuned, _ = dx.skipnet_pretrain(net, train_rows, replace(with_trunk, steps=60))
+    tuned, _ = dx.train.skipnet_pretrain(net, train_rows, replace(with_trunk, steps=60))
     assert kept(tuned, test_rows)[0] == bare[0] == 0.5
     assert kept(tuned, test_rows)[1] >= bare[1]
     with pytest.raises(FitError, match="nothing would be trained"):
-        dx.skipnet_pretrain(net, train_rows, replace(with_trunk, trunk_lr=0.0))
+        dx.train.skipnet_pretrain(net, train_rows, replace(with_trunk, trunk_lr=0.0))
 
 
 def test_what_cannot_be_trained_is_told(static, train_rows, quick) -> None:
-    net = dx.attach_gates(static, dx.recurrent_gates())
+    net = dx.attach_gates(static, dx.gates.recurrent_gates())
     with pytest.raises(FitError, match="the rows have no labels; give teacher="):
-        dx.skipnet_pretrain(net, train_rows.unlabelled(), quick)
-    with pytest.raises(dx.PolicyError, match="the net has no gates; attach some"):
-        dx.skipnet_pretrain(dx.attach(static, None, at=[]), train_rows, quick)
+        dx.train.skipnet_pretrain(net, train_rows.unlabelled(), quick)
+    with pytest.raises(dx.errors.PolicyError, match="the net has no gates; attach some"):
+        dx.train.skipnet_pretrain(dx.attach(static, None, at=[]), train_rows, quick)
     with pytest.raises(SourceError, match="the source has no rows; nothing can be learned"):
-        dx.skipnet_pretrain(net, train_rows.subset(torch.arange(0)), quick)
+        dx.train.skipnet_pretrain(net, train_rows.subset(torch.arange(0)), quick)
     with pytest.raises(FitError, match="price=-1"):
-        dx.skipnet_pretrain(net, train_rows, quick, price=-1)
+        dx.train.skipnet_pretrain(net, train_rows, quick, price=-1)
     with pytest.raises(FitError, match="alpha=-1, weight=0.01, gamma=1.0"):
-        dx.skipnet_reinforce(net, train_rows, quick, alpha=-1)
+        dx.train.skipnet_reinforce(net, train_rows, quick, alpha=-1)
     with pytest.raises(FitError, match=r"lr=0, trunk_lr=0.0, batch_size=128; give a positive rate"):
-        dx.GateFit(steps=1, lr=0)
+        dx.train.GateFit(steps=1, lr=0)

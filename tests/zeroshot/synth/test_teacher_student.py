@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dynext.errors import SourceError
-from dynext.graph import split
+from dynext.graph.split import split
 from dynext.models import ResNet
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
