@@ -81,7 +81,7 @@ def save(
     Args:
         model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
         table: what the policy was chosen on. provenance: JSON; seeds, rows, steps, commands.
-        page: writes the report to the path it is given: ``lambda path: write_page(path, ...)`` (`dynext.reporting.page`).
+        page: writes the report to the path it is given (`dynext.reporting.page.write_page`).
 
     Raises:
         ArtifactError: the folder holds something else, or something is no JSON.
