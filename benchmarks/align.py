@@ -1,13 +1,14 @@
-r"""Exit alignment side by side: one net, the same rows and steps, several seeds; few- and zero-shot accuracy per exit.
+r"""Exit alignment side by side: one net, the same samples and steps, several seeds; few- and zero-shot accuracy per
+exit.
 
 The trunk is the bundled Fashion-MNIST ResNet-20, or the public CIFAR-10 ResNet-20 (`--checkpoint`, `--train`, `--test`
-name its files). Each method trains the same exits twice: on rows of all classes, and on rows of all but the held-out
-ones, with answers for the others alone. Then, on test rows that nothing was chosen on, at each exit: accuracy of its
-own linear classifier, 5- and 20-shot prototypes (means over draws; in its embedding, and in the aligned space where
-there is one), CKA of its embedding to the last exit's, MACs spent where a point may be lost (thresholds by agreement on
-rows held out), and accuracy on the held-out classes, of which the exits have seen no row: zero-shot by prototypes of
-the final exit's own answers on unlabelled rows, and by the final classifier's weights where the space is that of its
-features.
+name its files). Each method trains the same exits twice: on samples of all classes, and on samples of all but the
+held-out ones, with answers for the others alone. Then, on test samples that nothing was chosen on, at each exit:
+accuracy of its own linear classifier, 5- and 20-shot prototypes (means over draws; in its embedding, and in the aligned
+space where there is one), CKA of its embedding to the last exit's, MACs spent where a point may be lost (thresholds by
+agreement on samples held out), and accuracy on the held-out classes, of which the exits have seen no sample: zero-shot
+by prototypes of the final exit's own answers on unlabelled samples, and by the final classifier's weights where the
+space is that of its features.
 
 Methods: `labels` (no alignment), `distillation` (logits only), `l2` (features through linear adapters), and the losses;
 `joint_...` trains the trunk too, held near the static net.
@@ -19,7 +20,7 @@ same command with more of them adds to the file. The trunks of `joint_...` take 
 a single core, without these:
 
     python benchmarks/align.py --methods labels distillation l2 cosine ntxent barlow vicreg selfcon \
-        --exits 3 --hidden 32 --rows 1536 --test-rows 2000 --batch-size 64 --steps 250 --json FILE
+        --exits 3 --hidden 32 --samples 1536 --test-samples 2000 --batch-size 64 --steps 250 --json FILE
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Rows that all methods of a seed are judged on; the frozen trunk is run over them once."""
+    """Samples that all methods of a seed are judged on; the frozen trunk is run over them once."""
 
     rows: dx.data.Samples
     features: dx.zeroshot.Features
@@ -70,7 +71,7 @@ class Judge:
 
     @torch.no_grad()
     def seen(self, found: dx.align.Alignment) -> dx.align.Embeddings:
-        """`dx.align.embed` of these rows, without the trunk where that is as it was."""
+        """`dx.align.embed` of these samples, without the trunk where that is as it was."""
         if found.trunk == "joint":
             return dx.align.embed(found.net, self.rows)
         pairs = list(zip(found.net.eval().exits, self.features.reduced_e, strict=True))
@@ -108,13 +109,15 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist")
     options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of cifar:resnet20")
-    options.add_argument("--train", type=Path, metavar="NPZ", help="labelled CIFAR-10 rows to train on")
-    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 rows to judge on")
+    options.add_argument("--train", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to train on")
+    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to judge on")
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
     options.add_argument("--steps", type=int, help="of each training [default: 2000; 6 with --quick]")
-    options.add_argument("--rows", type=int, help="to train on [default: 8192; 160 with --quick]")
-    options.add_argument("--test-rows", type=int, help="to judge on [default: all; 120 with --quick]")
+    options.add_argument("--samples", dest="rows", type=int, help="to train on [default: 8192; 160 with --quick]")
+    options.add_argument(
+        "--test-samples", dest="test_rows", type=int, help="to judge on [default: all; 120 with --quick]"
+    )
     options.add_argument("--batch-size", type=int, help="[default: 128; 32 with --quick]")
     options.add_argument("--exits", type=int, help="how many of the early ones [default: 4; 2 with --quick]")
     options.add_argument("--hidden", type=int, help="channels of the exits [default: theirs]")
@@ -137,7 +140,7 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
             raise SystemExit("--data cifar10 needs --checkpoint, --train and --test")
         opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
         train, test = (dx.data.array(path, opened.spec) for path in (given.train, given.test))
-        # a file may be sorted by class, and the first rows are judged on
+        # a file may be sorted by class, and the first samples are judged on
         test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0)))
     else:
         opened = dx.open_model("bundled:fashion_resnet20")
@@ -168,8 +171,8 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     aligned = dx.align.align_exits(given.net, given.taught, **common)
     apart, test = given.apart.seen(aligned), given.test.seen(aligned)
     some = dx.collect(aligned.net, given.apart.rows.subset(torch.arange(8)).unlabelled())  # what exits cost
-    seen = replace(some, logits_nek=apart.logits_nek, rows="rows kept apart")
-    judged = replace(some, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test rows")
+    seen = replace(some, logits_nek=apart.logits_nek, rows="samples kept apart")
+    judged = replace(some, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test samples")
     policy = dx.choose(seen, max_drop=0.01, temperature=dx.calibrate(seen))
     outcome = dx.simulate(judged, policy)
     static_n = given.test.features.logits_nk.argmax(1) == given.test.rows.y
@@ -208,7 +211,7 @@ def few_shot(shown: dx.align.Embeddings, asked: dx.align.Embeddings, shots: int,
 
 
 def held_out(aligned: dx.align.Alignment, given: Setting) -> dict[str, Any]:
-    """Accuracy on classes that the exits have seen no row of: by their own classifiers, and zero-shot.
+    """Accuracy on classes that the exits have seen no sample of: by their own classifiers, and zero-shot.
 
     As `dx.align.zero_shot` answers, from embeddings that are taken once.
     """
@@ -264,7 +267,7 @@ def mean(lines: list[dict[str, Any]], method: str, key: str) -> list[float]:
 
 
 def pages(lines: list[dict[str, Any]]) -> str:
-    """A table a figure: a row a method, a column an exit, in percent, with deviations over the seeds."""
+    """A table a figure: a sample a method, a column an exit, in percent, with deviations over the seeds."""
     text = ""
     keys = dict.fromkeys(key for line in lines for key, value in line.items() if key not in ("depth", "collapsed"))
     for key in keys:

@@ -1,8 +1,8 @@
 """How many classifiers can be split with zero named layers, and compute the same afterwards.
 
 Every torchvision classification model and the smallest model of every timm family, with random weights: split at
-automatic cuts, then the chained stages and a never-exit run are compared with the model on two rows of its default
-input size (one row above 4 GMACs), in float32, rtol 1e-4 and atol 1e-5 times the largest logit.
+automatic cuts, then the chained stages and a never-exit run are compared with the model on two samples of its default
+input size (one sample above 4 GMACs), in float32, rtol 1e-4 and atol 1e-5 times the largest logit.
 
     python benchmarks/coverage.py [--quick] [--json FILE] [--markdown FILE] [--models NAME ...] [--keep]
 
@@ -106,7 +106,7 @@ def attempt(name: str) -> dict[str, Any]:
         row.update(compare(subject))
         if not row["covered"]:
             row["reason"] = "stages or run answer differently"
-    except Exception as error:  # whatever goes wrong is a row of the table
+    except Exception as error:  # whatever goes wrong is a sample of the table
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
     row["seconds"] = round(time.perf_counter() - begun, 1)
     gc.collect()

@@ -1,8 +1,8 @@
 """What dynamic execution costs and what it gives back, on the wall clock: CPU, batch 1, 64 and 256, side by side.
 
 1. `run` under a policy that lets nobody leave, against the static net: what the stages and the books cost.
-2. `run` under a policy by which about half of the rows leave at each exit: the realised speed-up, divided by the one
-   that separately measured stage and exit times predict for the very rows that reached them.
+2. `run` under a policy by which about half of the samples leave at each exit: the realised speed-up, divided by the one
+   that separately measured stage and exit times predict for the very samples that reached them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def measured(name: str, seconds: float) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def halving(net: dx.DynamicNet, x: torch.Tensor) -> dx.Policy:
-    """Each exit's threshold is the median confidence of the rows that reach it; off where none does, for ties."""
+    """Each exit's threshold is the median confidence of the samples that reach it; off where none does, for ties."""
     confidence_ne = torch.cat(
         [
             dx.policies.confidence(net.all_exits(part).flatten(0, 1), "max_probability").view(len(part), -1)

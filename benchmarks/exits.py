@@ -1,12 +1,12 @@
-"""Early-exit methods side by side: one backbone, the same rows and steps, several seeds, Fashion-MNIST with labels.
+"""Early-exit methods side by side: one backbone, the same samples and steps, several seeds, Fashion-MNIST with labels.
 
 For each method: every exit's accuracy, accuracy along budgets and its mean (chance where a budget is out of reach), ECE
 of every exit before and after one temperature an exit, and the MACs spent where half a point may be lost. Temperatures
-and thresholds come from rows held out of the training set; everything is measured on test rows. MACs count heads, and
-are shares of the static backbone's (MSDNet's too: of the ResNet, not of its own).
+and thresholds come from samples held out of the training set; everything is measured on test samples. MACs count heads,
+and are shares of the static backbone's (MSDNet's too: of the ResNet, not of its own).
 
-Then the deck's observations, as differences: early classifiers against the last one, the last teacher against all, rows
-without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
+Then the deck's observations, as differences: early classifiers against the last one, the last teacher against all,
+samples without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
 
     python benchmarks/exits.py [--quick] [--methods joint imta ...] [--pictures FOLDER] [--json FILE]
 
@@ -212,7 +212,7 @@ def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[di
     for name, one, two in (
         ("the last exit, with gradients in balance and without", "imta", "joint"),
         ("all exits, later teachers and the last alone", "distillation_later", "distillation_last"),
-        ("all exits, rows without labels and none", "semi_supervised", "half_the_labels"),
+        ("all exits, samples without labels and none", "semi_supervised", "half_the_labels"),
     ):
         pick = (lambda line: line["exits"][-1]) if "the last exit," in name else (lambda line: fmean(line["exits"]))
         a, b = mean(lines, one, pick), mean(lines, two, pick)

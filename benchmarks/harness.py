@@ -115,7 +115,7 @@ def earlier(path: Path | None, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Dictionaries as a Markdown table; a cell is empty where a row lacks the key."""
+    """Dictionaries as a Markdown table; a cell is empty where a sample lacks the key."""
     if not rows:
         return ""
     keys = list(dict.fromkeys(key for row in rows for key in row))

@@ -1,7 +1,7 @@
-"""Frozen heads on synthesized rows: the public CIFAR-10 ResNet-20, heads after layer1 and layer2, no image seen.
+"""Frozen heads on synthesized samples: the public CIFAR-10 ResNet-20, heads after layer1 and layer2, no image seen.
 
-Needs the public checkpoint (`--checkpoint cifar10_resnet20.th`) and test rows (`--test FILE.npz` with x and y); neither
-ships with dynext. Accuracies are real: labels of the test rows, which nothing was chosen on.
+Needs the public checkpoint (`--checkpoint cifar10_resnet20.th`) and test samples (`--test FILE.npz` with x and y);
+neither ships with dynext. Accuracies are real: labels of the test samples, which nothing was chosen on.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def compare(kind: str, dtype: torch.dtype, rule: str, repeats: int) -> dict[str,
 
 
 def heads_alone(kind: str, repeats: int) -> dict[str, float]:
-    """A meta-step on heads with cached features against a joint step on the same rows, four exits, three steps.
+    """A meta-step on heads with cached features against a joint step on the same samples, four exits, three steps.
 
     The ratio hangs on what heads cost beside the trunk: those of the small multi-exit net are dearer than its trunk.
     """

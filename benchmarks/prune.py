@@ -1,13 +1,14 @@
 """Attention lent to exits, and every way to make a net cheaper on one picture: Fashion-MNIST and CIFAR-10, three seeds.
 
-First, each exit of a frozen net, the same rows and steps: (a) plain heads; (b) SCAN's attention, kept at run time; (c)
-heads that mimic where the next stage looks; (d) ours, detached and folded, and detached with the exit's own mask kept;
-(e) the later attention still attached, which no exit can have at run time. With labels, unlabelled images, or none.
+First, each exit of a frozen net, the same samples and steps: (a) plain heads; (b) SCAN's attention, kept at run time;
+(c) heads that mimic where the next stage looks; (d) ours, detached and folded, and detached with the exit's own mask
+kept; (e) the later attention still attached, which no exit can have at run time. With labels, unlabelled images, or
+none.
 
 Second, accuracy against MACs and milliseconds (batch 1, CPU, beside the static float net in one process): pruned
-channels, 8 bits, a compact net, early exits, skipped blocks, and combinations. Thresholds come from other rows.
+channels, 8 bits, a compact net, early exits, skipped blocks, and combinations. Thresholds come from other samples.
 
-    python benchmarks/prune.py [--quick | --short] [--rows labels|unlabelled|bank] [--json FILE] [--picture FILE]
+    python benchmarks/prune.py [--quick | --short] [--samples labels|unlabelled|bank] [--json FILE] [--picture FILE]
     python benchmarks/prune.py --data cifar --checkpoint cifar10_resnet20.th --test cifar10_test_jpeg.npz
 
 A run can be done in pieces, ``--parts exits --seeds 1`` and so on, and one that was stopped goes on: what is in the
@@ -51,7 +52,7 @@ class Setting:
     source: dx.Source
     """What is learned from."""
     held_out: dx.data.Samples
-    """For thresholds; with labels where rows have them."""
+    """For thresholds; with labels where samples have them."""
     test: dx.data.Samples
     spent: dict[str, Any]
     """Of `FULL`'s kind."""
@@ -91,12 +92,14 @@ def main() -> None:
 def options() -> argparse.Namespace:
     found = parser(__doc__ or "")
     found.add_argument("--data", choices=("fashion", "cifar"), default="fashion")
-    found.add_argument("--rows", choices=("labels", "unlabelled", "bank"), help="[default: labels; bank with cifar]")
+    found.add_argument(
+        "--samples", dest="rows", choices=("labels", "unlabelled", "bank"), help="[default: labels; bank with cifar]"
+    )
     found.add_argument("--checkpoint", type=Path, help="of the public ResNet-20, with --data cifar")
-    found.add_argument("--test", type=Path, help="CIFAR-10 test rows as .npz, with --data cifar")
+    found.add_argument("--test", type=Path, help="CIFAR-10 test samples as .npz, with --data cifar")
     found.add_argument("--parts", nargs="*", choices=("exits", "ways"), default=["exits", "ways"])
     found.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
-    found.add_argument("--short", action="store_true", help="fewer steps, rows, exits and ways")
+    found.add_argument("--short", action="store_true", help="fewer steps, samples, exits and ways")
     for name, kind in (("steps", int), ("batch", int), ("taught", int), ("judged", int)):
         found.add_argument(f"--{name}", type=kind, help=_told(name))
     for name in ("after", "budgets", "widths"):
@@ -109,7 +112,7 @@ def options() -> argparse.Namespace:
     for name, value in (QUICK if given.quick else SHORT if given.short else FULL).items():
         setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
     if given.data == "cifar" and (given.checkpoint is None or given.test is None or given.rows != "bank"):
-        found.error("--data cifar takes --checkpoint and --test, and rows from a bank alone")
+        found.error("--data cifar takes --checkpoint and --test, and samples from a bank alone")
     return given
 
 
@@ -125,7 +128,8 @@ def settings(given: argparse.Namespace, seed: int, spent: dict[str, Any]) -> Set
         opened = dx.open_model("bundled:fashion_resnet20")
         train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
     draw = torch.Generator().manual_seed(seed)
-    # thresholds come from rows that the static net has not seen: on those it was trained on it is too good to compare
+    # thresholds come from samples that the static net has not seen: on those it was trained on it is too good
+    # to compare
     held_out, test = (
         test.subset(part) for part in torch.randperm(len(test), generator=draw).split([1000, len(test) - 1000])
     )
@@ -180,7 +184,7 @@ def accuracies(all_exits: Callable[[Tensor], Tensor], test: dx.data.Samples) -> 
 
 @torch.inference_mode()
 def milliseconds(head: nn.Module, test: dx.data.Samples, net: dx.DynamicNet, e: int) -> float:
-    """Median over single rows of what an exit takes beyond its stages."""
+    """Median over single samples of what an exit takes beyond its stages."""
     x = test.take(torch.arange(1)).x
     tap = net.taps(x)[0][e]
     times = []
@@ -238,7 +242,7 @@ def skipping(given: Setting) -> dict[str, Any]:
 
 
 def line(name: str, net: dx.DynamicNet, given: Setting, *, budget: float | None = None) -> dict[str, Any]:
-    """Thresholds from held-out rows for at most a point less than the static float net, all told."""
+    """Thresholds from held-out samples for at most a point less than the static float net, all told."""
     policy = dx.Policy.never(net.num_exits)
     if len(net.exits):
         seen = dx.collect(net, given.held_out)

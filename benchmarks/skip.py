@@ -2,7 +2,7 @@
 
 Each learned policy stands beside the best fixed set of blocks and chance at the same MACs (their trunks tuned as well),
 beside the static net and beside a run of the same gates that multiplies masks, as public code does. Thresholds are the
-ones that gates are trained for, one half; test rows are looked at once. Reinforcement learning from scratch gets as
+ones that gates are trained for, one half; test samples are looked at once. Reinforcement learning from scratch gets as
 many steps as both parts of SkipNet's training.
 
     python benchmarks/skip.py [--quick] [--json FILE] [--markdown FILE]
@@ -10,7 +10,7 @@ many steps as both parts of SkipNet's training.
 
 A run that was stopped goes on from its JSON file.
 
-Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test rows have to be on the machine. A
+Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test samples have to be on the machine. A
 deeper one: `python recipes/train_static.py depth=38 width=16 out=FILE`, then ``--model cifar:resnet38 --checkpoint
 FILE``.
 """
@@ -49,7 +49,7 @@ Line = dict[str, Any]
 
 
 class Masked(nn.Module):
-    """The same gates, every stage run for every row: what multiplying masks costs."""
+    """The same gates, every stage run for every sample: what multiplying masks costs."""
 
     def __init__(self, net: dx.DynamicNet, policy: dx.Policy) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Masked(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
-    """One net, rows to train on, to rank by and to judge by."""
+    """One net, samples to train on, to rank by and to judge by."""
 
     opened: dx.Opened
     staged: dx.graph.StagedNet
@@ -150,7 +150,7 @@ class Bench:
         }
 
     def clocks(self, name: str, net: dx.DynamicNet, policy: dx.Policy, saved: float) -> Iterator[Line]:
-        """Milliseconds beside the static net and beside masks, on test rows."""
+        """Milliseconds beside the static net and beside masks, on test samples."""
         net.cost = dx.measure(net)
         x = self.test.take(torch.arange(min(len(self.test), 512))).x
         budget = self.size["seconds"]
@@ -173,7 +173,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--model", default="bundled:fashion_resnet20")
     options.add_argument("--checkpoint", type=Path)
-    options.add_argument("--train", type=Path, metavar="FILE.npz", help="rows x and y; with --test")
+    options.add_argument("--train", type=Path, metavar="FILE.npz", help="samples x and y; with --test")
     options.add_argument("--test", type=Path, metavar="FILE.npz")
     options.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, metavar="NAME")
     options.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, metavar="NAME", help="without data")

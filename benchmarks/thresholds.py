@@ -1,18 +1,19 @@
-"""How often thresholds break their promise: many draws of a few hundred unlabelled rows, judged on the labelled rest.
+"""How often thresholds break their promise: many draws of a few hundred unlabelled samples, judged on the labelled
+rest.
 
-Exits are distilled on a quarter of the rows (unlabelled), the others are tabled once. Each draw takes calibration rows
-from the table, chooses a policy by agreement with the full net, and looks at what it really loses and saves on the rows
-not drawn. A promise is broken when more accuracy is lost than was allowed; the safe rule may do so in delta of the
-draws.
+Exits are distilled on a quarter of the samples (unlabelled), the others are tabled once. Each draw takes calibration
+samples from the table, chooses a policy by agreement with the full net, and looks at what it really loses and saves on
+the samples not drawn. A promise is broken when more accuracy is lost than was allowed; the safe rule may do so in delta
+of the draws.
 
-Then, with labels on the calibration rows, ways to choose thresholds for a budget: MSDNet's quotas, a greedy grid of
+Then, with labels on the calibration samples, ways to choose thresholds for a budget: MSDNet's quotas, a greedy grid of
 nine points, one shared threshold (`choose`), the exact front and the genetic one. Over 20 draws: how often the budget
-is overrun on the other rows, and how much accuracy the best thresholds there would have given more (regret). And fronts
-followed by risk control: a front on half of the calibration rows, tested on the other half.
+is overrun on the other samples, and how much accuracy the best thresholds there would have given more (regret). And
+fronts followed by risk control: a front on half of the calibration samples, tested on the other half.
 
-    python benchmarks/thresholds.py --model cifar:resnet20 --checkpoint FILE --rows FILE.npz [--quick] [--json FILE]
+    python benchmarks/thresholds.py --model cifar:resnet20 --checkpoint FILE --samples FILE.npz [--quick] [--json FILE]
 
-Without ``--model`` the bundled net and Fashion-MNIST's training rows are taken (of which 6,000 are enough).
+Without ``--model`` the bundled net and Fashion-MNIST's training samples are taken (of which 6,000 are enough).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--model", default="bundled:fashion_resnet20")
     options.add_argument("--checkpoint", type=Path)
-    options.add_argument("--rows", type=Path, metavar="FILE.npz", help="rows x and y")
+    options.add_argument("--samples", dest="rows", type=Path, metavar="FILE.npz", help="samples x and y")
     options.add_argument("--draws", type=int, help="[default: 100; 10 with --quick]")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def tabled_rows(given: argparse.Namespace) -> dx.ExitTable:
-    """Exits distilled on a quarter of the rows, without labels, and the table of the others."""
+    """Exits distilled on a quarter of the samples, without labels, and the table of the others."""
     opened = dx.open_model(given.model, checkpoint=given.checkpoint)
     rows = dx.data.fashion_mnist("train") if given.rows is None else dx.data.array(given.rows, opened.spec)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(given.seed))
@@ -87,7 +88,7 @@ def tabled_rows(given: argparse.Namespace) -> dx.ExitTable:
 
 
 def one_draw(tabled: dx.ExitTable, draw: int, allowed: float, rule: str) -> tuple[float, float]:
-    """What a policy that was chosen on some rows saves and loses on the others."""
+    """What a policy that was chosen on some samples saves and loses on the others."""
     order = torch.randperm(len(tabled), generator=torch.Generator().manual_seed(draw))
     seen = replace(tabled.subset(order[:CALIBRATION]), label_n=None, basis="teacher")
     others = tabled.subset(order[CALIBRATION:])

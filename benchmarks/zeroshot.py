@@ -2,16 +2,16 @@
 
 Controls: Gaussian noise without batch statistics, and all training images, unlabelled. Same heads, same steps. The
 **data-free ratio** of a source is the MACs it saves at no more than a point lost over those that the real images save,
-class biases and thresholds from the same 500 unlabelled rows for both, mean over ``--draws`` of them (joint: the first
-alone; "no biases": thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at all
-are reported beside them: those that hold on two kinds of synthesized rows, as in `dx.convert`, and, to see why, those
-that one kind alone suggests. Labels are those of test rows that nothing was chosen on. Seconds are the CPU's.
+class biases and thresholds from the same 500 unlabelled samples for both, mean over ``--draws`` of them (joint: the
+first alone; "no biases": thresholds alone). Exits' accuracies are those without any image. Thresholds from no image at
+all are reported beside them: those that hold on two kinds of synthesized samples, as in `dx.convert`, and, to see why,
+those that one kind alone suggests. Labels are those of test samples that nothing was chosen on. Seconds are the CPU's.
 
     python benchmarks/zeroshot.py [--quick] [--json FILE] [--markdown FILE] [--keep]
     python benchmarks/zeroshot.py --model cifar:resnet20 --checkpoint FILE --train FILE.npz --test FILE.npz ...
 
-Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test rows have to be on the machine. A run
-that was stopped goes on with ``--keep`` and the same ``--json FILE``.
+Without ``--model`` the bundled Fashion-MNIST net is taken; its training and test samples have to be on the machine. A
+run that was stopped goes on with ``--keep`` and the same ``--json FILE``.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class Bench:
     calibration: dx.data.Samples
     test_features: Features
     calibration_features: Features
-    """Of all draws of calibration rows, the first draw's in front."""
+    """Of all draws of calibration samples, the first draw's in front."""
     unseen_features: tuple[Features, Features]
-    """Rows that nobody distils on: fitted ones, and the other kind."""
+    """Samples that nobody distils on: fitted ones, and the other kind."""
     unseen_distance: float
     """BatchNorm distance of the nearer kind."""
     size: dict[str, Any]
 
     @cached_property
     def real_features(self) -> tuple[Features, float]:
-        """Those of all training rows, and the CPU-seconds they took."""
+        """Those of all training samples, and the CPU-seconds they took."""
         began = time.process_time()
         features = cache_features(self.net, None, self.train)
         return features, time.process_time() - began
@@ -83,7 +83,8 @@ class Bench:
         test = test.subset(order[: size["test"]])
         staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape))
         net = dx.attach(staged, dx.default_heads(staged.num_classes))
-        # calibration rows are taken from the front of an order of their own, those distilled on by "real" from its end
+        # calibration samples are taken from the front of an order of their own, those distilled on by "real" from its
+        # end
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
         drawn = size["calibration"] * size["draws"]
         unseen = [
@@ -109,18 +110,18 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--model", default="bundled:fashion_resnet20")
     options.add_argument("--checkpoint", type=Path)
-    options.add_argument("--train", type=Path, metavar="FILE.npz", help="rows x and y; with --test")
+    options.add_argument("--train", type=Path, metavar="FILE.npz", help="samples x and y; with --test")
     options.add_argument("--test", type=Path, metavar="FILE.npz")
     options.add_argument("--sources", nargs="+", choices=[*CONTROLS, *SOURCES], metavar="NAME")
     options.add_argument("--joint", nargs="*", choices=[*CONTROLS, *SOURCES], metavar="NAME", help="train jointly too")
     options.add_argument("--seeds", nargs="+", type=int, metavar="N")
-    options.add_argument("--rows", type=int, help="to synthesize [default: 8192; 512 with --quick]")
+    options.add_argument("--samples", dest="rows", type=int, help="to synthesize [default: 8192; 512 with --quick]")
     options.add_argument("--steps", type=int, help="of the heads [default: 1000; 60 with --quick]")
     options.add_argument("--joint-steps", type=int, help="of trunk and heads [default: 300; 4 with --quick]")
     options.add_argument(
         "--picture", type=Path, metavar="FILE", help="accuracy of each exit, a line a source, goes here"
     )
-    options.add_argument("--draws", type=int, help="of calibration rows; means over them are taken [default: 1]")
+    options.add_argument("--draws", type=int, help="of calibration samples; means over them are taken [default: 1]")
     options.add_argument("--keep", action="store_true", help="keep the lines of an earlier run in --json FILE")
     given = options.parse_args()
     if (given.train is None) != (given.test is None):
@@ -150,7 +151,7 @@ def _lines(bench: Bench, given: argparse.Namespace, done: set[tuple[str, str, in
 def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterator[Line]:
     """A line for frozen heads, and one for the whole net distilled from there on."""
     size, model = bench.size, bench.opened.model
-    if source == "real":  # the same rows for every seed
+    if source == "real":  # the same samples for every seed
         rows, (features, seconds) = bench.train, bench.real_features
         began = time.process_time()
     else:
@@ -160,14 +161,14 @@ def _measured(bench: Bench, source: str, seed: int, wanted: list[str]) -> Iterat
     fresh = dx.attach(bench.net.staged, dx.default_heads(bench.net.num_classes), seed=seed)
     net = dx.distill(fresh, None, features, steps=size["steps"], seed=seed)
     seconds += time.process_time() - began
-    test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test rows")
-    seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled rows")
+    test = table_of(net, head_logits(net, bench.test_features), label_n=bench.test.y, rows="test samples")
+    seen = table_of(net, head_logits(net, bench.calibration_features), label_n=None, rows="unlabelled samples")
     unseen = _unseen(bench, net, test)
     plain, lines = [], []
     for index in torch.arange(len(seen)).split(size["calibration"]):
         plain.append(_line(source, "frozen", seed, seconds, seen.subset(index), test))
         righted, drawn = recalibrated(net, seen.subset(index))
-        answers = table_of(net, head_logits(righted, bench.test_features), label_n=bench.test.y, rows="test rows")
+        answers = table_of(net, head_logits(righted, bench.test_features), label_n=bench.test.y, rows="test samples")
         lines.append(_line(source, "frozen", seed, seconds, drawn, answers))
     line = lines[0] | {key: statistics.fmean(one[key] for one in lines) for key in ("accuracy", "saved", "lost")}
     # accuracies are those without any image; biases need some
@@ -201,9 +202,9 @@ def _synthesized(bench: Bench, source: str, seed: int) -> dx.Source:
 
 
 def _unseen(bench: Bench, net: dx.DynamicNet, test: dx.ExitTable) -> Line:
-    """What thresholds do that were chosen without an image: for one kind of rows, and for two."""
+    """What thresholds do that were chosen without an image: for one kind of samples, and for two."""
     tables = [
-        table_of(net, head_logits(net, features), label_n=None, rows="synthesized rows", synthetic=True)
+        table_of(net, head_logits(net, features), label_n=None, rows="synthesized samples", synthetic=True)
         for features in bench.unseen_features
     ]
     caution = min(CAUTION, max(1 - bench.unseen_distance, 0.0))

@@ -14,7 +14,7 @@ class PolicyError(DynextError):
 
 
 class SourceError(DynextError):
-    """Rows are missing, malformed or of another shape than the net expects."""
+    """Samples are missing, malformed or of another shape than the net expects."""
 
 
 class ModelError(DynextError):

@@ -1,7 +1,7 @@
 """The one training loop. Lightning Fabric brings device, precision and processes; a step function brings the loss.
 
-Every verb that trains hands `fit` a module and ``step(module, draw, done) -> loss``; the step draws its rows with the
-generator it is given, so that a run which was killed and resumed ends bit for bit where an unbroken one ends.
+Every verb that trains hands `fit` a module and ``step(module, draw, done) -> loss``; the step draws its samples with
+the generator it is given, so that a run which was killed and resumed ends bit for bit where an unbroken one ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dynext.errors import FitError
 from dynext.seeding import generator
 
 Step = Callable[[nn.Module, Generator, float], Tensor]
-"""``step(module, draw, done)`` draws rows with ``draw`` and gives a loss; ``done`` is the share of steps done."""
+"""``step(module, draw, done)`` draws samples with ``draw`` and gives a loss; ``done`` is the share of steps done."""
 
 Share = Callable[[str], float]
 """``share(part)``: how much of the learning rate the parameters of the module's child ``part`` get."""
@@ -179,7 +179,7 @@ def _finite(loss: Tensor, step: int, config: FitConfig) -> float:
     if not math.isfinite(value):
         raise FitError(
             f"{config.label}: the loss is {value} at step {step}; "
-            f"lower lr (now {config.lr}) or look for NaN among the rows"
+            f"lower lr (now {config.lr}) or look for NaN among the samples"
         )
     return value
 

@@ -23,10 +23,10 @@ class ConformanceError(DynextError, AssertionError):
 
 
 def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    """The invariants of a dynamic net on rows ``x [b ...]``, b at least 4.
+    """The invariants of a dynamic net on samples ``x [b ...]``, b at least 4.
 
-    Exits agree in shape; never leaving gives ``net(x)``, always leaving exit 0; half the rows leaving at each exit, a
-    batch answers like its rows alone, in any order; predicted MACs are booked MACs; nothing in the net changes.
+    Exits agree in shape; never leaving gives ``net(x)``, always leaving exit 0; half the samples leaving at each exit,
+    a batch answers like its samples alone, in any order; predicted MACs are booked MACs; nothing in the net changes.
 
     Raises:
         ConformanceError: names the promise that is broken.
@@ -43,28 +43,28 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
     confidence_be = all_bek.float().softmax(-1).amax(-1)
     threshold_e = confidence_be.median(dim=0).values.tolist()
     policy = Policy(threshold_e=(*threshold_e[:-1], 0.0), temperature_e=(1.0,) * net.num_exits)
-    # Kernels may differ in the last bit with the number of rows: rows on a threshold prove nothing.
+    # Kernels may differ in the last bit with the number of samples: samples on a threshold prove nothing.
     clear = ((confidence_be - torch.tensor(policy.threshold_e)).abs() > 1e-4).all(1).nonzero()[:, 0]
     whole, turned = net.run(x, policy), net.run(x.flip(0), policy)
     predicted = simulate(table_of(net, all_bek.float().cpu(), label_n=None, rows="check"), policy)
     for i in clear.tolist():
         alone = net.run(x[i : i + 1], policy)
-        _expect(int(alone.exit) == int(whole.exit[i]), f"row {i} leaves elsewhere alone than in a batch")
-        _expect(int(turned.exit[-1 - i]) == int(whole.exit[i]), f"row {i} leaves elsewhere in another order")
-        _expect(int(predicted.exit_n[i]) == int(whole.exit[i]), f"row {i} leaves elsewhere than its table says")
-        _close(whole.logits[i], all_bek[i, int(whole.exit[i])], f"row {i} is not answered by its exit", rtol, atol)
-        _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"row {i}: predicted MACs are not the booked ones")
-        _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
+        _expect(int(alone.exit) == int(whole.exit[i]), f"sample {i} leaves elsewhere alone than in a batch")
+        _expect(int(turned.exit[-1 - i]) == int(whole.exit[i]), f"sample {i} leaves elsewhere in another order")
+        _expect(int(predicted.exit_n[i]) == int(whole.exit[i]), f"sample {i} leaves elsewhere than its table says")
+        _close(whole.logits[i], all_bek[i, int(whole.exit[i])], f"sample {i} is not answered by its exit", rtol, atol)
+        _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the booked ones")
+        _close(alone.logits[0], whole.logits[i], f"sample {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     _expect(same, "running the net changed its parameters or buffers")
 
 
 def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    """The invariants of a net with gates on rows ``x [b ...]``, b at least 4.
+    """The invariants of a net with gates on samples ``x [b ...]``, b at least 4.
 
-    Asking no row to skip gives ``net(x)``; with each gate's threshold at its median, a batch answers like its rows
-    alone, in any order, and as the masked pass says; predicted MACs are booked MACs; nothing in the net or the rows
-    changes.
+    Asking no sample to skip gives ``net(x)``; with each gate's threshold at its median, a batch answers like its
+    samples alone, in any order, and as the masked pass says; predicted MACs are booked MACs; nothing in the net or the
+    samples changes.
 
     Raises:
         ConformanceError: names the promise that is broken. PolicyError: the net has no gates.
@@ -81,22 +81,23 @@ def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float =
     predicted = trunk_macs(net, seen.run_bg, keep_g)[:, -1]
     for i in clear.tolist():
         alone = net.run(x[i : i + 1], policy)
-        _expect(torch.equal(_ran(alone)[0], _ran(whole)[i]), f"row {i} skips other stages alone than in a batch")
-        _expect(torch.equal(_ran(turned)[-1 - i], _ran(whole)[i]), f"row {i} skips other stages in another order")
-        _expect(torch.equal(seen.run_bg[i] > 0, _ran(whole)[i]), f"row {i} skips other stages than the masked pass")
-        _expect(int(predicted[i]) == int(whole.macs[i]), f"row {i}: predicted MACs are not the booked ones")
-        _expect(int(alone.macs) == int(whole.macs[i]), f"row {i} costs something else alone than in a batch")
-        _close(whole.logits[i], seen.logits_bk[i], f"row {i} is not answered as the masked pass does", rtol, atol)
-        _close(alone.logits[0], whole.logits[i], f"row {i} is answered otherwise alone than in a batch", rtol, atol)
+        _expect(torch.equal(_ran(alone)[0], _ran(whole)[i]), f"sample {i} skips other stages alone than in a batch")
+        _expect(torch.equal(_ran(turned)[-1 - i], _ran(whole)[i]), f"sample {i} skips other stages in another order")
+        _expect(torch.equal(seen.run_bg[i] > 0, _ran(whole)[i]), f"sample {i} skips other stages than the masked pass")
+        _expect(int(predicted[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the booked ones")
+        _expect(int(alone.macs) == int(whole.macs[i]), f"sample {i} costs something else alone than in a batch")
+        _close(whole.logits[i], seen.logits_bk[i], f"sample {i} is not answered as the masked pass does", rtol, atol)
+        _close(alone.logits[0], whole.logits[i], f"sample {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    _expect(same and torch.equal(rows, x), "running the net changed its parameters or buffers, or the rows")
+    _expect(same and torch.equal(rows, x), "running the net changed its parameters or buffers, or the samples")
 
 
 @torch.no_grad()
 def halving_rule(net: DynamicNet, x: Tensor) -> tuple[tuple[float, ...], Tensor]:
-    """Thresholds by which each gate skips its stage for about half of the rows ``x``, and the rows that sit on none.
+    """Thresholds by which each gate skips its stage for about half of the samples ``x``, and the samples that sit on
+    none.
 
-    Kernels may differ in the last bit with the number of rows: a row on a threshold proves nothing.
+    Kernels may differ in the last bit with the number of samples: a sample on a threshold proves nothing.
     """
     keep_g: list[float] = []
     clear_b = torch.ones(len(x), dtype=torch.bool)
@@ -115,7 +116,7 @@ def _ran(prediction: Prediction) -> Tensor:
 
 
 def check_source(source: Source, shape: Sequence[int] | None = None) -> None:
-    """The promises of a source: batches of one shape, as many rows as it says, the same ones each time.
+    """The promises of a source: batches of one shape, as many samples as it says, the same ones each time.
 
     Raises:
         ConformanceError: names the promise that is broken.
@@ -123,14 +124,14 @@ def check_source(source: Source, shape: Sequence[int] | None = None) -> None:
     wanted = tuple(shape or source.shape)
     count = 0
     for batch in source:
-        _expect(tuple(batch.x.shape[1:]) == wanted, f"a batch of rows {tuple(batch.x.shape[1:])}, expected {wanted}")
-        _expect(batch.x.is_floating_point(), f"rows are {batch.x.dtype}, expected normalized floats")
-        _expect(batch.y is None or len(batch.y) == len(batch.x), "a batch has not one label per row")
+        _expect(tuple(batch.x.shape[1:]) == wanted, f"a batch of samples {tuple(batch.x.shape[1:])}, expected {wanted}")
+        _expect(batch.x.is_floating_point(), f"samples are {batch.x.dtype}, expected normalized floats")
+        _expect(batch.y is None or len(batch.y) == len(batch.x), "a batch has not one label per sample")
         count += len(batch.x)
-    _expect(count == len(source), f"it says {len(source)} rows and gives {count}")
+    _expect(count == len(source), f"it says {len(source)} samples and gives {count}")
     _expect(source.bn in ("running", "batch"), f"bn is {source.bn!r}, expected 'running' or 'batch'")
     for first, second in islice(zip(source, source, strict=True), 3):
-        _expect(torch.equal(first.x, second.x), "a second pass gives other rows")
+        _expect(torch.equal(first.x, second.x), "a second pass gives other samples")
 
 
 def _expect(holds: bool, broken: str) -> None:

@@ -1,8 +1,8 @@
 """Nouns that every room shares. No logic beyond checking themselves.
 
-Shape legend: b rows in a batch, n rows in a table, e exits (the last is the full net),
+Shape legend: b samples in a batch, n samples in a table, e exits (the last is the full net),
 k classes, s stages, g gated stages, c channels, h height, w width.
-Cost is always MACs per row, heads and gates included; confidence is always "higher is surer".
+Cost is always MACs per sample, heads and gates included; confidence is always "higher is surer".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from dynext.errors import SourceError
 
 Basis = Literal["labels", "teacher"]
-"""What a row counts as right against: its label, or the full net's own answer."""
+"""What a sample counts as right against: its label, or the full net's own answer."""
 
 BatchNormMode = Literal["running", "batch"]
 """Which statistics a frozen teacher's BatchNorms use while features are cached."""
@@ -29,7 +29,7 @@ MOST_MEAN = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What a net eats: the shape of one row and the normalization of its pixels.
+    """What a model expects: the shape of one sample and the normalization of its pixels.
 
     ``x = (pixel / 255 - mean) / std`` per channel; ``shape`` is ``(c, h, w)`` for images.
     """
@@ -40,7 +40,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
-            raise SourceError(f"shape {tuple(self.shape)}; give one row's (channels, height, width)")
+            raise SourceError(f"shape {tuple(self.shape)}; give one sample's (channels, height, width)")
         channels = self.shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise SourceError(
@@ -53,14 +53,14 @@ class InputSpec:
             raise SourceError(f"mean {self.mean} is of pixels in [0, 1]; divide by 255 what was taken of 0 to 255")
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the net eats."""
+        """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the model expects."""
         x = pixels.float().div(255) if pixels.dtype == torch.uint8 else pixels
         mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x - mean) / std
 
     def pixels(self, x: Tensor) -> Tensor:
-        """The way back: what the net eats ``[b c h w]`` to pixels in [0, 1], for pictures."""
+        """The way back: what the model expects ``[b c h w]`` to pixels in [0, 1], for pictures."""
         mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x * std + mean).clamp(0, 1)
@@ -68,7 +68,7 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows on their way to a net: ``x [b ...]`` normalized, ``y [b]`` int64 or ``None``."""
+    """Samples on their way to a net: ``x [b ...]`` normalized, ``y [b]`` int64 or ``None``."""
 
     x: Tensor
     y: Tensor | None = None
@@ -82,14 +82,14 @@ class Prediction:
     exit: Tensor
     macs: Tensor
     ran: Tensor | None = None
-    """Which gated stages each row ran ``[b g]`` (bool); ``None`` where no gate was asked."""
+    """Which gated stages each sample ran ``[b g]`` (bool); ``None`` where no gate was asked."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where rows come from. Iterates batches in one fixed order and can be iterated again.
+    """Where samples come from. Iterates batches in one fixed order and can be iterated again.
 
-    ``bn`` says which BatchNorm statistics suit these rows: ``"running"`` for real ones,
+    ``bn`` says which BatchNorm statistics suit these samples: ``"running"`` for real ones,
     ``"batch"`` for synthetic ones, whose statistics are not the training set's.
     """
 

@@ -1,4 +1,5 @@
-"""Exits that see as the last exit sees: aligned on synthesized rows or on unlabelled training images, thresholds anew.
+"""Exits that see as the last exit sees: aligned on synthesized samples or on unlabelled training images, thresholds
+anew.
 
 Exits are distilled first and aligned then; both learn from the full net alone. Prints what alignment did, and the
 policy before and after. Run `python recipes/align_exits.py loss=vicreg source=bank`; a killed run goes on.

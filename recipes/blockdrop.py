@@ -1,7 +1,7 @@
 """BlockDrop: a policy network learns which blocks of a pretrained net an input needs, then both learn together.
 
 The curriculum runs on the frozen net, one more block from the end at a time; steps and batches are fewer than the
-paper's, whose policy network saw 2,048 rows a step for thousands of epochs.
+paper's, whose policy network saw 2,048 samples a step for thousands of epochs.
 Run `python recipes/blockdrop.py` (`model=cifar:resnet38 checkpoint=FILE` for a net of one's own); a killed run goes on.
 """
 
@@ -37,7 +37,7 @@ class Config:
     tuning: int = 1000
     """Steps that a control of equal cost gets to adapt its trunk."""
     ranked: int = 1000
-    """Training rows by which the best fixed set of blocks is found."""
+    """Training samples by which the best fixed set of blocks is found."""
     rows: int | None = None
     test: int = 10_000
     seed: int = 0

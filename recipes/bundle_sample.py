@@ -1,4 +1,4 @@
-"""The bundled sample of Fashion-MNIST: unlabelled rows to calibrate on, labelled rows to evaluate on.
+"""The bundled sample of Fashion-MNIST: unlabelled samples to calibrate on, labelled samples to evaluate on.
 
 Run `python recipes/bundle_sample.py` to make `data/fashion_sample.npz` anew; it prints the checksum that stands in
 `data/README.md`.

@@ -1,7 +1,7 @@
 """The bundled net taught to skip blocks without its training data: three ways to skip, from no image and from 500.
 
-Which rows skip and how far is chosen without a label and frozen before the test rows are seen; "skips nothing" is a
-possible, honest outcome. Run `python recipes/convert_skip.py`; stopped, the same command goes on after the last line.
+Which samples skip and how far is chosen without a label and frozen before the test samples are seen; "skips nothing" is
+a possible, honest outcome. Run `python recipes/convert_skip.py`; stopped, the same command goes on after the last line.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(config: Config) -> list[dict]:
 
 
 def _judged(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Samples, timing_s: float) -> dict:
-    """Accuracy against labels of rows that nothing was chosen on, beside the static net's."""
+    """Accuracy against labels of samples that nothing was chosen on, beside the static net's."""
     net, policy = conversion.net, conversion.policy
     found = dx.report(dx.collect(net, test, keep=policy.skip_rule, static=static), policy)
     rows = test.take(torch.arange(min(len(test), 512))).x

@@ -1,6 +1,6 @@
 """The main job, measured: the bundled Fashion-MNIST net made dynamic with no image, with 500 unlabelled ones, with all.
 
-Thresholds are chosen without a label and frozen before the test rows are seen.
+Thresholds are chosen without a label and frozen before the test samples are seen.
 Run `python recipes/convert_without_data.py`; stopped, the same command goes on after the last line it finished.
 """
 

@@ -1,7 +1,7 @@
 """Early exits on a frozen net, learned from labels: Shallow-Deep's, Zero Time Waste's cascade, JEI-DNN's learned gates.
 
-The last exit stays bit for bit. Thresholds are chosen on rows held out of the training set, for half a point to lose
-(JEI-DNN brings its own); everything is judged on test rows.
+The last exit stays bit for bit. Thresholds are chosen on samples held out of the training set, for half a point to lose
+(JEI-DNN brings its own); everything is judged on test samples.
 Run `python recipes/exits_frozen.py method=zero_time_waste`; a killed run goes on.
 """
 
@@ -30,7 +30,7 @@ class Config:
     price: float = 0.5
     """What the whole net's MACs cost in units of cross-entropy (`jei_dnn`)."""
     taught: int = 20_000
-    """Rows to learn from; their features are kept in memory."""
+    """Samples to learn from; their features are kept in memory."""
     held_out: int = 5000
     max_drop: float = 0.005
     test: int = 10_000

@@ -1,7 +1,7 @@
 """Early exits trained together with their trunk, on labels: one backbone, any of the published methods by its name.
 
-Thresholds are chosen on rows held out of the training set, for half a point to lose; everything is judged on test rows.
-Run `python recipes/exits_joint.py method=boostnet`; a killed run goes on.
+Thresholds are chosen on samples held out of the training set, for half a point to lose; everything is judged on test
+samples. Run `python recipes/exits_joint.py method=boostnet`; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Config:
     batch: int = 64
     weight_decay: float = 1e-4
     held_out: int = 5000
-    """Training rows kept apart for temperatures and thresholds."""
+    """Training samples kept apart for temperatures and thresholds."""
     unlabelled: float = 0.5
-    """Share of the training rows that `semi_supervised` sees without their labels."""
+    """Share of the training samples that `semi_supervised` sees without their labels."""
     max_drop: float = 0.005
     rows: int | None = None
     seed: int = 0

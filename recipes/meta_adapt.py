@@ -1,6 +1,6 @@
 """A saved net learns classes it was not made for: the bundled Fashion-MNIST net and scikit-learn's digits.
 
-Class means at every exit, then gradient steps on heads; thresholds from the support rows alone, each left out.
+Class means at every exit, then gradient steps on heads; thresholds from the support samples alone, each left out.
 Run `python recipes/meta_adapt.py shot=10`.
 """
 

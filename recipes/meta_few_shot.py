@@ -105,7 +105,7 @@ def main(config: Config) -> dict[str, object]:
 
 
 def class_rows(config: Config) -> tuple[dx.data.Samples, dx.data.Samples]:
-    """Rows of the classes to train on, turned ones among them, and of those to test on."""
+    """Samples of the classes to train on, turned ones among them, and of those to test on."""
     if config.data == "digits":
         taught, tested = dx.data.split_classes(dx.data.digits(side=16), [6, 4], seed=config.seed)
         return taught, tested

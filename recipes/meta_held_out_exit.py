@@ -1,7 +1,7 @@
 """The open claim: does a start that was meta-learned on some exits learn an exit it has never seen in fewer steps?
 
 One exit of a Fashion-MNIST net is held out: from meta-training in one net, from joint training in the other, for the
-same time. Then its head learns from a few rows, by the same steps in both; accuracy after each is on test rows.
+same time. Then its head learns from a few samples, by the same steps in both; accuracy after each is on test samples.
 Run `python recipes/meta_held_out_exit.py seed=1`; a killed run goes on.
 """
 
@@ -31,12 +31,12 @@ class Config:
     steps: int = 3000
     lr: float = 1e-3
     support: int = 100
-    """Rows that the held-out exit learns from, at each step all of them."""
+    """Samples that the held-out exit learns from, at each step all of them."""
     after_steps: tuple[int, ...] = (1, 3, 5)
     lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Step sizes that are tried for either net on rows held out of the training set; the best one is reported."""
+    """Step sizes that are tried for either net on samples held out of the training set; the best one is reported."""
     bn: Literal["frozen", "task"] = "frozen"
-    """Statistics that the held-out exit learns and answers on: each net's own, or those of the support rows."""
+    """Statistics that the held-out exit learns and answers on: each net's own, or those of the support samples."""
     rows: int | None = None
     test: int = 10_000
     seed: int = 0
@@ -77,7 +77,7 @@ def main(config: Config) -> dict[str, object]:
 
     begun = time.process_time()
     weights = [float(e != config.held_out) for e in range(net.num_exits)]
-    # For about equal time: a meta-step with cached features costs about 2.5 joint steps of as many rows here.
+    # For about equal time: a meta-step with cached features costs about 2.5 joint steps of as many samples here.
     joint = replace(fitting, steps=5 * config.steps // 2, checkpoint=config.folder / f"joint{config.seed}.ckpt")
     starts["joint"] = dx.train.joint(net, taught, joint, weight_e=weights, batch_size=128)
     seconds["joint"] = time.process_time() - begun
@@ -90,7 +90,7 @@ def main(config: Config) -> dict[str, object]:
 def learned(
     start: dx.DynamicNet, support: dx.data.Samples, checked: dx.data.Samples, test: dx.data.Samples, config: Config
 ) -> dict[int, float]:
-    """Accuracy at the held-out exit after each number of steps, at the step size that was best on other rows."""
+    """Accuracy at the held-out exit after each number of steps, at the step size that was best on other samples."""
     never = dx.Policy.never(start.num_exits)
     found = {}
     for steps in config.after_steps:

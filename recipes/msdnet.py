@@ -1,6 +1,6 @@
 """MSDNet: trained jointly, then a policy for any budget: MSDNet's quotas, the exact front, and a budget for each batch.
 
-Thresholds are chosen on rows held out of the training set and frozen before the test rows are seen.
+Thresholds are chosen on samples held out of the training set and frozen before the test samples are seen.
 Run `python recipes/msdnet.py configuration=budgeted`; a killed run goes on.
 """
 

@@ -1,7 +1,7 @@
 """Attention of later layers, distilled into the exits of a frozen net, then detached: exits cost what they cost before.
 
 With labels, with unlabelled images, or with no image at all (`rows=labels|unlabelled|bank`); beside it plain exits that
-learned from the same rows for as many steps. Run `python recipes/prune_attention.py`; a killed run goes on.
+learned from the same samples for as many steps. Run `python recipes/prune_attention.py`; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Config:
     lr: float = 2e-3
     batch: int = 128
     taught: int = 20_000
-    """Rows to learn from; their features are kept in memory."""
+    """Samples to learn from; their features are kept in memory."""
     test: int = 10_000
     seed: int = 0
     folder: Path = Path("runs/prune_attention")

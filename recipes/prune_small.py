@@ -27,7 +27,7 @@ class Config:
     by: Literal["magnitude", "bn", "taylor"] = "magnitude"
     bits: Literal["int8"] | None = "int8"
     bank: int = 4096
-    """Synthesized rows, beside the images, to learn from."""
+    """Synthesized samples, beside the images, to learn from."""
     exit_steps: int = 2000
     steps: int = 2000
     lr: float = 1e-3

@@ -37,7 +37,7 @@ class Config:
     """Steps that a control of equal cost gets to adapt its trunk."""
     ablation: bool = True
     ranked: int = 1000
-    """Training rows by which the best fixed set of blocks is found."""
+    """Training samples by which the best fixed set of blocks is found."""
     rows: int | None = None
     test: int = 10_000
     seed: int = 0

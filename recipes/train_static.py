@@ -27,7 +27,7 @@ class Config:
     epochs: tuple[float, ...] = (7, 4)
     """One cycle of the learning rate each; a later cycle starts from the weights of the one before (warm restart)."""
     small: tuple[float, ...] = (0.55, 0.25)
-    """First share of each cycle on rows of half the side: a quarter of the cost, while the rate is high anyway."""
+    """First share of each cycle on samples of half the side: a quarter of the cost, while the rate is high anyway."""
     lr: tuple[float, ...] = (0.1, 0.05)
     """Peak rate of each cycle."""
     batch: int = 64

@@ -1,7 +1,7 @@
 """Early layers made useful to early exits: the whole dynamic net distilled from its static self, without an image.
 
 Heads are distilled first, on the frozen trunk; then trunk and heads together, with the last exit held near the static
-net. Prints what every exit gains and what the last one loses, on test rows that nothing was chosen on.
+net. Prints what every exit gains and what the last one loses, on test samples that nothing was chosen on.
 Run `python recipes/zeroshot_joint.py`; a killed run goes on.
 """
 
@@ -18,7 +18,7 @@ from dynext.recipe import recipe_cli
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The bundled Fashion-MNIST net on rows that fit it, half of them inverted."""
+    """The bundled Fashion-MNIST net on samples that fit it, half of them inverted."""
 
     model: str = "bundled:fashion_resnet20"
     method: str = "mixture"
@@ -27,7 +27,7 @@ class Config:
     joint_steps: int = 1000
     trunk_lr: float = 1e-4
     max_drift: float = 0.02
-    """Share of held-out synthesized rows that the last exit may answer unlike the static net."""
+    """Share of held-out synthesized samples that the last exit may answer unlike the static net."""
     test: int = 10_000
     seed: int = 0
     folder: Path = Path("runs/zeroshot_joint")

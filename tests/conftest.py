@@ -36,7 +36,7 @@ def pytest_runtest_call() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fashion:
-    """Fashion-MNIST as installed: 60,000 training and 10,000 test rows."""
+    """Fashion-MNIST as installed: 60,000 training and 10,000 test samples."""
 
     train: Samples
     test: Samples
@@ -53,7 +53,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def fashion() -> Fashion:
-    """Training and test rows of Fashion-MNIST, where it is installed; never downloaded."""
+    """Training and test samples of Fashion-MNIST, where it is installed; never downloaded."""
     try:
         return Fashion(train=fashion_mnist("train"), test=fashion_mnist("test"))
     except SourceError as error:

@@ -23,7 +23,7 @@ def gated_net(name: str = "residual", kind: str = "recurrent", *, exits: bool = 
     at = [staged.skippable[1]] if exits and staged.skippable[1] < len(staged.stages) - 1 else []
     net = dx.attach(staged, dx.default_heads(staged.num_classes), at=at, seed=seed)
     net = dx.attach_gates(net, LEARNED[kind], seed=seed)
-    if kind == "recurrent":  # an untrained LSTM says nearly the same of every row
+    if kind == "recurrent":  # an untrained LSTM says nearly the same of every sample
         with torch.no_grad():
             for parameter in net.gates.body.parameters():
                 parameter.mul_(4)

@@ -1,4 +1,4 @@
-"""Nets for tasks: one without norms and without kinks, those of the zoo; rows for them; their meta-losses."""
+"""Nets for tasks: one without norms and without kinks, those of the zoo; samples for them; their meta-losses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ NETS = {
 
 
 def some_rows(num_classes: int, support: int = 6, query: int = 9, seed: int = 0) -> Rows:
-    """Support and query rows ``[b 3 8 8]`` and their labels, as `MetaLoss` takes them."""
+    """Support and query samples ``[b 3 8 8]`` and their labels, as `MetaLoss` takes them."""
     draw = generator(seed)
 
     def half(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,5 +97,5 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor],
 
 
 def support(rows: dx.data.Samples, way: int = 4, shot: int = 4) -> dx.data.Episode:
-    """The first episode of the rows."""
+    """The first episode of the samples."""
     return dx.data.Episodes(rows=rows, way=way, shot=shot, query=6)[0]

@@ -1,5 +1,6 @@
-"""One row a method: how it is called on the smallest net that it takes. Every row is trained, saved, resumed, reported
-on, and looked at for what it must leave alone."""
+"""One sample a method: how it is called on the smallest net that it takes. Every sample is trained, saved, resumed,
+reported on, and looked at for what it must leave alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ Train = Callable[[DynamicNet, Samples, dx.FitConfig], "DynamicNet | tuple[Dynami
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method that trains exits on labelled rows, and what is known of it."""
+    """A method that trains exits on labelled samples, and what is known of it."""
 
     train: Train
     heads: Callable[[], Heads] = lambda: dx.heads.conv_heads(10, hidden=8, separable=0)
@@ -32,7 +33,7 @@ class Method:
     cascade: str | None = None
     """The rule of the cascade that it gives."""
     self_taught: bool = False
-    """Rows without labels are learned from, too."""
+    """Samples without labels are learned from, too."""
 
 
 def second(config: dx.FitConfig) -> dx.FitConfig:
@@ -83,7 +84,7 @@ METHODS = {
 
 
 def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Samples]:
-    """An untrained net with two exits, and labelled rows whose class shows in their color."""
+    """An untrained net with two exits, and labelled samples whose class shows in their color."""
     model, example = NETS["residual"]()
     net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), method.heads())
     draw = generator(0)

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from dynext.cli import main
 
 TINY = ("cifar:resnet8", "--argument", "width=2", "--after", "layer1,layer2")
-SMALL = ("--method", "leaves", "--rows", "64", "--steps", "3")
+SMALL = ("--method", "leaves", "--samples", "64", "--steps", "3")
 
 
 def run(*arguments: Any) -> Result:

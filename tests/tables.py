@@ -1,4 +1,4 @@
-"""Small made-up exit tables: later exits are better, some rows are hard at every exit."""
+"""Small made-up exit tables: later exits are better, some samples are hard at every exit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_table(n: int = 200, e: int = 4, k: int = 5, *, seed: int = 0, noise: fl
             "label_n": torch.multinomial(full_nk.softmax(1), 1, generator=draw)[:, 0],
             "basis": "teacher",
             "name_e": (*(f"layer{i}" for i in range(e - 1)), "output"),
-            "rows": "made-up rows",
+            "rows": "made-up samples",
             **changes,
         }
     )

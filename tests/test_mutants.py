@@ -19,7 +19,7 @@ def dynamic() -> tuple[dx.DynamicNet, torch.Tensor]:
     model, example = NETS["residual"]()
     staged = dx.split(model, example)
     x = torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(2))
-    # Fresh deeper heads say nearly the same of every row, and equal confidences tell no mutant apart.
+    # Fresh deeper heads say nearly the same of every sample, and equal confidences tell no mutant apart.
     return dx.attach(staged, dx.default_heads(staged.num_classes, separable=0)), x
 
 

@@ -93,5 +93,5 @@ def test_users_errors_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
 def test_help_lists_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
     recipe_cli(PAPER, SMOKE, overridden, ["--help"])
     out = capsys.readouterr().out
-    assert "rows=None  (int | None)" in out
+    assert "samples=None  (int | None)" in out
     assert "lr=0.1  (float)" in out

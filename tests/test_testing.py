@@ -40,7 +40,7 @@ def test_sources() -> None:
         def __iter__(self):
             yield Batch(x=torch.rand(2, 1, 4, 4))
 
-    with pytest.raises(ConformanceError, match="a second pass gives other rows"):
+    with pytest.raises(ConformanceError, match="a second pass gives other samples"):
         check_source(Restless())
     with pytest.raises(ConformanceError, match=r"expected \(3, 4, 4\)"):
         check_source(Restless(), (3, 4, 4))

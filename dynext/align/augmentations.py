@@ -1,6 +1,6 @@
-"""Views of images: what may change about a row without changing what it shows.
+"""Views of images: what may change about a sample without changing what it shows.
 
-Shapes: b rows, c channels, h height, w width.
+Shapes: b samples, c channels, h height, w width.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BLUR_FROM = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentations:
-    """Random crops, mirror images and, where pixels are known, light, color and blur: torchvision's, row by row.
+    """Random crops, mirror images and, where pixels are known, light, color and blur: torchvision's, sample by sample.
 
     The strengths are SimCLR's for small images (Chen et al., ICML 2020, arXiv:2002.05709, appendix B.9), the crops
     milder: an early exit sees less of a net than a whole one. Gray images get light and contrast alone.
     """
 
     count: Literal[1, 2] = 2
-    """Views of a row that are compared: one (early and last exit see the same), or two."""
+    """Views of a sample that are compared: one (early and last exit see the same), or two."""
     area: float = 0.4
     """Smallest crop, as a share of the image."""
     mirror: float = 0.5
@@ -38,7 +38,7 @@ class Augmentations:
     blur: float = 0.2
     """How often an image is blurred."""
     copies: int = 2
-    """With a frozen trunk, how many views of each row are made beforehand and drawn from."""
+    """With a frozen trunk, how many views of each sample are made beforehand and drawn from."""
 
     def __post_init__(self) -> None:
         if self.count not in (1, 2) or self.copies < self.count:
@@ -50,13 +50,14 @@ class Augmentations:
             )
 
     def __call__(self, x: Tensor, draw: Generator, spec: InputSpec | None = None) -> Tensor:
-        """One view of each row ``[b c h w]``; without ``spec``, which knows the pixels, crops and mirror images alone.
+        """One view of each sample ``[b c h w]``; without ``spec``, which knows the pixels, crops and mirror images
+        alone.
 
         Raises:
-            FitError: rows that are no images.
+            FitError: samples that are no images.
         """
         if x.ndim != 4:
-            raise FitError(f"rows of shape {tuple(x.shape[1:])} have no views, images [c h w] do; leave views out")
+            raise FitError(f"samples of shape {tuple(x.shape[1:])} have no views, images [c h w] do; leave views out")
         colored = spec is not None and x.shape[1] in (1, 3)
         change = self._transform(tuple(x.shape[1:]), colored)
         pixels = spec.pixels(x) if colored and spec is not None else x

@@ -1,7 +1,7 @@
-"""What exits are shown at a step: rows in one view or two, from features kept once or through a trunk in training.
+"""What exits are shown at a step: samples in one view or two, from features kept once or through a trunk in training.
 
-Shapes: b rows in a batch, n rows, k classes, d the size of an embedding. There are e exits, numbered from 0, the last
-is the full net.
+Shapes: b samples in a batch, n samples, k classes, d the size of an embedding. There are e exits, numbered from 0, the
+last is the full net.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def labels_of(source: Source) -> Tensor:
     """
     labels = [batch.y for batch in source if batch.y is not None]
     if sum(map(len, labels)) != len(source):
-        raise SourceError("the rows have no labels to learn from; give labelled rows, or learn='teacher'")
+        raise SourceError("the samples have no labels to learn from; give labelled samples, or learn='teacher'")
     return torch.cat(labels)
 
 
@@ -95,13 +95,15 @@ def of_the_net(y: Tensor, num_classes: int) -> Tensor:
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
         raise SourceError(
             f"labels from {int(y.min())} to {int(y.max())} for a net of {num_classes} classes from 0; "
-            f"leave the other rows out, or give learn='teacher'"
+            f"leave the other samples out, or give learn='teacher'"
         )
     return y
 
 
 class Kept:
-    """The frozen trunk is run once over the rows, in each of some views; steps then cost little more than the heads."""
+    """The frozen trunk is run once over the samples, in each of some views; steps then cost little more than the
+    heads.
+    """
 
     def __init__(
         self, net: DynamicNet, source: Source, views: Augmentations | None, *, labelled: bool, seed: int, progress: bool
@@ -132,7 +134,7 @@ class Kept:
 
 
 class Live:
-    """Rows go through the trunk as it is trained, beside the static net as it was."""
+    """Samples go through the trunk as it is trained, beside the static net as it was."""
 
     def __init__(
         self, guide: Guide, source: Source, train_n: Tensor, views: Augmentations | None, *, labelled: bool
@@ -140,7 +142,7 @@ class Live:
         self.guide, self.train_n, self.views, self.labelled = guide, train_n, views, labelled
         self.take, self.spec = by_index(source), spec_of(source)
         if labelled and self.take(train_n[:1]).y is None:
-            raise SourceError("the rows have no labels to learn from; give labelled rows, or learn='teacher'")
+            raise SourceError("the samples have no labels to learn from; give labelled samples, or learn='teacher'")
 
     def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
         batch = self.take(self.train_n[torch.randint(len(self.train_n), (count,), generator=draw)])

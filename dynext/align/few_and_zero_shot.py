@@ -1,7 +1,7 @@
 """Few- and zero-shot use at every exit: classes from examples, or from the final exit, and no gradient.
 
-Shapes: n rows, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the last is
-the full net.
+Shapes: n samples, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the last
+is the full net.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def few_shot(
     Args:
         space: compare early exits' embeddings in the space that they were aligned in; its heads then run with the exit,
             and their MACs count. As they are, without it.
-        center_on: further rows, unlabelled, whose mean is taken off; the examples' own without it.
+        center_on: further samples, unlabelled, whose mean is taken off; the examples' own without it.
 
     Raises:
         SourceError: no labels, one class, a class without an example, or NaN.
@@ -52,13 +52,13 @@ def zero_shot(net: DynamicNet, space: Space, *, rows: Source | None = None) -> D
     looked at. The last exit stays as it is.
 
     Args:
-        rows: unlabelled rows with all classes among them: a class's vector is then the mean direction of those that the
-            full net takes for it. Without it, the final classifier's own weights, which needs a space of the last
-            exit's features (``loss="cosine"`` or ``"l2"``).
+        samples: unlabelled samples with all classes among them: a class's vector is then the mean direction of those
+            that the full net takes for it. Without it, the final classifier's own weights, which needs a space of the
+            last exit's features (``loss="cosine"`` or ``"l2"``).
 
     Raises:
         FitError: a space in which the classifier's weights mean nothing.
-        SourceError: a class that the full net takes no row for.
+        SourceError: a class that the full net takes no sample for.
     """
     if rows is None:
         vector_kd = space.class_vectors(net)

@@ -1,7 +1,7 @@
 """How unlike the exits' projected embeddings are: one term a published loss, lightly's wherever lightly has it.
 
-Shapes: b rows, d the size of a projection, m exits of which two rows' projections are compared. There are e exits,
-numbered from 0, the last is the full net. All terms are sums over the early exits and means over rows.
+Shapes: b samples, d the size of a projection, m exits of which two samples' projections are compared. There are e
+exits, numbered from 0, the last is the full net. All terms are sums over the early exits and means over samples.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def checked(term: Term) -> Term:
     def of_some(early_e: Sequence[Tensor], final_bd: Tensor, y_b: Tensor | None = None) -> Tensor:
         if len(final_bd) < 2:
             raise FitError(
-                f"a batch of {len(final_bd)}; alignment compares rows with each other (negatives, variances, "
+                f"a batch of {len(final_bd)}; alignment compares samples with each other (negatives, variances, "
                 f"BatchNorm), give at least 2"
             )
         return term(early_e, final_bd, y_b)
@@ -90,11 +90,11 @@ def checked(term: Term) -> Term:
 
 
 def self_contrastive(z_mbd: Tensor, temperature: float, y_b: Tensor | None = None) -> Tensor:
-    """SelfCon: each exit's projection of a row against all others of the batch, from all ``m`` exits.
+    """SelfCon: each exit's projection of a sample against all others of the batch, from all ``m`` exits.
 
-    Positives are the other exits' projections of the same row; with labels, also all exits' projections of rows of the
-    same class. ``-1/(b m) sum_i 1/|P(i)| sum_{p in P(i)} log(exp(z_i z_p / t) / sum_{a != i} exp(z_i z_a / t))``, of
-    normalized projections. With two exits and no labels it is NT-Xent.
+    Positives are the other exits' projections of the same sample; with labels, also all exits' projections of samples
+    of the same class. ``-1/(b m) sum_i 1/|P(i)| sum_{p in P(i)} log(exp(z_i z_p / t) / sum_{a != i} exp(z_i z_a /
+    t))``, of normalized projections. With two exits and no labels it is NT-Xent.
 
     Source: Bae et al., AAAI 2023, arXiv:2106.15499, eq. 2 and 3 (t .1; one sub-network beside the backbone; ours takes
     all exits, and without labels its self-supervised form).

@@ -1,6 +1,6 @@
 """How alike exits see, and how well they know classes that they never saw.
 
-Shapes: n rows, k classes, d the size of an embedding. There are e exits, numbered from 0, the last is the full net.
+Shapes: n samples, k classes, d the size of an embedding. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dynext.errors import SourceError
 
 
 def cka(first_nd: Tensor, second_nd: Tensor) -> float:
-    """How alike two embeddings of the same rows are, from 0 to 1 and whatever their rotation and scale: linear CKA.
+    """How alike two embeddings of the same samples are, from 0 to 1 and whatever their rotation and scale: linear CKA.
 
     >>> z = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     >>> round(cka(z, 2 * z.flip(1) + 1), 6)
     1.0
 
     Raises:
-        SourceError: other numbers of rows, or fewer than two.
+        SourceError: other numbers of samples, or fewer than two.
 
     Source: Kornblith et al., ICML 2019, arXiv:1905.00414, eq. 3 with linear kernels.
     """
     if len(first_nd) != len(second_nd) or len(first_nd) < 2:
         raise SourceError(
-            f"{len(first_nd)} and {len(second_nd)} rows; give two embeddings of the same rows, 2 at least"
+            f"{len(first_nd)} and {len(second_nd)} samples; give two embeddings of the same samples, 2 at least"
         )
     a, b = (z.double() - z.double().mean(0) for z in (first_nd, second_nd))
     own = (a.T @ a).norm() * (b.T @ b).norm()
@@ -40,11 +40,11 @@ class HeldOut:
     """Accuracy at each exit on classes that were held out of the exits' training, and on the others."""
 
     zero_shot_e: tuple[float, ...]
-    """Rows of held-out classes, answered among these alone."""
+    """Samples of held-out classes, answered among these alone."""
     unseen_e: tuple[float, ...]
-    """The same rows, answered among all classes."""
+    """The same samples, answered among all classes."""
     seen_e: tuple[float, ...]
-    """Rows of the other classes, answered among all."""
+    """Samples of the other classes, answered among all."""
 
     @property
     def harmonic_e(self) -> tuple[float, ...]:
@@ -60,13 +60,13 @@ def held_out_accuracy(logits_nek: Tensor, label_n: Tensor, classes: Sequence[int
     """Judge every exit's logits on the held-out ``classes`` and on all others.
 
     Raises:
-        SourceError: no row of a held-out class, or no other.
+        SourceError: no sample of a held-out class, or no other.
     """
     wanted_c = torch.tensor(sorted(set(classes)))
     unseen_n = torch.isin(label_n, wanted_c)
     if not unseen_n.any() or unseen_n.all():
-        few = f"{int(unseen_n.sum())} of {len(label_n)} rows"
-        raise SourceError(f"{few} are of the held-out classes {sorted(set(classes))}; give rows of both kinds")
+        few = f"{int(unseen_n.sum())} of {len(label_n)} samples"
+        raise SourceError(f"{few} are of the held-out classes {sorted(set(classes))}; give samples of both kinds")
     right_ne = logits_nek.argmax(-1) == label_n[:, None]
     among_ne = wanted_c[logits_nek[unseen_n][..., wanted_c].argmax(-1)] == label_n[unseen_n][:, None]
     return HeldOut(

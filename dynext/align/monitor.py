@@ -1,6 +1,6 @@
 """Looking on while exits are aligned: does a space collapse, and does alignment work against classification?
 
-Shapes: b rows, d the size of a projection. There are e exits, numbered from 0, the last is the full net.
+Shapes: b samples, d the size of a projection. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 1.5
 """An exit below either has collapsed: a healthy spread is near 1, and a line has rank 1."""
 
 RANKED_ROWS = 4
-"""Of fewer rows the rank says nothing: two always lie on a line."""
+"""Of fewer samples the rank says nothing: two always lie on a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Watch:
 
 @torch.no_grad()
 def spread(z_bd: Tensor) -> float:
-    """Standard deviation of normalized rows, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
+    """Standard deviation of normalized samples, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
 
     Source: SimSiam's collapse check, Chen & He, CVPR 2021, arXiv:2011.10566, figure 2 (there it is 1/sqrt(d)).
     """
@@ -82,7 +82,8 @@ def spread(z_bd: Tensor) -> float:
 
 @torch.no_grad()
 def effective_rank(z_bd: Tensor) -> float:
-    """How many dimensions the rows fill: exp of the entropy of the singular values' shares, the mean row taken off.
+    """How many dimensions the samples fill: exp of the entropy of the singular values' shares, the mean sample taken
+    off.
 
     Source: RankMe, Garrido et al., ICML 2023, arXiv:2210.02885, eq. 1. Ours is centered: a point far from zero has
     rank 0, not 1.

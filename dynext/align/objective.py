@@ -1,6 +1,6 @@
 """The two losses of a step: what exits should answer, and how alike they should see.
 
-Shapes: b rows in a batch, k classes. There are e exits, numbered from 0, the last is the full net.
+Shapes: b samples in a batch, k classes. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Objective:
         return Parts(torch.stack(answered).mean(), torch.stack(aligned).mean(), projected[0])
 
     def _answers(self, logits_e: Sequence[Tensor], target_bk: Tensor, y_b: Tensor | None) -> Tensor:
-        """By labels or by the static net, on rows of the known classes and among these alone."""
+        """By labels or by the static net, on samples of the known classes and among these alone."""
         taught = logits_e if self.whole else logits_e[:-1]
         known_b = self._is_known(target_bk.argmax(1) if y_b is None else y_b)
         weight_b = known_b / known_b.mean().clamp_min(1e-9)
@@ -84,6 +84,6 @@ class Objective:
         return torch.isin(class_b, torch.tensor(self.classes, device=class_b.device)).float()
 
     def _known(self, y_b: Tensor) -> Tensor:
-        """Labels, each row of an unknown class a class of its own."""
+        """Labels, each sample of an unknown class a class of its own."""
         alone_b = -1 - torch.arange(len(y_b), device=y_b.device)
         return torch.where(self._is_known(y_b) > 0, y_b, alone_b)

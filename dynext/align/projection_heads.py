@@ -1,7 +1,7 @@
 """The space in which exits are compared: a training-only head for each exit, and the final classifier reused there.
 
-Shapes: b rows, n rows, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0, the
-last is the full net.
+Shapes: b samples, n samples, k classes, d the size of an embedding or a projection. There are e exits, numbered from 0,
+the last is the full net.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Space(nn.Module):
 
     @torch.no_grad()
     def project(self, found: Embeddings) -> Embeddings:
-        """The same rows with projections in the place of embeddings."""
+        """The same samples with projections in the place of embeddings."""
         like = next(self.early[0].parameters())
         with evaluating(self):
             projected = self([f.to(like) for f in found.embedding_e])
@@ -79,19 +79,19 @@ class Space(nn.Module):
 
 
 def final_prototypes(projected: Embeddings, num_classes: int) -> Tensor:
-    """The mean direction ``[k d]`` of the rows that the full net itself takes for a class; no label is looked at.
+    """The mean direction ``[k d]`` of the samples that the full net itself takes for a class; no label is looked at.
 
     Args:
-        projected: `Space.project` of unlabelled rows.
+        projected: `Space.project` of unlabelled samples.
 
     Raises:
-        SourceError: a class that the full net takes no row for.
+        SourceError: a class that the full net takes no sample for.
     """
     answer_n = projected.logits_nek[:, -1].argmax(-1)
     try:
         return class_means(F.normalize(projected.embedding_e[-1], dim=-1), answer_n, num_classes)
     except SourceError as error:
-        raise SourceError(f"the full net finds {error}; give more unlabelled rows") from error
+        raise SourceError(f"the full net finds {error}; give more unlabelled samples") from error
 
 
 def _head(loss: Loss, given: int, hidden: int, size: int) -> nn.Module:

@@ -17,7 +17,7 @@ from dynext.types import Source
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rechosen:
-    """A policy for the aligned net, and three reports on the same rows."""
+    """A policy for the aligned net, and three reports on the same samples."""
 
     policy: Policy
     """Thresholds and temperatures chosen anew."""
@@ -63,15 +63,16 @@ def rechoose(
 
     Args:
         policy: the one that went with the net ``before``.
-        chosen_on: rows to choose by, unlabelled or not.
-        judged_on: other rows for the three reports; without it these are on the rows chosen by, and promise too much.
+        chosen_on: samples to choose by, unlabelled or not.
+        judged_on: other samples for the three reports; without it these are on the samples chosen by, and promise too
+        much.
         max_drop: accuracy that may be lost, a point without it; ``budget`` is a share of the MACs. As in
             `dynext.choose`.
-        rows: what the rows to choose by are, in words.
+        samples: what the samples to choose by are, in words.
 
     Raises:
         PolicyError: a policy for another number of exits, or a budget that nothing meets.
-        SourceError: no rows, or rows of another shape than the net eats.
+        SourceError: no samples, or samples of another shape than the model expects.
     """
     table = collect(aligned, chosen_on, keep=policy.skip_rule, rows=rows)
     if max_drop is None and budget is None:
@@ -83,11 +84,11 @@ def rechoose(
 def compared(
     before: DynamicNet, aligned: DynamicNet, old: Policy, new: Policy, table: ExitTable, judged_on: Source
 ) -> Rechosen:
-    """Three reports on the same rows, where the new policy is known already, with the table that it was chosen on.
+    """Three reports on the same samples, where the new policy is known already, with the table that it was chosen on.
 
     Raises:
         PolicyError: a policy for another number of exits.
-        SourceError: no rows, or rows of another shape than the nets eat.
+        SourceError: no samples, or samples of another shape than the models expect.
     """
     then, now = (collect(net, judged_on, keep=old.skip_rule) for net in (before, aligned))
     renewed = now if new.skip_rule == old.skip_rule else collect(aligned, judged_on, keep=new.skip_rule)

@@ -32,7 +32,7 @@ class Alignment:
     dropped: int
     """Steps on which the aligned term was left out, because it worked against classification."""
     drift: Drift | None
-    """Of the last exit, on rows held out; ``None`` where the trunk was frozen."""
+    """Of the last exit, on samples held out; ``None`` where the trunk was frozen."""
     seconds: float
 
     @property
@@ -47,7 +47,7 @@ class Alignment:
 
     def __str__(self) -> str:
         how = f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk"
-        lines = [f"{how}, {self.steps:,} steps, {self.rows:,} rows"]
+        lines = [f"{how}, {self.steps:,} steps, {self.rows:,} samples"]
         for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
             exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
             lines.append(
@@ -57,7 +57,7 @@ class Alignment:
         lines.append(f"  conflicts at {self.conflicts:.0%} of {len(self.looks)} looks, {self.dropped:,} steps without")
         if any(self.collapsed_e):
             exits = ", ".join(str(e) for e, gone in enumerate(self.collapsed_e) if gone)
-            lines.append(f"  COLLAPSED: exits {exits} see all rows alike; lower the weight, or take another loss")
+            lines.append(f"  COLLAPSED: exits {exits} see all samples alike; lower the weight, or take another loss")
         return "\n".join([*lines, *([] if self.drift is None else [f"  {self.drift}"])])
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Align exits: each learns to answer, and to see rows as the last exit sees them; what aligned them is taken off."""
+"""Align exits: each learns to answer, and to see samples as the last exit sees them; what aligned them is taken off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dynext.train.frozen_teacher import Guide
 from dynext.types import Source
 
 HELD_OUT = 512
-"""Most rows on which a joint trunk's drift is measured; an eighth of the source where that is less."""
+"""Most samples on which a joint trunk's drift is measured; an eighth of the source where that is less."""
 
 
 def align_exits(
@@ -57,7 +57,7 @@ def align_exits(
     accelerator: str = "cpu",
     progress: bool = True,
 ) -> Alignment:
-    """A copy of ``net`` whose early exits see rows as its last exit does, and answer as well as before.
+    """A copy of ``net`` whose early exits see samples as its last exit does, and answer as well as before.
 
     Loss: classification plus ``weight`` times a term of `dynext.align.losses`. The heads that the term looks through
     are taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a
@@ -66,23 +66,26 @@ def align_exits(
     Args:
         weight: what the term counts; `terms.WEIGHTS` without it, 0 for classification alone (the control).
         learn: ``"teacher"`` distils the full net's answers into the exits and never looks at a label; ``"labels"``
-            learns from labels (``"selfcon"`` then pulls rows of a class together, too).
-        classes: the only classes that exits learn answers for; rows of others (by label, or by the full net's answer)
-            still take part in alignment. For exits that are to meet classes they know nothing of, leave such rows out.
-        views: random views of images; rows as they are without it.
+            learns from labels (``"selfcon"`` then pulls samples of a class together, too).
+        classes: the only classes that exits learn answers for; samples of others (by label, or by the full net's
+            answer) still take part in alignment. For exits that are to meet classes they know nothing of, leave such
+            samples out.
+        views: random views of images; samples as they are without it.
         temperature: of distillation; ``contrast`` is that of ``"ntxent"`` and ``"selfcon"``.
         hidden, size: of the heads' layers and of what they give.
         drop_conflicts: leave the term out of each step at which its gradient points away from classification's. Takes
             two further backward passes a step.
-        max_drift: with a joint trunk, the share of held-out rows that the last exit may answer unlike the static net.
+        max_drift: with a joint trunk, the share of held-out samples that the last exit may answer unlike the static
+        net.
         checkpoint: file in which an interrupted run is kept and resumed from.
 
     Raises:
         FitError: no early exit, a cascade, no linear layer at the end, figures out of range, or a batch of one.
-        SourceError: too few rows, rows of another shape, or labels wanted where there are none.
+        SourceError: too few samples, samples of another shape, or labels wanted where there are none.
 
     Source: the sum over early exits of D(q(g_e(f_e)), stopgrad g_E(f_E)) of SimSiam, and its siblings (`term_of`).
-    SelfCon, Bae et al., AAAI 2023, arXiv:2106.15499, has the exits of one net as views, and a single view of each row.
+    SelfCon, Bae et al., AAAI 2023, arXiv:2106.15499, has the exits of one net as views, and a single view of each
+    sample.
     """
     weight = WEIGHTS.get(loss, 1.0) if weight is None else weight
     known = None if classes is None else tuple(dict.fromkeys(map(int, classes)))
@@ -235,12 +238,12 @@ def _check(
         raise FitError(f"weight={weight}, lr={lr}, trunk_lr={trunk_lr}, max_drift={max_drift}; none may be negative")
     if batch_size < 2:
         raise FitError(
-            f"batch_size={batch_size}; alignment compares rows with each other (negatives, variances, BatchNorm), give "
-            f"at least 2"
+            f"batch_size={batch_size}; alignment compares samples with each other (negatives, variances, BatchNorm), "
+            f"give at least 2"
         )
     if classes is not None and (len(classes) < 2 or not 0 <= min(classes) <= max(classes) < net.num_classes):
         raise FitError(f"classes {classes} of a net with {net.num_classes}; give at least two, from 0")
     if len(source) < 4:
-        raise SourceError(f"{len(source)} rows; alignment compares rows with each other, give at least 4")
+        raise SourceError(f"{len(source)} samples; alignment compares samples with each other, give at least 4")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")

@@ -1,6 +1,6 @@
 """Data sets as Sources: Fashion-MNIST, CIFAR-10, Omniglot, digits, image folders, arrays.
 
-Pixels stay uint8 in memory; rows are normalized when they are drawn.
+Pixels stay uint8 in memory; samples are normalized when they are drawn.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Samples:
     def __post_init__(self) -> None:
         if tuple(self.pixels.shape[1:]) != self.spec.shape:
             raise SourceError(
-                f"rows have shape {tuple(self.pixels.shape[1:])}, the net eats {self.spec.shape}; "
+                f"samples have shape {tuple(self.pixels.shape[1:])}, the model expects {self.spec.shape}; "
                 f"resize them or change the channels (a folder of image files is fitted on its own)"
             )
         if self.y is not None and len(self.y) != len(self.pixels):
-            raise SourceError(f"{len(self.y)} labels for {len(self.pixels)} rows; give one each")
+            raise SourceError(f"{len(self.y)} labels for {len(self.pixels)} samples; give one each")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,19 +66,19 @@ class Samples:
             yield self.take(torch.arange(start, min(start + self.batch_size, len(self))))
 
     def take(self, index: Tensor) -> Batch:
-        """The rows at ``index [b]``, normalized."""
+        """The samples at ``index [b]``, normalized."""
         return Batch(x=self.spec.normalize(self.pixels[index]), y=None if self.y is None else self.y[index])
 
     def subset(self, index: Tensor) -> Samples:
         return replace(self, pixels=self.pixels[index], y=None if self.y is None else self.y[index])
 
     def unlabelled(self) -> Samples:
-        """The same rows without their labels, for everything that must not see one."""
+        """The same samples without their labels, for everything that must not see one."""
         return replace(self, y=None)
 
 
 def fashion_mnist(split: Split, *, root: Path | str | None = None, download: bool = False) -> Samples:
-    """Fashion-MNIST: 60,000 training or 10,000 test rows ``[1 28 28]`` of ten classes.
+    """Fashion-MNIST: 60,000 training or 10,000 test samples ``[1 28 28]`` of ten classes.
 
     Looked for in ``root``, where Debian's ``dataset-fashion-mnist`` puts it, and in torchvision's usual folder
     ``data/FashionMNIST/raw``; with ``download=True`` fetched, checksums compared, into ``root`` or the cache.
@@ -93,7 +93,7 @@ def fashion_mnist(split: Split, *, root: Path | str | None = None, download: boo
 
 
 def bundled_sample() -> tuple[Samples, Samples]:
-    """The Fashion-MNIST sample that ships with dynext: 500 unlabelled training rows, 2,000 labelled test rows.
+    """The Fashion-MNIST sample that ships with dynext: 500 unlabelled training samples, 2,000 labelled test samples.
 
     Raises:
         SourceError: the file is damaged.
@@ -176,12 +176,12 @@ def array(path: Path | str, spec: InputSpec) -> Samples:
         held = ", ".join(map(repr, columns)) or "nothing"
         raise SourceError(f"{path} holds {held}; save the pixels as 'x', and labels, if any, as 'y'") from error
     except FileNotFoundError as error:
-        raise SourceError(f"no file {path}; name a .npz with rows under 'x', or a .npy") from error
+        raise SourceError(f"no file {path}; name a .npz with samples under 'x', or a .npy") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # NumPy's own words advise to unpickle whatever it is
         raise SourceError(
             f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
-            f"give a .npz with rows under 'x', a .npy, or a folder of images"
+            f"give a .npz with samples under 'x', a .npy, or a folder of images"
         ) from error
     return Samples(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
 
@@ -189,7 +189,7 @@ def array(path: Path | str, spec: InputSpec) -> Samples:
 def _labels(y: np.ndarray, path: Path | str) -> Tensor:
     """Class numbers ``[n]``."""
     if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and int(y.min()) < 0):
-        raise SourceError(f"'y' in {path} is {y.dtype} {list(y.shape)}; give one class number a row, counted from 0")
+        raise SourceError(f"'y' in {path} is {y.dtype} {list(y.shape)}; give one class number a sample, counted from 0")
     return torch.from_numpy(y.astype(np.int64))
 
 
@@ -211,12 +211,12 @@ def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
 
 
 def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Samples:
-    """Unlabelled rows from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
+    """Unlabelled samples from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
 
     Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are left behind.
 
     Raises:
-        SourceError: nothing that can be read, no row, or rows of another shape than ``spec``.
+        SourceError: nothing that can be read, no sample, or samples of another shape than ``spec``.
     """
     if isinstance(rows, str | Path):
         found = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
@@ -228,12 +228,12 @@ def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) 
         parts = [getattr(rows, "spec", spec).pixels(batch.x) for batch in rows] or [torch.empty(0, *spec.shape)]
         found = Samples(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
     if not len(found):
-        raise SourceError("there is not one row among the given ones; give some unlabelled rows")
+        raise SourceError("there is not one sample among the given ones; give some unlabelled samples")
     return found
 
 
 def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Samples:
-    """Image files under ``folder`` as rows of ``spec.shape``: short side resized, center cropped, gray or color.
+    """Image files under ``folder`` as samples of ``spec.shape``: short side resized, center cropped, gray or color.
 
     With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names; with ``limit`` that many
     files are taken, spread evenly over all of them.
@@ -247,7 +247,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
         raise SourceError(f"no image in {folder} ({' '.join(sorted(SUFFIXES))}); name a folder that holds some")
     names = class_names(folder)
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
-        raise SourceError(f"{folder} holds images outside sub-folders; labelled rows need one sub-folder a class")
+        raise SourceError(f"{folder} holds images outside sub-folders; labelled samples need one sub-folder a class")
     empty = [p for p in folder.iterdir() if labelled and p.is_dir() and shown(p.name) and p.name not in names]
     if empty:  # the classes behind it would all be numbered one less
         raise SourceError(f"sub-folder {min(empty)} holds no image; put some of its class there, or remove it")
@@ -262,7 +262,7 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
 
 
 def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:
-    """Rows ``[b c h w]`` shifted by up to ``pad`` pixels (zeros come in) and mirrored half of the time."""
+    """Samples ``[b c h w]`` shifted by up to ``pad`` pixels (zeros come in) and mirrored half of the time."""
     b, _, h, w = x.shape
     padded = F.pad(x, (pad, pad, pad, pad))
     top = torch.randint(2 * pad + 1, (b,), generator=draw)

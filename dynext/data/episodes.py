@@ -1,6 +1,6 @@
 """Few-shot episodes: N classes, K images of each to learn from, Q of each to be judged on; and splits by class.
 
-Shapes: n rows, w classes of an episode (its way).
+Shapes: n samples, w classes of an episode (its way).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dynext.types import Batch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
-    """Rows to learn from and rows to be judged on, labels ``0 .. way - 1``."""
+    """Samples to learn from and samples to be judged on, labels ``0 .. way - 1``."""
 
     support: Batch
     query: Batch
@@ -34,7 +34,7 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
-    """N-way K-shot episodes from labelled rows; the i-th is the same one every time.
+    """N-way K-shot episodes from labelled samples; the i-th is the same one every time.
 
     Raises:
         SourceError: no labels, fewer classes than ``way``, or a class with fewer than ``shot + query`` images.
@@ -54,7 +54,7 @@ class Episodes:
         if len(sizes) < self.way:
             raise SourceError(
                 f"{len(sizes)} {'class' if len(sizes) == 1 else 'classes'} for {self.way}-way episodes; "
-                f"give rows of {self.way} or more classes, or a smaller way"
+                f"give samples of {self.way} or more classes, or a smaller way"
             )
         label, least = min(sizes.items(), key=lambda item: item[1])
         if least < self.shot + self.query:
@@ -70,11 +70,11 @@ class Episodes:
     @property
     def about(self) -> str:
         """What tells these episodes from others, for checkpoints."""
-        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} rows"
+        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} samples"
 
     @cached_property
     def members(self) -> dict[int, Tensor]:
-        """Numbers of the rows of each class."""
+        """Numbers of the samples of each class."""
         return members_of(self.rows)
 
     def draw(self, draw: Generator) -> Episode:
@@ -103,10 +103,10 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SameClasses:
-    """Episodes over one fixed set of classes: other rows each time, the labels stay. For exits as the only tasks.
+    """Episodes over one fixed set of classes: other samples each time, the labels stay. For exits as the only tasks.
 
     Raises:
-        SourceError: no labels, or fewer rows than an episode takes.
+        SourceError: no labels, or fewer samples than an episode takes.
     """
 
     rows: Samples
@@ -117,7 +117,7 @@ class SameClasses:
         labels_of(self.rows)
         if min(self.support, self.query) < 1 or self.support + self.query > len(self.rows):
             raise SourceError(
-                f"{self.support} rows to learn from and {self.query} to be judged on, out of {len(self.rows)}; "
+                f"{self.support} samples to learn from and {self.query} to be judged on, out of {len(self.rows)}; "
                 f"give 1 or more of each, and no more than there are"
             )
 
@@ -132,7 +132,7 @@ class SameClasses:
     @property
     def about(self) -> str:
         """What tells these episodes from others, for checkpoints."""
-        return f"{self.support} + {self.query} of {len(self.rows)} rows"
+        return f"{self.support} + {self.query} of {len(self.rows)} samples"
 
     def draw(self, draw: Generator) -> Episode:
         index = torch.randperm(len(self.rows), generator=draw)[: self.support + self.query]
@@ -143,18 +143,18 @@ class SameClasses:
 def labels_of(rows: Samples) -> Tensor:
     """The labels ``[n]``. Raises SourceError where there are none, one below 0, or something else."""
     if rows.y is None:
-        raise SourceError("the rows have no labels, and episodes are drawn by class; give labelled rows")
+        raise SourceError("the samples have no labels, and episodes are drawn by class; give labelled samples")
     if rows.y.ndim != 1 or rows.y.is_floating_point():
         raise SourceError(
-            f"labels {list(rows.y.shape)} of {rows.y.dtype}; give each row the number of its class, counted from 0"
+            f"labels {list(rows.y.shape)} of {rows.y.dtype}; give each sample the number of its class, counted from 0"
         )
     if len(rows) and int(rows.y.min()) < 0:
-        raise SourceError(f"a label of {int(rows.y.min())}; number classes from 0, and leave unlabelled rows out")
+        raise SourceError(f"a label of {int(rows.y.min())}; number classes from 0, and leave unlabelled samples out")
     return rows.y
 
 
 def members_of(rows: Samples) -> dict[int, Tensor]:
-    """Numbers of the rows of each class that has any."""
+    """Numbers of the samples of each class that has any."""
     y = labels_of(rows)
     classes, counts = y.unique(return_counts=True)
     parts = y.argsort(stable=True).split(counts.tolist())
@@ -162,13 +162,13 @@ def members_of(rows: Samples) -> dict[int, Tensor]:
 
 
 def class_sizes(rows: Samples) -> dict[int, int]:
-    """How many rows each class has, of those that have any."""
+    """How many samples each class has, of those that have any."""
     classes, counts = labels_of(rows).unique(return_counts=True)
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
 def split_classes(rows: Samples, counts: Sequence[int], *, seed: int = 0) -> list[Samples]:
-    """Rows of disjoint sets of classes, ``counts`` classes each, drawn by ``seed``; labels count from 0 in each.
+    """Samples of disjoint sets of classes, ``counts`` classes each, drawn by ``seed``; labels count from 0 in each.
 
     Raises:
         SourceError: no labels, or more classes asked for than there are.
@@ -196,13 +196,13 @@ def with_rotations(rows: Samples) -> Samples:
     Turn after splitting by class, or a class and its turned twin stand on both sides.
 
     Raises:
-        SourceError: no labels, or rows that are not square images.
+        SourceError: no labels, or samples that are not square images.
 
     Source: Santoro et al., ICML 2016, arXiv:1605.06065, for Omniglot.
     """
     y = labels_of(rows)
     if len(rows.shape) != 3 or rows.shape[1] != rows.shape[2]:
-        raise SourceError(f"rows of shape {tuple(rows.shape)} cannot be turned; give square images [c h h]")
+        raise SourceError(f"samples of shape {tuple(rows.shape)} cannot be turned; give square images [c h h]")
     classes = int(y.max()) + 1
     return replace(
         rows,

@@ -41,7 +41,9 @@ def image(file: Path | str, spec: InputSpec) -> Tensor:
 
     channels, height, width = spec.shape
     if channels not in (1, 3):
-        raise SourceError(f"the net eats {channels} channels, images have 1 or 3; give its rows as a .npz or .npy")
+        raise SourceError(
+            f"the model expects {channels} channels, images have 1 or 3; give its samples as a .npz or .npy"
+        )
     try:
         with Image.open(file) as opened:
             # PIL clips 16 bits to 8 where it should scale them: all but the darkest pixels would be white.

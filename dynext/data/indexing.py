@@ -1,4 +1,4 @@
-"""Rows of a source by number, which is how training draws them."""
+"""Samples of a source by number, which is how training draws them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from dynext.types import Batch, Source
 
 
 def by_index(source: Source) -> Callable[[Tensor], Batch]:
-    """``take(index [b])``: banks and data sets give rows by number; what can only be iterated is read into memory."""
+    """``take(index [b])``: banks and data sets give samples by number; what can only be iterated is read into
+    memory.
+    """
     take = getattr(source, "take", None)
     if take is not None:
         return take
@@ -30,7 +32,7 @@ def check_labels(y_b: Tensor, num_classes: int) -> None:
         SourceError: one below 0 or beyond the last class, or labels that are no int64.
     """
     if y_b.dtype != torch.int64 or not len(y_b) or not 0 <= int(y_b.min()) <= int(y_b.max()) < num_classes:
-        found = f"from {int(y_b.min())} to {int(y_b.max())}" if len(y_b) else "without a row"
+        found = f"from {int(y_b.min())} to {int(y_b.max())}" if len(y_b) else "without a sample"
         raise SourceError(
             f"labels {found} of {y_b.dtype}; the net has {num_classes} classes: give int64 from 0 to {num_classes - 1}"
         )

@@ -1,4 +1,4 @@
-"""Residual blocks: pieces that a row may skip, because their input goes through to their output.
+"""Residual blocks: pieces that a sample may skip, because their input goes through to their output.
 
 Between such a block's input and its output lies an addition that the input reaches unchanged; behind the addition
 come at most elementwise functions. A plain convolution with matching shapes is none.

@@ -19,7 +19,7 @@ def build_body(
 ) -> tuple[fx.GraphModule, list[fx.Node]]:
     """A module from live tensors to live tensors, which registers all it uses, and the nodes it computes.
 
-    Parameters, and whatever else does not depend on the rows, come along where they are needed, so no cut has to
+    Parameters, and whatever else does not depend on the samples, come along where they are needed, so no cut has to
     carry them; a parameter that two stages use stays one tensor.
     """
     graph = calling_from_dicts(fx.Graph())

@@ -1,8 +1,8 @@
 """Conditions on shapes, answered while tracing.
 
 ``if h % 2:`` has one answer for a net with a fixed input shape. What such a condition is computed from is run on
-tensors without content, for several numbers of rows; where all agree, and nothing but shapes was read, the tracer goes
-on along that branch.
+tensors without content, for several numbers of samples; where all agree, and nothing but shapes was read, the tracer
+goes on along that branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dynext.graph.normal import is_size_query
 from dynext.graph.probe import BATCHES, holds_tensor, rows
 
 ROWS = (*BATCHES, 1, 1009)
-"""One row and very many besides the probe's numbers: ``if b == 1`` and ``if b > 64`` follow the batch too."""
+"""One sample and very many besides the probe's numbers: ``if b == 1`` and ``if b > 64`` follow the batch too."""
 
 
 class ShapeConditions:
@@ -42,10 +42,10 @@ class ShapeConditions:
         self.running = False
 
     def answer(self, node: fx.Node, question: Callable[[Any], Any]) -> Any:
-        """``question(what the node gives)``: the same for every number of rows, from nothing but shapes.
+        """``question(what the node gives)``: the same for every number of samples, from nothing but shapes.
 
         Raises:
-            TraceError: it depends on what a tensor holds, on its type or device, or on the number of rows.
+            TraceError: it depends on what a tensor holds, on its type or device, or on the number of samples.
         """
         for needed in self._unknown(node):
             self._results[needed] = [self._run(needed, index) for index in range(len(ROWS))]
@@ -55,7 +55,7 @@ class ShapeConditions:
         answers = [question(result) for result in results]
         if any(answer != answers[0] for answer in answers):
             told = ", ".join(f"{answer} for {count}" for answer, count in zip(answers, ROWS, strict=True))
-            raise TraceError(f"node {node.name!r} follows the number of rows ({told})")
+            raise TraceError(f"node {node.name!r} follows the number of samples ({told})")
         return answers[0]
 
     def _unknown(self, node: fx.Node) -> list[fx.Node]:
@@ -69,7 +69,7 @@ class ShapeConditions:
         return [one for one in node.graph.nodes if one in needed]
 
     def _run(self, node: fx.Node, index: int) -> Any:
-        """What the node gives for the number of rows at ``index``."""
+        """What the node gives for the number of samples at ``index``."""
         if node.op == "placeholder":
             return self._inputs[index]
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._results[source][index])

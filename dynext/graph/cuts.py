@@ -16,7 +16,7 @@ from dynext.graph.normal import free_nodes, is_kind_query
 from dynext.graph.probe import BATCHES, Seen
 
 DEFAULT_SHARES = (0.12, 0.24, 0.36, 0.55, 0.75)
-"""Denser in front, where a row that leaves saves most; an exit that `choose` leaves off costs nothing."""
+"""Denser in front, where a sample that leaves saves most; an exit that `choose` leaves off costs nothing."""
 TAP_RANKS = (2, 3, 4)  # [b d], [b t d], [b c h w] or [b h w c]
 PENALTY = (0.0, 0.05, 0.10)
 """What a cut is willing to miss its share by to end with a block, with any module, with neither."""
@@ -26,7 +26,7 @@ REACH = 0.2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Flow:
-    """A model, its normalized graph, and what the nodes gave for 2 and for 3 rows; positions count the nodes."""
+    """A model, its normalized graph, and what the nodes gave for 2 and for 3 samples; positions count the nodes."""
 
     model: nn.Module
     traced: fx.GraphModule
@@ -112,7 +112,7 @@ class Flow:
         return seen.dtype is not None and seen.dtype.is_floating_point and len(seen.shape or ()) in TAP_RANKS
 
     def macs(self, nodes: Sequence[fx.Node]) -> int:
-        """MACs per row of these nodes together."""
+        """MACs per sample of these nodes together."""
         return sum(self.two[node].macs for node in nodes) // BATCHES[0]
 
 
@@ -124,8 +124,8 @@ def obstacle(flow: Flow, position: int) -> str | None:
             return _value_obstacle(node, two, three)
         if (two.shape or (0,))[0] != BATCHES[0] or (three.shape or (0,))[0] != BATCHES[1]:
             return (
-                f"the tensor of node {node.name!r} goes across it with shape {two.shape} for 2 rows and {three.shape} "
-                f"for 3, so its rows are not the batch's; cut before it is made or after its last use"
+                f"the tensor of node {node.name!r} goes across it with shape {two.shape} for 2 samples and "
+                f"{three.shape} for 3, so its samples are not the batch's; cut before it is made or after its last use"
             )
     return None
 
@@ -133,8 +133,8 @@ def obstacle(flow: Flow, position: int) -> str | None:
 def _value_obstacle(node: fx.Node, two: Seen, three: Seen) -> str:
     if two.value != three.value:
         return (
-            f"the Python value of node {node.name!r} goes across it and follows the batch ({two.value} for 2 rows, "
-            f"{three.value} for 3), so it is stale once rows have left; read it again from a tensor after the cut"
+            f"the Python value of node {node.name!r} goes across it and follows the batch ({two.value} for 2 samples, "
+            f"{three.value} for 3), so it is stale once samples have left; read it again from a tensor after the cut"
         )
     return (
         f"node {node.name!r} gives something that is neither a tensor nor a size and is used after it; "

@@ -1,6 +1,6 @@
 """Where a net's last map lies: the last stage cut once more, so that what is pooled away at its end can be seen.
 
-Shapes: of one row, without the batch.
+Shapes: of one sample, without the batch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _is_rows(value: Any) -> bool:
 
 
 def _is_map(value: Any) -> bool:
-    """Several positions a row: ``[b c h w]``, ``[b h w c]`` or tokens ``[b t d]``."""
+    """Several positions a sample: ``[b c h w]``, ``[b h w c]`` or tokens ``[b t d]``."""
     return _is_rows(value) and value.ndim in (3, 4) and math.prod(value.shape[1:]) > max(value.shape[1:])
 
 

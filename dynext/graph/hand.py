@@ -23,14 +23,14 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
     Args:
         modules: in order; the first takes ``[b ...]``, the last gives logits ``[b k]``. Each is called with what the
             one before gave, one positional argument a tensor.
-        example: ``[b ...]``, any number of rows.
+        example: ``[b ...]``, any number of samples.
         names: what to call the place after each module but the last; ``"stage0"``, ``"stage1"``, ... by default.
 
     Exits tap the first tensor that a stage gives. A stage counts as skippable when it gives tensors of the shapes and
     types that it takes: whether skipping it makes sense is yours to know.
 
     Raises:
-        SplitError: fewer than two modules, a module that cannot eat what the one before gives, tensors without the
+        SplitError: fewer than two modules, a module that cannot take what the one before gives, tensors without the
             batch as first dimension, an output that is not ``[b k]``.
     """
     names = _checked_names(modules, names)
@@ -44,7 +44,7 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
     (logits,) = lives[0] if len(lives[0]) == 1 else (None,)
     if logits is None or logits.ndim != 2:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in lives[0])
-        raise SplitError(f"the last module gives {shapes} for {BATCHES[0]} rows; expected logits [b k]")
+        raise SplitError(f"the last module gives {shapes} for {BATCHES[0]} samples; expected logits [b k]")
     input_shape = tuple(example.shape[1:])
     return StagedNet(stages, input_shape=input_shape, num_classes=logits.shape[1], granularity="hand").eval()
 
@@ -93,5 +93,5 @@ def _called(module: nn.Module, name: str, index: int, live: Live) -> Live:
         raise SplitError(f"stage {index} ({name!r}) gives a {type(out).__name__}; expected a tensor or a tuple of them")
     if any(len(tensor) != len(live[0]) for tensor in outs):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in outs)
-        raise SplitError(f"stage {index} ({name!r}) gives {shapes} for {len(live[0])} rows; rows must come first")
+        raise SplitError(f"stage {index} ({name!r}) gives {shapes} for {len(live[0])} samples; samples must come first")
     return outs

@@ -1,4 +1,4 @@
-"""What a piece of a net costs: multiply-accumulates per row, bytes of its tensors.
+"""What a piece of a net costs: multiply-accumulates per sample, bytes of its tensors.
 
 MACs are those of matrix products and convolutions (linear, conv, bmm, attention), as torch counts them;
 elementwise work and normalization are free, as in the papers' tables.
@@ -25,7 +25,7 @@ class MacCounter:
         self._flops = flops
 
     def total(self) -> int:
-        """MACs of all rows together since the counter was opened."""
+        """MACs of all samples together since the counter was opened."""
         return self._flops.get_total_flops() // FLOPS_PER_MAC
 
 
@@ -54,7 +54,7 @@ def counting() -> Iterator[MacCounter]:
 
 
 def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
-    """MACs per row of ``function(*inputs)``; the first input's first dimension counts the rows.
+    """MACs per sample of ``function(*inputs)``; the first input's first dimension counts the samples.
 
     >>> count_macs(nn.Linear(8, 4), torch.zeros(2, 8))
     32
@@ -66,7 +66,7 @@ def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
 
 @torch.no_grad()
 def layer_macs(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
-    """MACs per row that ``function(x)`` spends in each convolution and linear layer of ``net``, by name.
+    """MACs per sample that ``function(x)`` spends in each convolution and linear layer of ``net``, by name.
 
     A layer that is called several times has all its calls added up; one that is not called is not there.
     """
@@ -94,7 +94,7 @@ def param_bytes(module: nn.Module) -> int:
 
 
 def row_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes per row of tensors whose first dimension is the batch."""
+    """Bytes per sample of tensors whose first dimension is the batch."""
     return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
 
 

@@ -60,7 +60,7 @@ def tiers(flow: Flow) -> dict[fx.Node, int]:
 
 
 def is_block(root: nn.Module, path: str) -> bool:
-    """Whether a module is one of a row of like parts: it has children, and stands in a sequence or beside its like."""
+    """Whether a module is one of several like parts: it has children, and stands in a sequence or beside its like."""
     module, parent = root.get_submodule(path), root.get_submodule(path.rpartition(".")[0])
     if isinstance(module, CONTAINERS) or next(module.children(), None) is None or not path:
         return False

@@ -17,7 +17,7 @@ KIND_ATTRIBUTES = {"dtype", "device"}
 
 
 def normalize(traced: fx.GraphModule, two: Mapping[fx.Node, Seen], three: Mapping[fx.Node, Seen]) -> None:
-    """Rewrite in place; ``two`` and ``three`` are what the nodes gave with 2 and with 3 rows."""
+    """Rewrite in place; ``two`` and ``three`` are what the nodes gave with 2 and with 3 samples."""
     _write_out_sizes(traced.graph, two, three)
     _take_tuples_apart(traced.graph, three)
     for node in list(traced.graph.nodes):
@@ -33,7 +33,7 @@ def is_kind_query(node: fx.Node) -> bool:
 
 
 def free_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that do not depend on the rows: each stage that needs one computes it itself."""
+    """Nodes that do not depend on the samples: each stage that needs one computes it itself."""
     free: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes

@@ -1,7 +1,7 @@
-"""What every node of a graph gives, seen by running it with 2 and with 3 rows.
+"""What every node of a graph gives, seen by running it with 2 and with 3 samples.
 
 The second batch size tells a batch dimension from any other number: a Python value that follows it goes stale as soon
-as rows leave the batch.
+as samples leave the batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCHES = (2, 3)
 class Seen:
     """What one node gave in one run.
 
-    ``shape`` and ``dtype`` describe a tensor (else ``None``), ``value`` is a Python value, ``macs`` are of all rows
+    ``shape`` and ``dtype`` describe a tensor (else ``None``), ``value`` is a Python value, ``macs`` are of all samples
     together, ``same`` says that the node gave back its first argument, ``changed`` lists the nodes whose tensor it
     changed in place.
     """
@@ -75,7 +75,7 @@ class Probe(fx.Interpreter):
 
 
 class ProbeError(SplitError):
-    """The graph does not run with this number of rows, or not on tensors without content."""
+    """The graph does not run with this number of samples, or not on tensors without content."""
 
 
 def probe(
@@ -102,8 +102,8 @@ def probe(
     except Exception as error:
         node = list(traced.graph.nodes)[len(runner.seen)]
         raise ProbeError(
-            f"the traced net fails with {len(x)} rows at node {node.name!r} ({line(error)}); "
-            f"a net whose batch size is written down somewhere cannot lose rows"
+            f"the traced net fails with {len(x)} samples at node {node.name!r} ({line(error)}); "
+            f"a net whose batch size is written down somewhere cannot lose samples"
         ) from error
     if fake and any(holds_tensor(vars(module), FakeTensor) for module in traced.modules()):
         raise ProbeError("a module keeps what it computes, and would keep tensors without content")
@@ -111,7 +111,7 @@ def probe(
 
 
 def rows(example: Tensor, count: int) -> Tensor:
-    """``count`` rows of ``example``, repeated where it has fewer."""
+    """``count`` samples of ``example``, repeated where it has fewer."""
     return example[torch.arange(count, device=example.device) % len(example)]
 
 

@@ -21,7 +21,7 @@ from dynext.graph.macs import count_macs
 from dynext.graph.stage import Stage, StagedNet
 
 ROWS = 2
-"""How many rows figures are measured with."""
+"""How many samples figures are measured with."""
 
 
 def shrink(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
@@ -35,10 +35,10 @@ def shrink(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
 
 
 def without(staged: StagedNet, names: Sequence[str]) -> StagedNet:
-    """A copy without the stages ``names``, each of which a row may skip.
+    """A copy without the stages ``names``, each of which a sample may skip.
 
     Raises:
-        SplitError: no such stage, or one that a row may not skip.
+        SplitError: no such stage, or one that a sample may not skip.
     """
     skippable = [staged.stages[s].name for s in staged.skippable]
     wrong = [name for name in names if name not in skippable]

@@ -22,7 +22,7 @@ from dynext.graph.trace import private_copy, trace
 from dynext.seeding import seeded
 
 FAKE_FROM = 32_768
-"""Numbers in a row from which probing without content is the cheaper way."""
+"""Numbers in a sample from which probing without content is the cheaper way."""
 
 Granularity = Literal["stage", "block"]
 
@@ -38,12 +38,12 @@ def split(
 
     Args:
         model: any ``nn.Module`` with one input tensor whose output is ``[b k]``; stays as it is, flags included.
-        example: ``[b ...]``, any number of rows of what the model eats, on its device and of its type.
+        example: ``[b ...]``, any number of samples of what the model expects, on its device and of its type.
         after: where to cut. ``None``: up to five cuts where one tensor alone is live (in a net of branches: as few as
             can be), near 12, 24, 36, 55, 75 % of the MACs, at ends of blocks if possible. Numbers: wanted shares of
             the MACs, in (0, 1). Names: module paths (the end of their last call; ``"path@0"`` for the first of
             several) or names of fx nodes.
-        granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a row may skip.
+        granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a sample may skip.
 
     Raises:
         SplitError: several inputs, an output that is no tensor ``[b k]``, an unknown name, no place to cut, a Python
@@ -62,7 +62,7 @@ def split(
 def _check_request(example: Tensor, after: object, granularity: str) -> None:
     if not isinstance(example, Tensor) or example.ndim < 2 or len(example) == 0:
         given = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise SplitError(f"the example is {given}; give a tensor [b ...] with at least one row")
+        raise SplitError(f"the example is {given}; give a tensor [b ...] with at least one sample")
     if granularity not in ("stage", "block"):
         raise SplitError(f"granularity {granularity!r}; give 'stage' or 'block'")
     if isinstance(after, str):
@@ -77,7 +77,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
-    """Trace, see what the nodes give for 2 and 3 rows, make functional, compare with the model, normalize."""
+    """Trace, see what the nodes give for 2 and 3 samples, make functional, compare with the model, normalize."""
     private = private_copy(model)
     traced = trace(private, example)
     few = rows(example, min(len(example), BATCHES[0]))
@@ -111,7 +111,7 @@ def _check_logits(private: nn.Module, wanted: Any, out: Any) -> None:
     if not isinstance(wanted, Tensor) or not isinstance(out, Tensor):
         raise SplitError(f"{kind} gives a {type(wanted).__name__}; expected one tensor of logits [b k]")
     if out.ndim != 2 or len(out) != BATCHES[1]:
-        raise SplitError(f"{kind} gives shape {tuple(out.shape)} for {BATCHES[1]} rows; expected logits [b k]")
+        raise SplitError(f"{kind} gives shape {tuple(out.shape)} for {BATCHES[1]} samples; expected logits [b k]")
 
 
 def _check_same(given: Tensor, wanted: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Stages: the pieces of a cut net, each owning its tensors, and the net they make when chained.
 
-Shapes: b rows in a batch, k classes. Shapes of live tensors are per row, without the batch.
+Shapes: b samples in a batch, k classes. Shapes of live tensors are per sample, without the batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Stage(nn.Module):
 
     Attributes:
         name: where it ends, a module path or the name of an fx node; the last one is ``"output"``.
-        live_shapes: per-row shapes of the tensors that it gives; ``live_bytes`` is their size per row.
+        live_shapes: per-sample shapes of the tensors that it gives; ``live_bytes`` is their size per sample.
         tap: which of them an exit taps.
-        skippable: a row may skip it, because its input goes through to its output with the same shape.
-        macs: MACs per row.
+        skippable: a sample may skip it, because its input goes through to its output with the same shape.
+        macs: MACs per sample.
         param_bytes: bytes of its parameters and buffers.
     """
 
@@ -66,7 +66,7 @@ class StagedNet(nn.Module):
     Attributes:
         cuts: names such that ``split(model, example, after=cuts, granularity=granularity)`` builds the same stages.
         granularity: ``"stage"`` or ``"block"``, or ``"hand"`` where the stages were given by hand.
-        input_shape: of one row.
+        input_shape: of one sample.
         shrunk: what `dynext.graph.shrink` took away since, as JSON; ``None`` where the stages are the model's.
     """
 
@@ -91,16 +91,16 @@ class StagedNet(nn.Module):
 
     @property
     def macs(self) -> int:
-        """MACs per row of the whole net."""
+        """MACs per sample of the whole net."""
         return sum(int(stage.macs) for stage in self.stages)
 
     @property
     def skippable(self) -> tuple[int, ...]:
-        """Numbers of the stages that a row may skip."""
+        """Numbers of the stages that a sample may skip."""
         return tuple(s for s, stage in enumerate(self.stages) if stage.skippable)
 
     def table(self) -> str:
-        """The stages as text: where each ends, what it hands on, what it costs, whether a row may skip it."""
+        """The stages as text: where each ends, what it hands on, what it costs, whether a sample may skip it."""
         header = ("stage", "ends after", "live tensors", "MACs", "up to here", "skippable")
         return _aligned([header, *self._lines()])
 

@@ -135,7 +135,7 @@ class ModuleTracer(fx.Tracer):
         try:
             return self.conditions.answer(obj.node, question)
         except TraceError as error:
-            raise TraceError(f"{_asked_at()} has no answer that holds for all rows: {error}") from error
+            raise TraceError(f"{_asked_at()} has no answer that holds for all samples: {error}") from error
 
 
 def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:

@@ -48,7 +48,7 @@ CARD, WEIGHTS, TABLE, PAGE = "net.json", "net.safetensors", "table.safetensors",
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Artifact:
-    """What a folder held: the net in evaluation on the CPU, when to stop, what it eats, how it came about."""
+    """What a folder held: the net in evaluation on the CPU, when to stop, what it expects, how it came about."""
 
     net: DynamicNet
     policy: Policy
@@ -80,12 +80,12 @@ def save(
 
     Args:
         model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
-        table: what the policy was chosen on. provenance: JSON; seeds, rows, steps, commands.
+        table: what the policy was chosen on. provenance: JSON; seeds, samples, steps, commands.
         page: writes the report to the path it is given (`dynext.reporting.page.write_page`).
 
     Raises:
         ArtifactError: the folder holds something else, or something is no JSON.
-        PolicyError, ModelError: the policy, or the rows' shape or number of class names, are another net's.
+        PolicyError, ModelError: the policy, or the samples' shape or number of class names, are another net's.
     """
     net.check_policy(policy)
     net.check_described(spec, class_names)

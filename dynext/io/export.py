@@ -1,6 +1,6 @@
 """A dynamic net leaves the house: each stage, exit and gate as a program of its own, and a runner to chain them.
 
-The batch is dynamic in every program, so that rows can leave between them.
+The batch is dynamic in every program, so that samples can leave between them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 
 
 class _Begin(nn.Module):
-    """Rows to the logits of all gates of one look."""
+    """Samples to the logits of all gates of one look."""
 
     def __init__(self, gates: Gates) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def export(
 
     Raises:
         PolicyError: the policy is for another number of exits or gates.
-        ModelError: rows or classes are described otherwise than the net has them.
+        ModelError: samples or classes are described otherwise than the net has them.
         DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
             gates that decide by chance.
     """
@@ -121,7 +121,7 @@ def _runnable(net: DynamicNet) -> DynamicNet:
 
 @torch.no_grad()
 def _parts(net: DynamicNet) -> Iterator[_Part]:
-    """Every stage, exit and gate with example inputs of two rows."""
+    """Every stage, exit and gate with example inputs of two samples."""
     like = next(net.parameters())
     live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
     standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}

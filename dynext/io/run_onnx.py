@@ -3,12 +3,12 @@
     net = OnnxNet("exported")                  # the folder with policy.json beside this file
     logits, exit, macs = net.run(net.normalize(pixels))
 
-From a shell: ``python run_onnx.py rows.npy`` prints class, exit and MACs of each row (pixels as uint8, or as the
-net eats them).
+From a shell: ``python run_onnx.py rows.npy`` prints class, exit and MACs of each sample (pixels as uint8, or as the
+net expects them).
 
-Rows skip the stages that their gates say, leave at the first exit that is sure enough of them, and only the others go
-on: the net's cheap rows are cheap. An exit or a gate whose threshold is null in policy.json is not even run.
-Shapes: b rows, k classes.
+Samples skip the stages that their gates say, leave at the first exit that is sure enough of them, and only the others
+go on: the net's cheap samples are cheap. An exit or a gate whose threshold is null in policy.json is not even run.
+Shapes: b samples, k classes.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class OnnxNet:
         self.dtype = np.float16 if "float16" in eats else np.float32
 
     def normalize(self, pixels: Array) -> Array:
-        """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the net eats."""
+        """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the model expects."""
         mean, std = (np.array(self.card["input"][key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
         scaled = pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
         return (scaled - mean) / std
 
     def run(self, x: Array) -> Prediction:
-        """Rows ``x [b ...]``, normalized, to answers; each leaves at the first exit that is sure enough of it."""
+        """Samples ``x [b ...]``, normalized, to answers; each leaves at the first exit that is sure enough of it."""
         if x.dtype.kind != "f":
-            raise ValueError(f"rows are {x.dtype}; give normalized floats, normalize(pixels) makes them")
+            raise ValueError(f"samples are {x.dtype}; give normalized floats, normalize(pixels) makes them")
         x = x.astype(self.dtype, copy=False)
         num_rows, last = len(x), len(self.policy["threshold_e"]) - 1
         answers = Prediction(
@@ -101,7 +101,7 @@ class OnnxNet:
         return [{"file": file} for file in (gates["start"], *gates["files"]) if file is not None]
 
     def _run_for(self, runs: Array, stage: dict[str, Any], live: list[Array]) -> list[Array]:
-        """The stage for the rows that run it; the others keep their live tensors."""
+        """The stage for the samples that run it; the others keep their live tensors."""
         if runs.all():
             return self._run(stage, live)
         if not runs.any():
@@ -122,7 +122,7 @@ def _write(answers: Prediction, rows: Array, logits: Array, exit: int, spent: Ar
 
 
 class Gates:
-    """The gates' side of one run over rows ``x``; with nothing asked, every stage runs for everybody."""
+    """The gates' side of one run over samples ``x``; with nothing asked, every stage runs for everybody."""
 
     def __init__(self, net: OnnxNet, x: Array) -> None:
         self.net, self.card = net, net.card.get("gates") or {"at": [], "start": None, "memory": [], "start_macs": 0}
@@ -135,7 +135,7 @@ class Gates:
             self.memory = net._run({"file": self.card["start"]}, [x])
 
     def decide(self, s: int, tap: Array) -> Array:
-        """Which rows run stage ``s``, by the tensor that goes into it; NaN runs."""
+        """Which samples run stage ``s``, by the tensor that goes into it; NaN runs."""
         if s not in self.keep:
             return np.ones(len(tap), bool)
         g, threshold = self.keep[s]
@@ -150,16 +150,16 @@ class Gates:
         return ~(logits < limit)
 
     def macs(self, s: int) -> int:
-        """What asking the gate of stage ``s`` costs a row."""
+        """What asking the gate of stage ``s`` costs a sample."""
         return int(self.card["macs"][self.keep[s][0]]) if s in self.keep else 0
 
     def stay(self, staying: Array) -> None:
-        """Only the rows at ``staying`` go on."""
+        """Only the samples at ``staying`` go on."""
         self.memory = [kept[staying] for kept in self.memory]
 
 
 class Sureness:
-    """How sure an exit is of each row, in [0, 1]; NaN for rows whose logits make no sense."""
+    """How sure an exit is of each sample, in [0, 1]; NaN for samples whose logits make no sense."""
 
     def __init__(self, measure: str, num_exits: int, num_rows: int) -> None:
         self.measure, self.num_exits = measure, num_exits
@@ -194,14 +194,14 @@ class Sureness:
 
 
 def main(path: str) -> None:
-    """Print class, exit and MACs of every row of a ``.npy`` file."""
+    """Print class, exit and MACs of every sample of a ``.npy`` file."""
     net = OnnxNet(Path(__file__).parent)
     x = np.load(path)
     found = net.run(net.normalize(x) if x.dtype == np.uint8 else x)
     names = net.card["class_names"]
     for row, (logits, exit, macs) in enumerate(zip(*found, strict=True)):
         answer = int(logits.argmax())
-        print(f"row {row}: {names[answer] if names else answer}  (exit {exit}, {macs:,} MACs)")
+        print(f"sample {row}: {names[answer] if names else answer}  (exit {exit}, {macs:,} MACs)")
 
 
 if __name__ == "__main__":

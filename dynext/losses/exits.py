@@ -1,6 +1,6 @@
 """Losses as pure functions of tensors, one per published formula.
 
-Shapes: b rows, e exits, k classes.
+Shapes: b samples, e exits, k classes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def distillation(student_bk: Tensor, teacher_bk: Tensor, temperature: float, weight_b: Tensor | None = None) -> Tensor:
-    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), mean over rows.
+    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), mean over samples.
 
     The factor keeps the gradient's size independent of tau. No gradient flows into the teacher.
 
     Args:
-        weight_b: what each row counts, 1 on average; all alike without it.
+        weight_b: what each sample counts, 1 on average; all alike without it.
 
     >>> import torch
     >>> float(distillation(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]), 4.0))
@@ -37,11 +37,11 @@ def distillation(student_bk: Tensor, teacher_bk: Tensor, temperature: float, wei
 
 @torch.no_grad()
 def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tensor]:
-    """What each row counts at each exit, if sure rows leave on the way: ``e`` tensors ``[b]``, each of mean 1.
+    """What each sample counts at each exit, if sure samples leave on the way: ``e`` tensors ``[b]``, each of mean 1.
 
-    With c_i the largest probability at exit i, a row is still there at exit e for a share 1 - max_{i<e} c_i of all
+    With c_i the largest probability at exit i, a sample is still there at exit e for a share 1 - max_{i<e} c_i of all
     thresholds in [0, 1]. Its weight is ``(1 - strength) + strength (1 - max_{i<e} c_i)``, divided by the mean over the
-    rows; at exit 0 all rows are there. No gradient flows through a weight.
+    samples; at exit 0 all samples are there. No gradient flows through a weight.
 
     >>> import torch
     >>> sure, torn = [9.0, 0.0], [0.0, 0.0]
@@ -49,8 +49,8 @@ def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tens
     >>> first.tolist(), second.round(decimals=2).tolist()
     ([1.0, 1.0], [0.0, 2.0])
 
-    Source: Aperstein & Apartsin, Electronics 2026, arXiv:2509.08318 (heads trained on the rows that survive the exits
-    before them). Ours weighs the loss instead of drawing rows, anew at every step, and assumes no threshold.
+    Source: Aperstein & Apartsin, Electronics 2026, arXiv:2509.08318 (heads trained on the samples that survive the
+    exits before them). Ours weighs the loss instead of drawing samples, anew at every step, and assumes no threshold.
     """
     sureness_b = torch.zeros_like(logits_ebk[0][:, 0])
     weight_eb = []
@@ -62,7 +62,7 @@ def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tens
 
 
 def weighted_cross_entropy(logits_e: Sequence[Tensor], y_b: Tensor, weight_e: Sequence[float]) -> Tensor:
-    """Sum over exits of ``weight`` times the cross-entropy, each the mean over rows.
+    """Sum over exits of ``weight`` times the cross-entropy, each the mean over samples.
 
     Source: BranchyNet, Teerapittayanon et al., ICPR 2016, arXiv:1709.01686, eq. 1; MSDNet, Huang et al., ICLR 2018,
     arXiv:1703.09844, with all weights 1.
@@ -85,7 +85,9 @@ def shallow_deep_weights(done: float, depth_e: Sequence[float]) -> list[float]:
 
 
 def soft_cross_entropy(student_bk: Tensor, teacher_bk: Tensor, temperature: float) -> Tensor:
-    """tau^2 H(softmax(teacher / tau), softmax(student / tau)), mean over rows; no gradient flows into the teacher."""
+    """tau^2 H(softmax(teacher / tau), softmax(student / tau)), mean over samples; no gradient flows into the
+    teacher.
+    """
     target_bk = F.softmax(teacher_bk.detach() / temperature, dim=-1)
     return temperature**2 * F.cross_entropy(student_bk / temperature, target_bk)
 
@@ -136,7 +138,7 @@ def taught_by_last(
 
 
 def hints(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
-    """Sum over early exits of ``||F_i - F_C||^2``, mean over rows; no gradient flows into the last exit's ``F_C``.
+    """Sum over early exits of ``||F_i - F_C||^2``, mean over samples; no gradient flows into the last exit's ``F_C``.
 
     Source: Be Your Own Teacher, eq. 4, and SCAN, eq. 2.
     """
@@ -144,7 +146,7 @@ def hints(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
 
 
 def exit_probabilities(gate_be: Tensor) -> Tensor:
-    """Where a row leaves ``[b e]``, from what the early exits' gates say ``[b e - 1]``; what is left is the last's.
+    """Where a sample leaves ``[b e]``, from what the early exits' gates say ``[b e - 1]``; what is left is the last's.
 
     >>> exit_probabilities(torch.tensor([[0.5, 0.5]])).tolist()
     [[0.5, 0.25, 0.25]]
@@ -168,7 +170,7 @@ def gate_targets(loss_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
 
 
 def attention_transfer(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
-    """``||a_S - a_T||^2`` between attention maps ``[b p]`` (p positions, each of length 1), mean over rows.
+    """``||a_S - a_T||^2`` between attention maps ``[b p]`` (p positions, each of length 1), mean over samples.
 
     No gradient flows into the teacher.
 

@@ -1,7 +1,7 @@
 """What sampled decisions are worth, and the gradient that learns from it: pure functions of tensors.
 
-Shapes: b rows, g gated stages, k classes. ``run_bg`` is 1 where a row runs a stage, 0 where it skips it; rewards and
-returns carry no gradient.
+Shapes: b samples, g gated stages, k classes. ``run_bg`` is 1 where a sample runs a stage, 0 where it skips it; rewards
+and returns carry no gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def reinforce(log_probability_bg: Tensor, advantage: Tensor) -> Tensor:
     """A loss ``[b]`` whose gradient is, in expectation, that of minus the expected reward.
 
     Args:
-        advantage: reward less a baseline, of each row ``[b]`` or of each decision ``[b g]``.
+        advantage: reward less a baseline, of each sample ``[b]`` or of each decision ``[b g]``.
 
     Source: Williams, Machine Learning 1992.
     """
@@ -44,7 +44,7 @@ def reinforce(log_probability_bg: Tensor, advantage: Tensor) -> Tensor:
 def skipnet_returns(
     run_bg: Tensor, loss_b: Tensor, alpha: float, *, gamma: float = 1.0, cost_g: Tensor | None = None
 ) -> Tensor:
-    """Return ``[b g]`` of each decision: what is skipped from it on, less the row's loss at the end.
+    """Return ``[b g]`` of each decision: what is skipped from it on, less the sample's loss at the end.
 
     r_i = (1 - a_i) C_i alpha / N, R_i = r_i + gamma R_{i+1}, R_{N+1} = -loss.
 
@@ -68,7 +68,7 @@ def skipnet_returns(
 
 
 def without_oneself(value_bg: Tensor) -> Tensor:
-    """The mean over all other rows: a baseline that leaves the expected gradient as it is; 0 for a row alone.
+    """The mean over all other samples: a baseline that leaves the expected gradient as it is; 0 for a sample alone.
 
     >>> without_oneself(torch.tensor([[1.0], [2.0], [6.0]]))[:, 0].tolist()
     [4.0, 3.5, 1.5]

@@ -1,6 +1,6 @@
-"""From a few labelled rows to parameters that know them: what adapting and evaluating on episodes share.
+"""From a few labelled samples to parameters that know them: what adapting and evaluating on episodes share.
 
-Nothing here changes a net. Shapes: b rows, e exits, k classes.
+Nothing here changes a net. Shapes: b samples, e exits, k classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Classifiers = Literal["prototypes", "kept"]
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How rows are learned."""
+    """How samples are learned."""
 
     method: Method
     steps: int
@@ -41,7 +41,7 @@ class Way:
     bn: Literal["task", "frozen", "per_step"]
     classifiers: Classifiers
     careful: bool = False
-    """Halve a step that makes the loss on the support rows larger: step sizes that nobody has learned."""
+    """Halve a step that makes the loss on the support samples larger: step sizes that nobody has learned."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -60,8 +60,9 @@ HALVINGS = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """Rows as the unchanging part of the net gives them. With BatchNorms that do not look at the other rows, some of
-    them are what the same rows alone would give."""
+    """Samples as the unchanging part of the net gives them. With BatchNorms that do not look at the other samples, some
+    of them are what the same samples alone would give.
+    """
 
     embedding_e: tuple[Tensor, ...]
     """What each exit's classifier sees ``[b d]``; empty where no class means are taken."""
@@ -69,13 +70,13 @@ class Seen:
     """What is live before the stages where tasks begin."""
 
     def only(self, there_b: Tensor) -> Seen:
-        """Of some rows."""
+        """Of some samples."""
         lives = {begin: tuple(tensor[there_b] for tensor in live) for begin, live in self.lives.items()}
         return Seen(embedding_e=tuple(embedding[there_b] for embedding in self.embedding_e), lives=lives)
 
 
 class Pupil:
-    """A net, where to start from, and a way to learn; `learned` gives the parameters after a set of rows."""
+    """A net, where to start from, and a way to learn; `learned` gives the parameters after a set of samples."""
 
     def __init__(self, start: MetaStart, way: Way) -> None:
         self.start, self.way, self.net = start, way, start.net
@@ -92,12 +93,12 @@ class Pupil:
             self.parts = tuple(part_of(net, claim) for claim in _claims(net, way.method))
 
     def learned(self, x: Tensor, y_b: Tensor) -> dict[str, Tensor]:
-        """What rows ``x [b ...]`` and labels ``[b]`` change, by the parameters' names in the net."""
+        """What samples ``x [b ...]`` and labels ``[b]`` change, by the parameters' names in the net."""
         return self.learned_from(self.look(x), y_b)
 
     @torch.no_grad()
     def look(self, x: Tensor) -> Seen:
-        """What learning from rows ``x [b ...]`` needs of that part of the net which it leaves as it is."""
+        """What learning from samples ``x [b ...]`` needs of that part of the net which it leaves as it is."""
         embedding_e: list[Tensor] = []
         lives: dict[int, Live] = {}
         with self.norms.ready():
@@ -110,7 +111,7 @@ class Pupil:
         return Seen(embedding_e=tuple(embedding_e), lives=lives)
 
     def learned_from(self, seen: Seen, y_b: Tensor) -> dict[str, Tensor]:
-        """What the rows that were ``seen`` and their labels ``[b]`` change, by the parameters' names in the net."""
+        """What the samples that were ``seen`` and their labels ``[b]`` change, by the parameters' names in the net."""
         changed: dict[str, Tensor] = {}
         with self.norms.ready(), torch.no_grad():
             if seen.embedding_e:
@@ -152,7 +153,7 @@ class Pupil:
             wanted, found = tuple(self.net.get_parameter(name).shape), tuple(learned[name].shape)
             if found != wanted:
                 raise FitError(
-                    f"learned step sizes of shape {found} for {name}, which is {wanted} here; give rows of as many "
+                    f"learned step sizes of shape {found} for {name}, which is {wanted} here; give samples of as many "
                     f"classes as in meta-training, or method='prototypes'"
                 )
         like = next(self.net.parameters())
@@ -160,9 +161,9 @@ class Pupil:
 
     @torch.no_grad()
     def answers(self, changed: Mapping[str, Tensor], x: Tensor, known: Tensor) -> Tensor:
-        """Every exit's logits ``[b e k]`` with the parameters that rows ``known [n ...]`` have ``changed``.
+        """Every exit's logits ``[b e k]`` with the parameters that samples ``known [n ...]`` have ``changed``.
 
-        With ``bn="task"`` rows are normalized by the statistics of ``known``, as in the net that `adapt` gives.
+        With ``bn="task"`` samples are normalized by the statistics of ``known``, as in the net that `adapt` gives.
         """
         named = {self.own_names[name]: tensor for name, tensor in changed.items()}
         if self.way.bn == "task":
@@ -240,8 +241,8 @@ def way_of(
 ) -> Way:
     """What was asked for, and where nothing was: what a meta-learned start was learned for, else class means alone.
 
-    Gradient steps that were meta-trained on some statistics take these: an inner loop learned on those of the rows at
-    hand leads nowhere on others. The default is the net's running statistics else.
+    Gradient steps that were meta-trained on some statistics take these: an inner loop learned on those of the samples
+    at hand leads nowhere on others. The default is the net's running statistics else.
     """
     inner = start.inner
     if lr is not None and start.step_sizes is not None:

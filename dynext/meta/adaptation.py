@@ -1,6 +1,6 @@
-"""A dynamic net for what a few labelled rows show: new classes or the same, thresholds and temperatures with it.
+"""A dynamic net for what a few labelled samples show: new classes or the same, thresholds and temperatures with it.
 
-Shapes: n support rows, e exits, k classes.
+Shapes: n support samples, e exits, k classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dynext.policy.table import ExitTable
 from dynext.types import Batch, Source
 
 FOLDS = 32
-"""Up to this many rows each is left out alone; of more rows, groups are, at most so many, one after the other."""
+"""Up to this many samples each is left out alone; of more samples, groups are, at most so many, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class Adaptation:
     net: DynamicNet
     policy: Policy
     table: ExitTable | None
-    """Each support row as answered by exits that had not seen it; ``None`` where a policy was given."""
+    """Each support sample as answered by exits that had not seen it; ``None`` where a policy was given."""
     calibration: Calibration | None
 
 
@@ -56,11 +56,11 @@ def adapt(
     max_drop: float = 0.02,
     seed: int = 0,
 ) -> Adaptation:
-    """A new net that has learned the ``support`` rows at every exit, with a policy; the given one is left alone.
+    """A new net that has learned the ``support`` samples at every exit, with a policy; the given one is left alone.
 
-    Temperatures and thresholds come from the support rows, each answered by exits that learned without it
-    (leave-one-out). A few rows carry no confidence bound: thresholds are those that lose at most ``max_drop`` there,
-    and the policy's note says on how many rows.
+    Temperatures and thresholds come from the support samples, each answered by exits that learned without it
+    (leave-one-out). A few samples carry no confidence bound: thresholds are those that lose at most ``max_drop`` there,
+    and the policy's note says on how many samples.
 
     Args:
         steps: gradient steps; what a meta-learned start was trained for, else 3 with a ``method`` that takes some, and
@@ -68,20 +68,20 @@ def adapt(
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
             change, as `dx.meta.ownership` prints them: ``"head"`` (the default with ``steps``), ``"classifier"``,
             ``"owned"`` or ``"used"``, where the trunk steps on the sum of all exits' losses.
-        lr: step size; what a meta-learned start was trained with, else 0.1, halved where the loss on the support rows
-            would rise.
+        lr: step size; what a meta-learned start was trained with, else 0.1, halved where the loss on the support
+            samples would rise.
         classifiers: what steps start from. ``"prototypes"`` for a new set of classes (the default for a net that was
             not meta-learned, or for class means), ``"kept"`` for the net's own classes, and for a start that was
             meta-learned for any.
         bn: ``"frozen"`` normalizes by the net's running statistics; ``"task"`` gives the new net those of the support
-            rows; ``"per_step"`` is for a start that was meta-trained so. Without it what the gradient steps of a
+            samples; ``"per_step"`` is for a start that was meta-trained so. Without it what the gradient steps of a
             meta-learned start were trained on, else ``"frozen"``.
-        policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one row a class needs.
+        policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one sample a class needs.
 
     Raises:
-        SourceError: no rows, no labels or no class numbers, one class, a class without a row or (without ``policy``)
-            with one alone, labels that are not the net's (``classifiers="kept"``), or rows of another shape than the
-            net eats, or with NaN in them.
+        SourceError: no samples, no labels or no class numbers, one class, a class without a sample or (without
+            ``policy``) with one alone, labels that are not the net's (``classifiers="kept"``), or samples of another
+            shape than the net expects, or with NaN in them.
         FitError: arguments out of range, a cascade, or a net whose last classifier cannot be replaced.
         PolicyError: a policy for another number of exits.
 
@@ -102,54 +102,58 @@ def adapt(
     if policy is not None:
         return Adaptation(net=adapted, policy=policy, table=None, calibration=None)
     logits_nek = left_out(pupil, x, y_n, seed=seed)
-    table = table_of(adapted, logits_nek.cpu(), label_n=y_n.cpu(), rows=f"{len(y_n)} support rows, each left out")
+    table = table_of(adapted, logits_nek.cpu(), label_n=y_n.cpu(), rows=f"{len(y_n)} support samples, each left out")
     calibration = calibrate(table)
     chosen = choose(table, max_drop=max_drop, temperature=calibration, rule="plain")
     return Adaptation(net=adapted, policy=chosen, table=table, calibration=calibration)
 
 
 def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tuple[Tensor, Tensor]:
-    """Rows ``[n ...]`` and labels ``[n]`` that something can be learned from; ``kept``: for the net's own classes."""
+    """Samples ``[n ...]`` and labels ``[n]`` that something can be learned from; ``kept``: for the net's own
+    classes.
+    """
     if not len(support.x if isinstance(support, Batch) else support):
-        raise SourceError("there is not one support row; give some of each class")
+        raise SourceError("there is not one support sample; give some of each class")
     batch = support if isinstance(support, Batch) else by_index(support)(torch.arange(len(support)))
     if tuple(batch.x.shape[1:]) != net.staged.input_shape:
         raise SourceError(
-            f"support rows of shape {tuple(batch.x.shape[1:])}; the net eats {net.staged.input_shape} "
+            f"support samples of shape {tuple(batch.x.shape[1:])}; the model expects {net.staged.input_shape} "
             f"(a folder of images is fitted to it: dx.data.images)"
         )
     if batch.y is None:
-        raise SourceError("the support rows have no labels; give each its class, counted from 0")
+        raise SourceError("the support samples have no labels; give each its class, counted from 0")
     if batch.y.shape != batch.x.shape[:1] or batch.y.is_floating_point() or int(batch.y.min()) < 0:
         raise SourceError(
             f"labels {list(batch.y.shape)} of {batch.y.dtype} from {batch.y.min().item()} for {len(batch.x)} support "
-            f"rows; give each row the number of its class, counted from 0"
+            f"samples; give each sample the number of its class, counted from 0"
         )
     found = batch.y.unique().tolist()
     if len(found) < 2:
-        raise SourceError(f"all support rows are of one class ({found[0]}); there is nothing to tell it from, give two")
+        raise SourceError(
+            f"all support samples are of one class ({found[0]}); there is nothing to tell it from, give two"
+        )
     if kept and found[-1] >= net.num_classes:
         raise SourceError(
-            f"a support row is of class {found[-1]}, the net knows {net.num_classes}; "
+            f"a support sample is of class {found[-1]}, the net knows {net.num_classes}; "
             f"give classifiers='prototypes' for a new set of classes"
         )
     absent = sorted(set(range(found[-1] + 1)) - set(found))
     if not kept and absent:
-        raise SourceError(f"no support row of class {absent[0]}; number the classes from 0 without gaps")
+        raise SourceError(f"no support sample of class {absent[0]}; number the classes from 0 without gaps")
     broken = (~batch.x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
     if broken:
-        raise SourceError(f"support row {broken[0]} holds NaN or infinite numbers; leave it out, or mend it")
+        raise SourceError(f"support sample {broken[0]} holds NaN or infinite numbers; leave it out, or mend it")
     return batch.x, batch.y.long()
 
 
 def check_two_each(y_n: Tensor) -> None:
-    """Refuse a class with one row: left out, nothing would be known of it."""
+    """Refuse a class with one sample: left out, nothing would be known of it."""
     classes, counts = y_n.unique(return_counts=True)
     alone = classes[counts < 2].tolist()
     if alone:
         raise SourceError(
-            f"class {alone[0]} has one support row; thresholds are chosen by leaving rows out, which takes two of each "
-            f"class. Give another, or policy= with thresholds from elsewhere (dx.meta.evaluate_episodes)"
+            f"class {alone[0]} has one support sample; thresholds are chosen by leaving samples out, which takes two "
+            f"of each class. Give another, or policy= with thresholds from elsewhere (dx.meta.evaluate_episodes)"
         )
 
 
@@ -162,7 +166,7 @@ def pupil_for(start: MetaStart, way: Way, num_classes: int, *, seed: int = 0) ->
 
 
 def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
-    """A copy of the pupil's net with what it learns from the rows, and with the statistics that it then runs on."""
+    """A copy of the pupil's net with what it learns from the samples, and with the statistics that it then runs on."""
     changed = pupil.learned(x, y_n)
     net = copy.deepcopy(pupil.net).eval()
     own = dict(net.named_parameters())
@@ -179,10 +183,10 @@ def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
 
 
 def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
-    """Each row's logits ``[n e k]`` from exits that learned without it.
+    """Each sample's logits ``[n e k]`` from exits that learned without it.
 
     Groups are drawn within each class, so that a class never vanishes. The trunk is run once for all groups, but with
-    ``bn="task"``, whose statistics are those of the rows at hand.
+    ``bn="task"``, whose statistics are those of the samples at hand.
     """
     group_n = _groups(y_n, seed)
     seen = None if pupil.way.bn == "task" else pupil.look(x)
@@ -196,7 +200,7 @@ def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
 
 
 def _groups(y_n: Tensor, seed: int) -> Tensor:
-    """Which group each row is left out with ``[n]``."""
+    """Which group each sample is left out with ``[n]``."""
     if len(y_n) <= FOLDS:
         return torch.arange(len(y_n))
     draw = torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
 """Who differentiates through the inner loop: our own loop, all tasks at once (vmap), or the libraries of the field.
 
-An engine is given a `Problem` and an `InnerLoop` and gives a loss: its value is the loss on the query rows, its
+An engine is given a `Problem` and an `InnerLoop` and gives a loss: its value is the loss on the query samples, its
 gradient is the meta-gradient. All engines give the same gradients (``benchmarks/meta_engines.py``).
 """
 
@@ -31,7 +31,7 @@ def own_loop(problem: Problem, inner: InnerLoop) -> Tensor:
 def reptile(problem: Problem, inner: InnerLoop) -> Tensor:
     """Where the inner steps lead, as a loss: its gradient is ``theta - theta'``.
 
-    Source: Reptile, Nichol et al. 2018, arXiv:1803.02999, algorithm 1. The steps are taken on support rows as in the
+    Source: Reptile, Nichol et al. 2018, arXiv:1803.02999, algorithm 1. The steps are taken on support samples as in the
     other rules; the value is the query loss after them.
     """
     start = {name: p.detach().requires_grad_() for name, p in problem.learner.named_parameters()}

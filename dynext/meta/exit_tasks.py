@@ -1,9 +1,9 @@
 """A task: which exit, which examples, which parameters it owns, shares and adapts.
 
-Exits as tasks: one episode's rows, one task an exit. Episodes as tasks: new classes, all exits in one task. Their
+Exits as tasks: one episode's samples, one task an exit. Episodes as tasks: new classes, all exits in one task. Their
 product: each episode at each exit. All three are lists of `Task`.
 
-Shapes: b rows.
+Shapes: b samples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class EpisodeSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is to be learned from the support rows and judged on the query rows, and which parameters may do it."""
+    """What is to be learned from the support samples and judged on the query samples, and which parameters may do
+    it.
+    """
 
     claim: Claim
     episode: Episode

@@ -1,6 +1,6 @@
 """Accuracy on many episodes: per exit, under a policy, with intervals over the episodes.
 
-Shapes: n query rows of all episodes, i episodes, e exits, k classes.
+Shapes: n query samples of all episodes, i episodes, e exits, k classes.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FewShot:
-    """What exits answered on the query rows of many episodes. The table is one like any other: `calibrate` and `choose`
-    take it, so that thresholds come from other episodes than those that are reported."""
+    """What exits answered on the query samples of many episodes. The table is one like any other: `calibrate` and
+    `choose` take it, so that thresholds come from other episodes than those that are reported.
+    """
 
     table: ExitTable
     episode_n: Tensor
-    """Which episode each of the table's rows is of."""
+    """Which episode each of the table's samples is of."""
 
     @property
     def accuracy_e(self) -> tuple[Share, ...]:
@@ -62,7 +63,7 @@ class FewShot:
         return tuple(self._share(right_ne[:, e]) for e in range(self.table.num_exits))
 
     def under(self, policy: Policy) -> tuple[Share, float]:
-        """Accuracy where rows leave by ``policy``, and what that costs as a share of the static net's MACs."""
+        """Accuracy where samples leave by ``policy``, and what that costs as a share of the static net's MACs."""
         outcome = simulate(self.table, policy)
         return self._share(outcome.right_n.double()), outcome.macs / max(self.table.static_macs, 1)
 
@@ -83,16 +84,16 @@ def evaluate_episodes(
     bn: Literal["task", "frozen", "per_step"] | None = None,
     progress: bool = True,
 ) -> FewShot:
-    """Learn each episode's support rows as `adapt` would, and answer its query rows at every exit.
+    """Learn each episode's support samples as `adapt` would, and answer its query samples at every exit.
 
-    With ``bn="task"`` query rows are normalized by the support's statistics, as in the net that `adapt` gives; papers
-    often take the queries' own, which a net that runs row by row cannot.
+    With ``bn="task"`` query samples are normalized by the support's statistics, as in the net that `adapt` gives;
+    papers often take the queries' own, which a net that runs sample by sample cannot.
 
     Args:
         count: the first so many episodes; the others are `adapt`'s.
 
     Raises:
-        SourceError: no episode, or rows that do not suit the net.
+        SourceError: no episode, or samples that do not suit the net.
         FitError: episodes of several ways, or arguments out of range.
     """
     if count < 1:
@@ -127,5 +128,5 @@ def evaluate_episodes(
 
 def _labels(episode: Episode) -> Tensor:
     if episode.query.y is None:
-        raise SourceError("an episode's query rows have no labels; there is nothing to judge by")
+        raise SourceError("an episode's query samples have no labels; there is nothing to judge by")
     return episode.query.y.long()

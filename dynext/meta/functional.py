@@ -1,9 +1,9 @@
 """The part of a net that one task runs again and again: from where its adapted parameters begin to its exits.
 
-What comes before does not change in the inner loop: it is run once for all tasks on the same rows, with its graph, so
-that the outer gradient still reaches it. The result is the same gradient at a fraction of the cost.
+What comes before does not change in the inner loop: it is run once for all tasks on the same samples, with its graph,
+so that the outer gradient still reaches it. The result is the same gradient at a fraction of the cost.
 
-Shapes: b rows, k classes, e exits.
+Shapes: b samples, k classes, e exits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Live = tuple[Tensor, ...]
 
 
 class Learner(nn.Module):
-    """The live tensors before stage ``begin`` (0: the rows themselves) to the logits ``[b k]`` of ``exits``, in order.
+    """The live tensors before stage ``begin`` (0: the samples themselves) to the logits ``[b k]`` of ``exits``, in
+    order.
 
     It holds the net's own modules: its parameters are the net's.
     """
@@ -52,7 +53,7 @@ class Learner(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Rows ``[b ...]`` to the live tensors before each of the stages in ``begins``."""
+    """Samples ``[b ...]`` to the live tensors before each of the stages in ``begins``."""
 
     def __init__(self, net: DynamicNet, begins: Iterable[int]) -> None:
         super().__init__()

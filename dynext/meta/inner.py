@@ -1,6 +1,7 @@
-"""The inner loop: a few gradient steps on a task's support rows, written so that the outer gradient goes through them.
+"""The inner loop: a few gradient steps on a task's support samples, written so that the outer gradient goes through
+them.
 
-Shapes: b rows, k classes.
+Shapes: b samples, k classes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Rule = Literal["second_order", "first_order", "reptile", "prototypes"]
 
 @dataclass(frozen=True, kw_only=True)
 class InnerLoop:
-    """How a task is learned from its support rows. `InnerLoop.of` knows the published ones by name."""
+    """How a task is learned from its support samples. `InnerLoop.of` knows the published ones by name."""
 
     steps: int = 3
     lr: float = 0.1
@@ -83,7 +84,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
 class Problem:
     """One task made ready: what is run again and again, which of its parameters change, and on what.
 
-    ``support`` and ``query`` are what the learner eats: rows, or the live tensors where it begins.
+    ``support`` and ``query`` are what the learner expects: samples, or the live tensors where it begins.
     """
 
     learner: Learner

@@ -1,6 +1,6 @@
-"""L2W-DEN: a small net says what each row counts at each exit, and is taught by rows as they would leave.
+"""L2W-DEN: a small net says what each sample counts at each exit, and is taught by samples as they would leave.
 
-Shapes: b rows, e exits, k classes.
+Shapes: b samples, e exits, k classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dynext.types import Source
 
 
 def row_weights(raw_be: Tensor, strength: float) -> Tensor:
-    """``1 + strength (w - mean w)``, the mean over all rows and exits: weights ``[b e]`` of mean 1.
+    """``1 + strength (w - mean w)``, the mean over all samples and exits: weights ``[b e]`` of mean 1.
 
     >>> row_weights(torch.tensor([[0.0, 1.0]]), 0.5).tolist()
     [[0.75, 1.25]]
@@ -37,7 +37,8 @@ def row_weights(raw_be: Tensor, strength: float) -> Tensor:
 
 
 def leaving(sure_be: Tensor, share_e: Sequence[float]) -> Tensor:
-    """Where each row leaves ``[b]`` if a share of all rows leaves at each exit, the surest of those that are there.
+    """Where each sample leaves ``[b]`` if a share of all samples leaves at each exit, the surest of those that are
+    there.
 
     >>> leaving(torch.tensor([[0.9, 0.5], [0.8, 0.5], [0.1, 0.5], [0.2, 0.5]]), (0.5, 0.5)).tolist()
     [0, 0, 1, 1]
@@ -53,7 +54,7 @@ def leaving(sure_be: Tensor, share_e: Sequence[float]) -> Tensor:
 
 
 class Weigher(nn.Module):
-    """Each row's losses at all exits ``[b e]`` to numbers in (0, 1), before `row_weights` centers them.
+    """Each sample's losses at all exits ``[b e]`` to numbers in (0, 1), before `row_weights` centers them.
 
     Source: L2W-DEN's weight prediction network, one hidden layer.
     """
@@ -67,7 +68,7 @@ class Weigher(nn.Module):
 
 
 class Weighed(nn.Module):
-    """Rows to learn from and to judge by, to a loss that moves the net and its weigher each by its own gradient."""
+    """Samples to learn from and to judge by, to a loss that moves the net and its weigher each by its own gradient."""
 
     def __init__(self, net: DynamicNet, *, strength: float, q: float, pseudo_lr: float, hidden: int) -> None:
         super().__init__()
@@ -86,23 +87,23 @@ class Weighed(nn.Module):
             weighted = (weight_be * loss_be).sum(1).mean()
             found = torch.autograd.grad(weighted, list(leaves.values()), create_graph=True, allow_unused=True)
             grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
-            # A step that is not taken: what the weights would do to the rows that judge them.
+            # A step that is not taken: what the weights would do to the samples that judge them.
             ahead = {**leaves, **{name: leaves[name] - self.pseudo_lr * grad for name, grad in grads.items()}}
             logits_e = called_with(learner, ahead, (judged_x,))
         judged = self._as_they_leave(logits_e, judged_y_b)
         toward = torch.stack([(own[name] * grad.detach()).sum() for name, grad in grads.items()]).sum()
-        # The net's gradient is the weighted loss's, the weigher's that of the rows which judge.
+        # The net's gradient is the weighted loss's, the weigher's that of the samples which judge.
         return weighted.detach() + (toward - toward.detach()) + (judged - judged.detach())
 
     def _as_they_leave(self, logits_e: list[Tensor], y_b: Tensor) -> Tensor:
-        """Cross-entropy of each row at the exit where it would leave, by the quotas."""
+        """Cross-entropy of each sample at the exit where it would leave, by the quotas."""
         sure_be = torch.stack([logits.detach().softmax(-1).amax(-1) for logits in logits_e], dim=1)
         exit_b = leaving(sure_be, self.share_e).to(y_b.device)
         return _losses(logits_e, y_b).gather(1, exit_b[:, None]).mean()
 
 
 def _losses(logits_e: Sequence[Tensor], y_b: Tensor) -> Tensor:
-    """Cross-entropy of each row at each exit ``[b e]``."""
+    """Cross-entropy of each sample at each exit ``[b e]``."""
     return torch.stack([F.cross_entropy(logits, y_b, reduction="none") for logits in logits_e], dim=1)
 
 
@@ -118,23 +119,23 @@ def weigh_samples(
     batch_size: int = 64,
     augment: Augment | None = None,
 ) -> DynamicNet:
-    """A copy of ``net`` trained jointly on labelled rows, each of which counts at each exit what a small net says.
+    """A copy of ``net`` trained jointly on labelled samples, each of which counts at each exit what a small net says.
 
-    That net is taught beside it: by how well other rows fare, after a step with its weights, each at the exit where it
-    would leave. So exits learn from the rows that they will answer.
+    That net is taught beside it: by how well other samples fare, after a step with its weights, each at the exit where
+    it would leave. So exits learn from the samples that they will answer.
 
     Args:
         strength: how far weights may be from 1 (0: plain joint training).
-        q: how many rows stay at each exit, of those that judge; see `quotas`' source.
+        q: how many samples stay at each exit, of those that judge; see `quotas`' source.
         pseudo_lr: size of the step that is tried.
 
     Raises:
         FitError: no early exit, a cascade, or figures out of range.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: L2W-DEN, Han et al., ECCV 2022, arXiv:2209.08310 (CIFAR-100: one to one and a half points). Ours moves both
-    nets in one step by one optimizer; BatchNorms use the rows at hand and take their running statistics from training
-    rows in the end.
+    nets in one step by one optimizer; BatchNorms use the samples at hand and take their running statistics from
+    training samples in the end.
     """
     if not 0 <= strength <= 1 or not pseudo_lr > 0:
         raise FitError(f"strength={strength}, pseudo_lr={pseudo_lr}; give a strength in [0, 1] and a positive step")

@@ -3,7 +3,7 @@
 What no inner step changes is run once for an episode, for all of its tasks, with its graph; each task's inner loop
 then runs only what its adapted parameters change.
 
-Shapes: b rows. Support and query rows ``[b ...]``, labels ``[b]``.
+Shapes: b samples. Support and query samples ``[b ...]``, labels ``[b]``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def part_of(net: DynamicNet, claim: Claim, *, cached: bool = True) -> Part:
 
 
 class MetaLoss(nn.Module):
-    """Support and query rows of one episode to the sum of its tasks' query losses after their inner loops.
+    """Support and query samples of one episode to the sum of its tasks' query losses after their inner loops.
 
     Args:
         cached: run what does not change once; ``False`` runs every task from the input in every step, for comparison.
@@ -77,7 +77,7 @@ class MetaLoss(nn.Module):
                 return prototype_loss(
                     self.whole[0], self.layers, self.norms, (support_x, support_y), (query_x, query_y)
                 )
-            # First-order rules look at the support rows through constant gradients alone.
+            # First-order rules look at the support samples through constant gradients alone.
             with nullcontext() if second else torch.no_grad():
                 support = self._lives(support_x, 0)
             query = self._lives(query_x, self.inner.steps)

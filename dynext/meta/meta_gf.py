@@ -1,6 +1,6 @@
 """Meta-GF: each exit trained alone from one start, the results fused parameter by parameter, by learned weights.
 
-Shapes: b rows, e exits.
+Shapes: b samples, e exits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_ba
 from dynext.types import Source
 
 SETTLED = 512
-"""Rows that the running statistics are taken from in the end."""
+"""Samples that the running statistics are taken from in the end."""
 
 
 def meta_fusion(
@@ -36,22 +36,22 @@ def meta_fusion(
     batch_size: int = 64,
     augment: Augment | None = None,
 ) -> DynamicNet:
-    """A copy of ``net`` trained on labelled rows so that exits that pull apart do not overrule each other.
+    """A copy of ``net`` trained on labelled samples so that exits that pull apart do not overrule each other.
 
     Each step starts every exit at the same parameters and takes ``inner_steps`` gradient steps of its own loss alone;
     then ``theta_n = sum_e sigmoid(w_en) theta_en / sum_e sigmoid(w_en)`` over the exits that use parameter tensor n,
-    with w learned (by ``config``) from all exits' loss at the fused parameters on other rows, which the next step then
-    starts from.
+    with w learned (by ``config``) from all exits' loss at the fused parameters on other samples, which the next step
+    then starts from.
 
     Args:
         inner_lr: falls by half in the course of training, whatever ``config``'s schedule.
 
     Raises:
         FitError: no early exit, a cascade, or steps out of range.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
-    Source: Meta-GF, Sun et al., ECCV 2022. Ours has one weight an exit and parameter tensor; BatchNorms use the rows at
-    hand and take their running statistics from training rows in the end.
+    Source: Meta-GF, Sun et al., ECCV 2022. Ours has one weight an exit and parameter tensor; BatchNorms use the samples
+    at hand and take their running statistics from training samples in the end.
     """
     if inner_steps < 1 or not inner_lr > 0:
         raise FitError(f"inner_steps={inner_steps}, inner_lr={inner_lr}; give 1 or more steps of a positive size")

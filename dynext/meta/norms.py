@@ -1,6 +1,6 @@
-"""What BatchNorm normalizes by inside a task, said openly: it decides what a few rows can teach.
+"""What BatchNorm normalizes by inside a task, said openly: it decides what a few samples can teach.
 
-``"task"``      the statistics of the rows at hand, in each pass; running statistics are neither read nor written
+``"task"``      the statistics of the samples at hand, in each pass; running statistics are neither read nor written
 ``"frozen"``    the net's running statistics
 ``"per_step"``  running statistics for each inner step of its own, gathered in meta-training and read in adapting
 
@@ -95,7 +95,8 @@ class Norms:
 
 @torch.no_grad()
 def statistics_of(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-    """What rows ``x [b ...]`` make of ``module``'s running statistics, with ``parameters`` in it; nothing is changed.
+    """What samples ``x [b ...]`` make of ``module``'s running statistics, with ``parameters`` in it; nothing is
+    changed.
 
     Both by their names in the module.
     """
@@ -119,6 +120,6 @@ def statistics_of(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
 
 @torch.no_grad()
 def settle(module: nn.Module, x: Tensor) -> None:
-    """Set the running statistics of ``module``'s BatchNorms to those of the rows ``x [b ...]``, in place."""
+    """Set the running statistics of ``module``'s BatchNorms to those of the samples ``x [b ...]``, in place."""
     for name, tensor in statistics_of(module, {}, x).items():
         module.get_buffer(name).copy_(tensor)

@@ -1,6 +1,6 @@
 """Class means as classifiers, at every exit: no gradient, and a plain linear layer in the end.
 
-Shapes: b rows, d numbers in an embedding, w classes of a task.
+Shapes: b samples, d numbers in an embedding, w classes of a task.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
 
 
 def embeddings(learner: Learner, layers: Sequence[nn.Linear], norms: Norms, x: Tensor, step: int) -> list[Tensor]:
-    """What each of the learner's exits' classifiers ``layers`` sees of rows ``x [b ...]``: ``[b d]`` each."""
+    """What each of the learner's exits' classifiers ``layers`` sees of samples ``x [b ...]``: ``[b d]`` each."""
     with ExitStack() as stack:
         seen = [stack.enter_context(given_to(layer)) for layer in layers]
         norms.call(learner, {}, (x,), step)
@@ -46,7 +46,8 @@ def embeddings(learner: Learner, layers: Sequence[nn.Linear], norms: Norms, x: T
 
 
 def prototype_layer(embedding_bd: Tensor, y_b: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    """Weight ``[w d]`` and bias ``[w]`` by which a row's logits are its squared distances to the class means, negative.
+    """Weight ``[w d]`` and bias ``[w]`` by which a sample's logits are its squared distances to the class means,
+    negative.
 
     ``-||f - c||^2 = 2 c f - ||c||^2 - ||f||^2``, and the last term is the same for all classes.
 
@@ -71,7 +72,7 @@ def prototype_loss(
 ) -> Tensor:
     """Cross-entropy of the queries by the support's class means, summed over the learner's exits.
 
-    Rows ``[b ...]`` and labels ``[b]`` each. Queries of a class that the support lacks do not count.
+    Samples ``[b ...]`` and labels ``[b]`` each. Queries of a class that the support lacks do not count.
     """
     # A draw of always the same classes may lack one: its queries have no mean to be compared with.
     there, support_y = support[1].unique(return_inverse=True)

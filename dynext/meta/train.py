@@ -1,6 +1,6 @@
 """Meta-training: parameters from which each exit is learned in a few steps.
 
-Shapes: t episodes a step, b rows.
+Shapes: t episodes a step, b samples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dynext.types import Batch
 Trunk = Literal["learned", "frozen"]
 
 SETTLED = 8
-"""Episodes whose rows the running statistics are taken from in the end."""
+"""Episodes whose samples the running statistics are taken from in the end."""
 
 
 def meta_train(
@@ -46,17 +46,17 @@ def meta_train(
     engine: str = "dynext",
     vmap: bool = False,
 ) -> MetaStart:
-    """A copy of ``net`` whose exits are each learned from a few rows in a few steps.
+    """A copy of ``net`` whose exits are each learned from a few samples in a few steps.
 
     A step draws ``batch`` episodes; each is a task at each exit. The trunk is run once for an episode where the inner
     loop leaves it alone (the default), and learns from the outer gradient. With ``bn="task"`` the running statistics
-    are in the end set to those of some episodes' support rows, so that the net can be used like any other.
+    are in the end set to those of some episodes' support samples, so that the net can be used like any other.
 
     Args:
         inner: how a task is learned; `InnerLoop`'s defaults (heads alone, second order) without it.
         exits: the exits of each task; one task an exit without it. Exits in none are held out: no parameter that they
-            alone own moves (BatchNorms' running statistics follow the rows at every exit). Where tasks adapt the trunk
-            too (``adapts="used"``), give all in one, ``[range(net.num_exits)]``, for a start that `adapt` is to
+            alone own moves (BatchNorms' running statistics follow the samples at every exit). Where tasks adapt the
+            trunk too (``adapts="used"``), give all in one, ``[range(net.num_exits)]``, for a start that `adapt` is to
             take: it has one net to adapt, with one trunk.
         trunk: ``"frozen"`` trains what tasks adapt and nothing else.
         engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries.
@@ -64,7 +64,7 @@ def meta_train(
 
     Raises:
         FitError: episodes of another way than the net has classes, a cascade, or what an engine cannot do.
-        SourceError: rows of another shape than the net eats.
+        SourceError: samples of another shape than the model expects.
 
     Source: MAML and its relatives, see `InnerLoop.of`; exits as tasks: Meta-GF, Sun et al., ECCV 2022, which fuses
     exits instead (`meta_fusion`).
@@ -121,7 +121,7 @@ def checked(
 ) -> Ownership:
     """Who owns what, if the episodes suit the net."""
     if tuple(episodes.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(episodes.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(episodes.shape)}; the model expects {net.staged.input_shape}")
     if batch < 1:
         raise FitError(f"batch={batch}; a step takes 1 episode or more")
     if trunk not in get_args(Trunk):
@@ -143,7 +143,7 @@ def _freeze_unadapted(net: DynamicNet, found: Ownership) -> None:
 
 
 def _stacked(batches: Sequence[Batch], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows ``[t b ...]`` and labels ``[t b]`` where the training runs."""
+    """Samples ``[t b ...]`` and labels ``[t b]`` where the training runs."""
     sizes = {tuple(batch.x.shape) for batch in batches}
     if len(sizes) > 1:
         raise FitError(f"episodes of {min(sizes)} and of {max(sizes)} in one step; give some of one size, or batch=1")

@@ -2,7 +2,7 @@
 
 A CPU gains little from it and pays in memory; it is for accelerators.
 
-Shapes: t episodes, b rows of each.
+Shapes: t episodes, b samples of each.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def check_vmap(net: nn.Module, inner: InnerLoop) -> None:
     for name, m in net.named_modules():
         if inner.rule == "second_order" and _wrong(m, inner):
             raise FitError(
-                f"{name} is a {type(m).__name__} with a scale on the statistics of the rows at hand; vmap gives wrong "
-                f"second-order gradients there. Leave vmap out, freeze BatchNorm (bn='frozen'), or use GroupNorm"
+                f"{name} is a {type(m).__name__} with a scale on the statistics of the samples at hand; vmap gives "
+                f"wrong second-order gradients there. Leave vmap out, freeze BatchNorm (bn='frozen'), or use GroupNorm"
             )
 
 

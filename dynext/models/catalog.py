@@ -1,4 +1,4 @@
-"""Opens anybody's classifier by a short reference, and builds it again from what an artefact remembers.
+"""Opens anybody's classifier by a short reference, and builds it again from what an artifact remembers.
 
 =============================  =====================================================================================
 ``bundled:fashion_resnet20``   ships with dynext, weights included
@@ -35,7 +35,7 @@ Recipe = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """A classifier in evaluation, what it eats, and how to build it again."""
+    """A classifier in evaluation, what it expects, and how to build it again."""
 
     model: nn.Module
     spec: InputSpec
@@ -89,7 +89,7 @@ def open_model(
 
     Args:
         checkpoint: weights to load into the model; for ``cifar:`` they also tell width, classes and option.
-        shape: of one row, where it is not the reference's own; needed for a file's factory.
+        shape: of one sample, where it is not the reference's own; needed for a file's factory.
         mean, std: normalization of pixels in [0, 1]; a file's factory gets 0 and 1 without them.
         arguments: for the model's constructor, such as ``num_classes``.
 
@@ -123,7 +123,7 @@ def open_model(
 
 
 def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
-    """The model of ``recipe`` in evaluation, random weights: what loading an artefact starts from.
+    """The model of ``recipe`` in evaluation, random weights: what loading an artifact starts from.
 
     A file's factory is not run from here: a saved folder must not make anybody run code.
 
@@ -179,7 +179,7 @@ def _spec(
     if shape is not None and (parsed.kind == "file" or (mean is not None and std is not None)):
         return InputSpec(shape=tuple(shape), mean=tuple(mean or [0.0] * shape[0]), std=tuple(std or [1.0] * shape[0]))
     if parsed.kind == "file":
-        raise ModelError(f"what does {parsed.name} eat? Give shape, such as (3, 224, 224), and perhaps mean and std")
+        raise ModelError(f"what does {parsed.name} take? Give shape, such as (3, 224, 224), and perhaps mean and std")
     if parsed.kind == "cifar":
         own = families.cifar_spec(recipe["arguments"])
     elif parsed.kind == "timm":
@@ -220,9 +220,9 @@ def _count_classes(model: nn.Module, spec: InputSpec, reference: str) -> int:
         out = model(torch.zeros(1, *spec.shape).to(like))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ModelError(
-            f"{reference} does not take rows of shape {spec.shape} ({error}); give its own shape"
+            f"{reference} does not take samples of shape {spec.shape} ({error}); give its own shape"
         ) from error
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
         told = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise ModelError(f"{reference} gives {told} for one row; a classifier gives logits [b k]")
+        raise ModelError(f"{reference} gives {told} for one sample; a classifier gives logits [b k]")
     return out.shape[1]

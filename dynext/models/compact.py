@@ -75,14 +75,14 @@ class InvertedResidual(nn.Module):
 
 
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks and first stride of each row of blocks."""
+"""Expansion, channels, blocks and first stride of each sample of blocks."""
 
 
 class MobileNetV2(nn.Module):
     """``[b c h w]`` to logits ``[b k]``.
 
     Source: Sandler et al., CVPR 2018, arXiv:1801.04381, table 2. Ours strides in three places less (the stem and the
-    first two rows that do), as is usual for images of 32 pixels a side.
+    first two samples that do), as is usual for images of 32 pixels a side.
     """
 
     def __init__(self, num_classes: int = 10, channels: int = 3, width: float = 1.0) -> None:

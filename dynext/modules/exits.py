@@ -17,14 +17,14 @@ from dynext.modules.exit_layers import Attention, Copy, Cosine, FeatureAttention
 from dynext.modules.projections import build_projection
 
 HeadSpec = dict[str, Any]
-"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one row), ``num_classes`` and the kind's own sizes.
+"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one sample), ``num_classes`` and the kind's own sizes.
 
 Of any kind: ``answer`` is ``"linear"`` or ``"cosine"``, and ``projection`` what the embedding goes through before it,
 as `dynext.modules.projections` writes it. Without them the answer is linear and the embedding as it is.
 """
 
 Heads = Callable[[tuple[int, ...]], HeadSpec]
-"""Given the tap's shape (one row), the head to put there."""
+"""Given the tap's shape (one sample), the head to put there."""
 
 KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given", "masked")
 ANSWERS = ("linear", "cosine")
@@ -41,7 +41,7 @@ class Exit(nn.Module):
         self.reduce, embedder, classifier = _BUILDERS[spec["kind"]](spec)
         self.embedder, self.classifier = _answering(spec, embedder, classifier)
         self.macs = 0
-        """MACs per row; filled in by whoever attaches the exit."""
+        """MACs per sample; filled in by whoever attaches the exit."""
 
     def embed(self, tap: Tensor) -> Tensor:
         """The embedding ``[b d]`` that the classifier sees."""
@@ -168,7 +168,7 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, s
 
     First ``convs`` full 3x3 convolutions of stride 2, then ``separable`` depthwise separable ones, each with BatchNorm
     and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, but at most four times these. A head
-    that sees far and knows where (the grid) carries over best from synthesized rows to real ones.
+    that sees far and knows where (the grid) carries over best from synthesized samples to real ones.
     """
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
@@ -288,7 +288,7 @@ def build_exit(spec: HeadSpec, *, after: int, name: str) -> Exit:
 def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:
     if len(tap) != rank:
         raise SplitError(
-            f"a {kind} head needs a tap of {rank} dimensions a row, this one has shape {tap}; "
+            f"a {kind} head needs a tap of {rank} dimensions a sample, this one has shape {tap}; "
             f"use dx.default_heads, which looks at the shape"
         )
 

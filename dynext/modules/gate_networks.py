@@ -1,8 +1,8 @@
 """What decides about every gated stage at one look at the input, ``[b ...]`` to logits ``[b g]``.
 
-BlockDrop's policy network, and two controls: the same answer for every row, and chance.
+BlockDrop's policy network, and two controls: the same answer for every sample, and chance.
 
-Shapes: b rows, g gated stages, c channels, h height, w width.
+Shapes: b samples, g gated stages, c channels, h height, w width.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Block(nn.Module):
 
 
 class Unconditional(nn.Module):
-    """The same for every row: the logits of given probabilities, infinite for 0 and 1."""
+    """The same for every sample: the logits of given probabilities, infinite for 0 and 1."""
 
     logit_g: Tensor
 
@@ -75,7 +75,9 @@ class Unconditional(nn.Module):
 
 
 class ByChance(nn.Module):
-    """Each stage runs with a given probability, drawn from the row's own bits: a row is decided alike in any batch."""
+    """Each stage runs with a given probability, drawn from the sample's own bits: a sample is decided alike in any
+    batch.
+    """
 
     weight: Tensor
     rate_g: Tensor

@@ -1,9 +1,9 @@
-"""Gates: per row, run or skip a stage whose input goes through to its output.
+"""Gates: per sample, run or skip a stage whose input goes through to its output.
 
-A gate's answer is a logit ``[b]``: its sigmoid is the probability that the row runs the stage. What a gate remembers
-from one block to the next it hands back as tensors, one row each; nothing stays on the module.
+A gate's answer is a logit ``[b]``: its sigmoid is the probability that the sample runs the stage. What a gate remembers
+from one block to the next it hands back as tensors, one sample each; nothing stays on the module.
 
-Shapes: b rows in a batch, g gated stages, c channels, h height, w width, t tokens, d features.
+Shapes: b samples in a batch, g gated stages, c channels, h height, w width, t tokens, d features.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gates(nn.Module):
 
     Attributes:
         one_look: all is decided by the input alone, before the net runs.
-        start_macs: MACs per row of ``begin``; ``macs_g``: of each ``ask``. Filled in by whoever attaches the gates.
+        start_macs: MACs per sample of ``begin``; ``macs_g``: of each ``ask``. Filled in by whoever attaches the gates.
     """
 
     def __init__(self, spec: GateSpec) -> None:
@@ -50,7 +50,9 @@ class Gates(nn.Module):
         return len(self.at)
 
     def begin(self, x: Tensor) -> Memory:
-        """What is known before the net runs rows ``x [b ...]``; for `one_look` gates the logits of all, ``[b g]``."""
+        """What is known before the net runs samples ``x [b ...]``; for `one_look` gates the logits of all, ``[b
+        g]``.
+        """
         return self.body.begin(x)
 
     def ask(self, g: int, tap: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -180,7 +182,7 @@ def _policy(spec: GateSpec) -> nn.Module:
     shape = tuple(spec["input"])
     if len(shape) != 3:
         raise SplitError(
-            f"a policy network looks at images [c h w], the net eats rows of shape {shape}; "
+            f"a policy network looks at images [c h w], the model expects samples of shape {shape}; "
             f"use dx.gates.feedforward_gates() or dx.gates.recurrent_gates()"
         )
     return OneLook(PolicyNetwork(shape, len(spec["at"]), width=spec["width"], side=spec["side"], openness=spec["open"]))
@@ -256,7 +258,7 @@ def policy_gates(width: int = 16, *, side: int = MAX_SIDE, openness: float = OPE
 
 
 def static_gates(run: Sequence[float]) -> GateSpec:
-    """Unconditional and free: every row gets the same probability to run stage g, 1 or 0 for a fixed set of stages.
+    """Unconditional and free: every sample gets the same probability to run stage g, 1 or 0 for a fixed set of stages.
 
     Probabilities in between rank the stages: the policy's threshold then says how many are dropped.
 
@@ -269,7 +271,8 @@ def static_gates(run: Sequence[float]) -> GateSpec:
 def random_gates(rate: float | Sequence[float], *, seed: int = 0) -> GateSpec:
     """By chance, one rate for all or one each: a control that any learned policy must beat at equal cost.
 
-    The draw follows the row's bits and ``seed``: the same row is decided alike in any batch, and no state is kept.
+    The draw follows the sample's bits and ``seed``: the same sample is decided alike in any batch, and no state is
+    kept.
 
     Raises:
         PolicyError: a rate outside [0, 1].

@@ -1,7 +1,8 @@
 """The modes a net is read in: evaluation, and which statistics its BatchNorms use ("@bn").
 
-Source: Raikwar & Mishra, NeurIPS 2022: a teacher shown rows that are not its training data answers far better when its
-BatchNorms use the statistics of those rows. Ours touches no buffer at all, so there is nothing to restore but flags.
+Source: Raikwar & Mishra, NeurIPS 2022: a teacher shown samples that are not its training data answers far better when
+its BatchNorms use the statistics of those samples. Ours touches no buffer at all, so there is nothing to restore but
+flags.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise SourceError(
-            "a batch of one row has no statistics that this net's BatchNorms could normalize by; give at least two "
-            "rows, in batches of two or more"
+            "a batch of one sample has no statistics that this net's BatchNorms could normalize by; give at least two "
+            "samples, in batches of two or more"
         ) from error
     finally:
         for m, training, tracking in kept:
@@ -72,7 +73,7 @@ def evaluating(module: Modal) -> Iterator[None]:
 
 
 def in_evaluation(module: Modal) -> AbstractContextManager[None]:
-    """``evaluating(module)``, where it is not in evaluation by its own flag: a run of one row has no time to look at
+    """``evaluating(module)``, where it is not in evaluation by its own flag: a run of one sample has no time to look at
     every part."""
     return evaluating(module) if module.training else nullcontext()
 

@@ -1,6 +1,6 @@
-"""A skip rule: per gated stage the least probability at which a row runs it.
+"""A skip rule: per gated stage the least probability at which a sample runs it.
 
-Shapes: b rows.
+Shapes: b samples.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 Keep = Sequence["float | None"]
-"""Per gated stage the least probability at which a row runs it; ``None``: always, and the gate is not asked."""
+"""Per gated stage the least probability at which a sample runs it; ``None``: always, and the gate is not asked."""
 
 
 def runs(logit_b: Tensor, keep: float | None) -> Tensor:
-    """Which rows run ``[b]``, bool. A row whose gate says NaN runs: what is not understood is not left out.
+    """Which samples run ``[b]``, bool. A sample whose gate says NaN runs: what is not understood is not left out.
 
     >>> runs(torch.tensor([-1.0, 0.0, math.nan]), 0.5).tolist()
     [False, True, True]

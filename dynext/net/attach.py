@@ -38,7 +38,7 @@ def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = 
 def attach_gates(
     net: DynamicNet | StagedNet, gates: GateSpec, *, at: Sequence[int | str] | None = None, seed: int = 0
 ) -> DynamicNet:
-    """A copy of ``net`` with untrained gates before every stage that a row may skip, or before those in ``at``.
+    """A copy of ``net`` with untrained gates before every stage that a sample may skip, or before those in ``at``.
 
     Gates that are there already are replaced. The new ones are initialized from ``seed``.
 
@@ -47,7 +47,7 @@ def attach_gates(
         at: stage numbers from 0, or stage names. SkipNet's first block always runs: ``staged.skippable[1:]``.
 
     Raises:
-        SplitError: no stage that a row may skip, one in ``at`` that it may not, gates that do not fit, or a cascade.
+        SplitError: no stage that a sample may skip, one in ``at`` that it may not, gates that do not fit, or a cascade.
     """
     if isinstance(net, DynamicNet) and net.cascade is not None:
         raise SplitError("stages of a cascade are not skipped; give a net whose exits do not build on each other")
@@ -62,7 +62,7 @@ def attach_gates(
 
 
 def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:
-    """Gates for these very stages from their JSON (as an artefact keeps it), with their costs."""
+    """Gates for these very stages from their JSON (as an artifact keeps it), with their costs."""
     like = next(staged.parameters(), torch.empty(()))
     gates = build_gates(spec).to(device=like.device, dtype=like.dtype).eval()
     x = torch.zeros(2, *staged.input_shape, dtype=like.dtype, device=like.device)
@@ -82,7 +82,7 @@ def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:
 def from_specs(
     staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int], gates: GateSpec | None = None
 ) -> DynamicNet:
-    """A dynamic net on these very stages, heads and gates built from their JSON (as an artefact keeps it)."""
+    """A dynamic net on these very stages, heads and gates built from their JSON (as an artifact keeps it)."""
     like = next(staged.parameters(), torch.empty(()))
     exits = []
     for spec, s in zip(specs, places, strict=True):
@@ -132,7 +132,7 @@ def _gated(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     for place in _several(at):
         s = staged.skippable[names.index(place)] if place in names else place
         if not isinstance(s, int) or s not in staged.skippable:
-            raise SplitError(f"no row may skip stage {place!r}; stages to skip: {', '.join(names)}")
+            raise SplitError(f"no sample may skip stage {place!r}; stages to skip: {', '.join(names)}")
         places.append(s)
     if not places:
         raise SplitError(f"gates before no stage at all; name some of {', '.join(names)}")

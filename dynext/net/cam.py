@@ -1,6 +1,6 @@
 """Where on the map an exit looks: class activation maps, for pictures.
 
-Shapes: b rows, c channels, h height, w width, k classes.
+Shapes: b samples, c channels, h height, w width, k classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def class_activation(net: DynamicNet, x: Tensor, exit: int, *, target_b: Tensor 
     last exit (-1) is looked at from the last cut: its map is the one that the last stage is given.
 
     Args:
-        target_b: the class of each row; what the exit answers without it.
+        target_b: the class of each sample; what the exit answers without it.
 
     Raises:
         PolicyError: no such exit, or one before which there is no map ``[c h w]``.

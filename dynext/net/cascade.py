@@ -4,7 +4,7 @@ Runner, tables, policies and export need not know: gathering survivors takes the
 exit proper then reads its answer off and costs nothing. A cascade needs all its heads, also those of exits that a
 policy switches off, and so their MACs count as the stages' own, in the whole net's too.
 
-Shapes: b rows, k classes. There are e exits, numbered from 0.
+Shapes: b samples, k classes. There are e exits, numbered from 0.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def boost(logits: Tensor, said: Sequence[Tensor]) -> Tensor:
 
 
 def together(said: Sequence[Tensor], rule: str) -> Tensor:
-    """One answer ``[b k]`` of all exits: the mean of their logits, or for each row the logits of the surest exit."""
+    """One answer ``[b k]`` of all exits: the mean of their logits, or for each sample the logits of the surest exit."""
     logits_ebk = torch.stack(tuple(said))
     if rule == "mean":
         return logits_ebk.mean(0)

@@ -1,4 +1,4 @@
-"""From a net and rows to the one small table that everything after training is a function of."""
+"""From a net and samples to the one small table that everything after training is a function of."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def collect(
     bn: BatchNormMode | None = None,
     rows: str | None = None,
 ) -> ExitTable:
-    """Every exit's logits on every row of ``source``: an `ExitTable` with n rows.
+    """Every exit's logits on every sample of ``source``: an `ExitTable` with n samples.
 
     The basis is ``"labels"`` when the source has them, else ``"teacher"`` (agreement with the full net).
 
     Args:
-        keep: the skip rule, as `Policy.keep_g`: rows skip stages by it, and the table says what that does to them.
+        keep: the skip rule, as `Policy.keep_g`: samples skip stages by it, and the table says what that does to them.
         static: with ``keep``, the full net to agree with, where training has moved this one; its own whole by default.
         bn: which statistics the stages' BatchNorms use; the source's own choice by default (batch statistics for
-            synthesized rows). Exits and gates always use their running ones, as they will at run time.
-        rows: what the rows are, in words, for reports.
+            synthesized samples). Exits and gates always use their running ones, as they will at run time.
+        samples: what the samples are, in words, for reports.
 
     Raises:
-        SourceError: an empty source, or rows of another shape than the net eats.
+        SourceError: an empty source, or samples of another shape than the model expects.
         PolicyError: a skip rule for a net without gates, or with another number of them.
     """
     if not len(source):
-        raise SourceError("the source has no rows; a table needs at least one")
+        raise SourceError("the source has no samples; a table needs at least one")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
     rule = replace(Policy.never(net.num_exits), keep_g=None if keep is None else tuple(keep))
     rule.check_gates(net.num_gates)
     full = static if static is not None else net.staged
@@ -70,7 +70,7 @@ def collect(
         net,
         torch.cat(logits),
         label_n=torch.cat(labels) if labels else None,
-        rows=rows or f"{len(source):,} rows",
+        rows=rows or f"{len(source):,} samples",
         synthetic=mode == "batch",
         skipped=Skipped.join(skips) if skips else None,
     )
@@ -83,7 +83,9 @@ def timed(table: ExitTable, net: DynamicNet) -> ExitTable:
 
 
 def _skipping(net: DynamicNet, x: Tensor, keep_g: tuple[float | None, ...]) -> tuple[Tensor, Skipped]:
-    """Every exit's logits ``[b e k]`` where rows skip by ``keep_g``, and what that was; the full net's are to come."""
+    """Every exit's logits ``[b e k]`` where samples skip by ``keep_g``, and what that was; the full net's are to
+    come.
+    """
     seen = gated(net, x, greedy(keep_g), [keep is not None for keep in keep_g])
     early = [exit(tap) for exit, tap in zip(net.exits, seen.taps, strict=True)]
     skipped = Skipped(
@@ -104,8 +106,9 @@ def table_of(
     synthetic: bool = False,
     skipped: Skipped | None = None,
 ) -> ExitTable:
-    """Logits with this net's names and costs; the milliseconds of a row alone too, where ``net.cost`` was measured and
-    every row runs every stage."""
+    """Logits with this net's names and costs; the milliseconds of a sample alone too, where ``net.cost`` was measured
+    and every sample runs every stage.
+    """
     cost = net.cost if skipped is None else None
     ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
     return ExitTable(

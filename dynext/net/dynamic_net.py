@@ -1,4 +1,4 @@
-"""The dynamic net: stages, exits between them, and gates that let rows skip some."""
+"""The dynamic net: stages, exits between them, and gates that let samples skip some."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dynext.types import InputSpec, Prediction
 class DynamicNet(nn.Module):
     """A staged net with exits and perhaps gates. ``forward`` is the static net's, always; ``run`` executes dynamically.
 
-    Shapes: b rows, e exits (the last is the full net), k classes.
+    Shapes: b samples, e exits (the last is the full net), k classes.
     """
 
     def __init__(self, staged: StagedNet, exits: Sequence[Exit], gates: Gates | None = None) -> None:
@@ -30,7 +30,7 @@ class DynamicNet(nn.Module):
         self.exits = cast("list[Exit]", nn.ModuleList(exits))
         self.gates = gates
         self.cost: CostTable | None = None
-        """Measured stage times by rows; `run` compacts by them where they are known."""
+        """Measured stage times by samples; `run` compacts by them where they are known."""
         self.cascade: dict[str, Any] | None = None
         """How `dynext.net.cascade` made this net out of one with plain exits, as JSON; ``None`` where it did not."""
         self.int8: dict[str, Any] | None = None
@@ -57,13 +57,13 @@ class DynamicNet(nn.Module):
 
     @property
     def trunk_macs_e(self) -> tuple[int, ...]:
-        """MACs per row of the stages up to each exit, heads not counted; the last is the static net's."""
+        """MACs per sample of the stages up to each exit, heads not counted; the last is the static net's."""
         macs_s = [stage.macs for stage in self.staged.stages]
         return (*(sum(macs_s[: exit.after + 1]) for exit in self.exits), sum(macs_s))
 
     @property
     def head_macs_e(self) -> tuple[int, ...]:
-        """MACs per row of each exit's head; 0 for the last, which is part of the trunk."""
+        """MACs per sample of each exit's head; 0 for the last, which is part of the trunk."""
         return (*(exit.macs for exit in self.exits), 0)
 
     def check_policy(self, policy: Policy) -> None:
@@ -72,9 +72,11 @@ class DynamicNet(nn.Module):
         policy.check_gates(self.num_gates)
 
     def check_described(self, spec: InputSpec, class_names: Sequence[str] | None) -> None:
-        """Raises ModelError: rows of another shape than the net eats, or not one name a class."""
+        """Raises ModelError: samples of another shape than the model expects, or not one name a class."""
         if tuple(spec.shape) != self.staged.input_shape:
-            raise ModelError(f"the spec says rows of {tuple(spec.shape)}, the net eats {self.staged.input_shape}")
+            raise ModelError(
+                f"the spec says samples of {tuple(spec.shape)}, the model expects {self.staged.input_shape}"
+            )
         if class_names is not None and len(class_names) != self.num_classes:
             raise ModelError(f"{len(class_names)} class names for {self.num_classes} classes; give one each, or none")
 

@@ -1,7 +1,7 @@
-"""What each exit's classifier sees of a row: its embedding, the last exit's too.
+"""What each exit's classifier sees of a sample: its embedding, the last exit's too.
 
-Shapes: b rows in a batch, n rows, k classes, d the size of an embedding, which differs from exit to exit. There are e
-exits, numbered from 0, the last is the full net.
+Shapes: b samples in a batch, n samples, k classes, d the size of an embedding, which differs from exit to exit. There
+are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What exits make of the rows of a source: e tensors ``[n d]``, logits ``[n e k]``, labels if there were some."""
+    """What exits make of the samples of a source: e tensors ``[n d]``, logits ``[n e k]``, labels if there were
+    some.
+    """
 
     embedding_e: tuple[Tensor, ...]
     logits_nek: Tensor
@@ -40,7 +42,7 @@ class Embeddings:
         return len(self.logits_nek)
 
     def subset(self, index: Tensor) -> Embeddings:
-        """The rows at ``index [b]``."""
+        """The samples at ``index [b]``."""
         return Embeddings(
             embedding_e=tuple(f[index] for f in self.embedding_e),
             logits_nek=self.logits_nek[index],
@@ -70,7 +72,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def gives_logits(net: DynamicNet, layers: Sequence[Layer]) -> Layer | None:
-    """That one of the net's ``layers`` whose output is the full net's as it is, by two rows of zeros."""
+    """That one of the net's ``layers`` whose output is the full net's as it is, by two samples of zeros."""
     said: dict[Layer, Tensor] = {}
     hooks = [m.register_forward_hook(lambda m, _, out: said.__setitem__(m, out)) for m in layers]
     like = next(net.parameters())
@@ -96,16 +98,18 @@ def given_to(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def seen_by(net: DynamicNet, x: Tensor) -> Seen:
-    """Embeddings and logits of every exit for rows ``x [b ...]``, in the mode that the net is in.
+    """Embeddings and logits of every exit for samples ``x [b ...]``, in the mode that the net is in.
 
     Raises:
-        FitError: the net does not end in a linear layer on one vector a row.
+        FitError: the net does not end in a linear layer on one vector a sample.
     """
     with given_to(last_linear(net)) as given:
         taps, final = net.taps(x)
     if given[-1].ndim != 2:
         shape = tuple(given[-1].shape[1:])
-        raise FitError(f"the last linear layer is given {shape} a row, not one vector; its features cannot be compared")
+        raise FitError(
+            f"the last linear layer is given {shape} a sample, not one vector; its features cannot be compared"
+        )
     embedding_e = [exit.embed(tap) for exit, tap in zip(net.exits, taps, strict=True)]
     logits_e = [exit.classifier(f) for exit, f in zip(net.exits, embedding_e, strict=True)]
     return Seen([*embedding_e, given[-1]], [*logits_e, final])
@@ -113,17 +117,19 @@ def seen_by(net: DynamicNet, x: Tensor) -> Seen:
 
 @torch.no_grad()
 def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Embeddings:
-    """Every exit's embeddings and logits on every row of ``source``; labels where it has some.
+    """Every exit's embeddings and logits on every sample of ``source``; labels where it has some.
 
     Args:
         bn: which statistics the stages' BatchNorms use, as in `dynext.collect`.
 
     Raises:
-        SourceError: no row, or rows of another shape than the net eats.
+        SourceError: no sample, or samples of another shape than the model expects.
         FitError: the net does not end in a linear layer, or its exits build on each other.
     """
     if not len(source) or tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"{len(source)} rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(
+            f"{len(source)} samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}"
+        )
     if net.cascade is not None:
         raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
     like = next(net.parameters())
@@ -135,7 +141,7 @@ def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -
             found.append(Seen([f.float().cpu() for f in seen.embedding_e], [f.float().cpu() for f in seen.logits_e]))
             labels += [] if batch.y is None else [batch.y]
     if labels and sum(map(len, labels)) != len(source):
-        raise SourceError(f"{sum(map(len, labels))} labels for {len(source)} rows; give one each, or none")
+        raise SourceError(f"{sum(map(len, labels))} labels for {len(source)} samples; give one each, or none")
     columns = zip(*(seen.embedding_e for seen in found), strict=True)
     return Embeddings(
         embedding_e=tuple(torch.cat(column) for column in columns),

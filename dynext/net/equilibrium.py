@@ -1,6 +1,6 @@
 """Every exit's logits in one pass, with the gradients that reach the trunk in balance.
 
-Shapes: b rows, k classes. There are e exits, numbered from 0, the last is the full net.
+Shapes: b samples, k classes. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations

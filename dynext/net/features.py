@@ -1,4 +1,4 @@
-"""What frozen heads train on: the trunk run once over the rows, and kept.
+"""What frozen heads train on: the trunk run once over the samples, and kept.
 
 What the heads see (after their parameter-free reduction) is kept in half precision where it fits, so that thousands of
 head steps cost little more than the heads.
@@ -39,7 +39,7 @@ class Features:
 
     @staticmethod
     def join(parts: list[Features]) -> Features:
-        """Rows of several sources, one after the other."""
+        """Samples of several sources, one after the other."""
         columns = zip(*(p.reduced_e for p in parts), strict=True)
         return Features(
             reduced_e=tuple(torch.cat(column) for column in columns),
@@ -63,12 +63,12 @@ def cache_features(
         keep: skip stages meanwhile, by this rule (`Policy.keep_g`): heads then learn from what they will see.
 
     Raises:
-        SourceError: no rows, or rows of another shape than the net eats.
+        SourceError: no samples, or samples of another shape than the model expects.
     """
     if not len(source):
-        raise SourceError("the source has no rows; nothing can be distilled from it")
+        raise SourceError("the source has no samples; nothing can be distilled from it")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
     mode = bn or source.bn
     apart = keep is not None or (teacher is not None and not same_function(net, teacher))
     like = next(net.parameters())
@@ -94,7 +94,9 @@ def cache_features(
             done += len(x)
             bar.update(len(x))
     if not torch.isfinite(logits_nk).all():
-        raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
+        raise SourceError(
+            "the teacher's answers hold NaN or infinity on these samples; look at the samples' normalization"
+        )
     return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
 
 

@@ -4,7 +4,7 @@ A quantized layer takes and gives floats, so that it stands wherever the float o
 heads need not know. On CPUs the sum runs in oneDNN's int8 kernels; elsewhere, and in exported programs, it is written
 as quantize and dequantize around the float operation, which ONNX runtimes turn into int8 kernels of their own.
 
-Shapes: b rows, c channels.
+Shapes: b samples, c channels.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Int8Layer(nn.Module):
         return kernel(*known, 1.0, 0, torch.float32, "relu" if self.relu else "none", [], "")
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """As uint8, some rows at a time."""
+        """As uint8, some samples at a time."""
         if x.numel() <= AT_ONCE:
             return self._levels(x).to(torch.uint8)
         q, some = torch.empty_like(x, dtype=torch.uint8), max(1, AT_ONCE // x[0].numel())

@@ -1,8 +1,8 @@
-"""A gated pass over a whole batch: every stage runs for every row, and masks choose; what training and tables need.
+"""A gated pass over a whole batch: every stage runs for every sample, and masks choose; what training and tables need.
 
 Dynamic execution, where a skipped stage costs nothing, is `dynext.runtime.engine`.
 
-Shapes: b rows, e exits (the last is the full net), g gated stages, k classes.
+Shapes: b samples, e exits (the last is the full net), g gated stages, k classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from dynext.modules.skip_rule import Keep, runs
 from dynext.net.dynamic_net import DynamicNet
 
 Decide = Callable[[int, Tensor], Tensor]
-"""``decide(g, logit_b)``: 1 for rows that run gated stage g, 0 for those that skip it ``[b]``; may carry a gradient."""
+"""``decide(g, logit_b)``: 1 for samples that run gated stage g, 0 for those that skip it ``[b]``; may carry a
+gradient.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +38,7 @@ class GatedPass:
 
 
 def gated(net: DynamicNet, x: Tensor, decide: Decide, asked_g: Sequence[bool] | None = None) -> GatedPass:
-    """Run rows ``x [b ...]`` with decisions as masks: ``m F(x) + (1 - m) x`` for a stage F.
+    """Run samples ``x [b ...]`` with decisions as masks: ``m F(x) + (1 - m) x`` for a stage F.
 
     Where ``decide`` gives values with a gradient, as `straight_through`, it flows into the gates.
 
@@ -77,7 +79,7 @@ def gated(net: DynamicNet, x: Tensor, decide: Decide, asked_g: Sequence[bool] | 
 def _mixed(run_b: Tensor, ran: Tensor, skipped: Tensor) -> Tensor:
     run = run_b.to(ran.dtype).view(-1, *[1] * (ran.ndim - 1))
     if not run_b.requires_grad:
-        return ran.where(run > 0, skipped)  # what is infinite in a stage that a row skips stays out of it
+        return ran.where(run > 0, skipped)  # what is infinite in a stage that a sample skips stays out of it
     return run * ran + (1 - run) * skipped
 
 
@@ -91,7 +93,7 @@ def straight_through(g: int, logit_b: Tensor) -> Tensor:
 
 
 def greedy(keep_g: Keep) -> Decide:
-    """What `run` does: a row runs a stage where its gate's probability reaches ``keep_g[g]``."""
+    """What `run` does: a sample runs a stage where its gate's probability reaches ``keep_g[g]``."""
     return lambda g, logit_b: runs(logit_b, keep_g[g]).to(logit_b.dtype)
 
 
@@ -114,7 +116,7 @@ def replayed(run_bg: Tensor) -> Decide:
 
 
 def trunk_macs(net: DynamicNet, run_bg: Tensor, keep_g: Keep) -> Tensor:
-    """MACs ``[b e]`` (int64) of the stages that each row runs up to each exit, asked gates included, heads not."""
+    """MACs ``[b e]`` (int64) of the stages that each sample runs up to each exit, asked gates included, heads not."""
     gates = gates_of(net)
     ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
     start = gates.start_macs if any(keep is not None for keep in keep_g) else 0

@@ -18,21 +18,21 @@ from dynext.runtime.cost import CostTable
 T = TypeVar("T")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LONG_MS = 500.0
-"""Once the stages take this long for a batch, larger ones are not timed: by then time grows with the rows."""
+"""Once the stages take this long for a batch, larger ones are not timed: by then time grows with the samples."""
 
 
 @torch.inference_mode()
 def measure(net: DynamicNet, *, rows: Sequence[int] = ROWS, budget_ms: float = 60.0) -> CostTable:
-    """Time every stage, exit and gather of ``net`` for each number of rows, on its own device and dtype.
+    """Time every stage, exit and gather of ``net`` for each number of samples, on its own device and dtype.
 
     Medians over repeats that fill about ``budget_ms`` each (three at least, two of long ones), after a warm-up. Numbers
-    of rows are left out once a batch takes longer than `LONG_MS`. The net is timed in evaluation.
+    of samples are left out once a batch takes longer than `LONG_MS`. The net is timed in evaluation.
 
     Raises:
         PolicyError: ``rows`` are not one or more, ascending.
     """
     if not rows or min(rows) < 1 or list(rows) != sorted(set(rows)):
-        raise PolicyError(f"rows {tuple(rows)}; give numbers of rows to time, ascending, such as (1, 8, 64)")
+        raise PolicyError(f"samples {tuple(rows)}; give numbers of samples to time, ascending, such as (1, 8, 64)")
     with evaluating(net):
         return _measured(net, rows, budget_ms)
 

@@ -1,7 +1,7 @@
 """Classes as vectors: prototypes from a few examples, at every exit, and no gradient.
 
-Shapes: n rows, k classes, d the size of an embedding, which differs from exit to exit. There are e exits, numbered from
-0, the last is the full net.
+Shapes: n samples, k classes, d the size of an embedding, which differs from exit to exit. There are e exits, numbered
+from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -50,20 +50,22 @@ def prototypes(
         embedding_e: of the examples, e tensors ``[n d]``.
         label_n: their classes, from 0.
         num_classes: one more than the largest label without it.
-        center_on: embeddings of further rows, unlabelled, whose mean is taken off; that of the examples without it.
+        center_on: embeddings of further samples, unlabelled, whose mean is taken off; that of the examples without it.
 
     Raises:
-        SourceError: a class without an example, labels of another number than rows, or NaN.
+        SourceError: a class without an example, labels of another number than samples, or NaN.
 
     Source: Snell et al., NeurIPS 2017, arXiv:1703.05175, with SimpleShot's centering and normalization, Wang et al.
     2019, arXiv:1911.04623 ("CL2N"; there the center is the training set's).
     """
     if len(label_n) != len(embedding_e[0]):
-        raise SourceError(f"{len(label_n)} labels for {len(embedding_e[0])} rows; give one each")
+        raise SourceError(f"{len(label_n)} labels for {len(embedding_e[0])} samples; give one each")
     k = int(label_n.max()) + 1 if num_classes is None else num_classes
     for given in (embedding_e, center_on or ()):
         if not all(f.isfinite().all() for f in given):
-            raise SourceError("an embedding holds NaN or infinite numbers; leave out the row that it is of, or mend it")
+            raise SourceError(
+                "an embedding holds NaN or infinite numbers; leave out the sample that it is of, or mend it"
+            )
     center_e = tuple(f.mean(0) for f in (embedding_e if center_on is None else center_on))
     directions = [F.normalize(f - center, dim=-1) for f, center in zip(embedding_e, center_e, strict=True)]
     return Prototypes(vector_e=tuple(class_means(f, label_n, k) for f in directions), center_e=center_e)
@@ -94,15 +96,17 @@ def cosine_logits(embedding_nd: Tensor, vector_kd: Tensor, center_d: Tensor | fl
 
 
 def draw_shots(label_n: Tensor, shots: int, *, seed: int = 0) -> Tensor:
-    """Which rows are the examples ``[k * shots]``: ``shots`` of each class that occurs, drawn without replacement.
+    """Which samples are the examples ``[k * shots]``: ``shots`` of each class that occurs, drawn without replacement.
 
     Raises:
-        SourceError: a class with fewer rows.
+        SourceError: a class with fewer samples.
     """
     draw, found = generator(seed), []
     for label in label_n.unique().tolist():
         rows = (label_n == label).nonzero()[:, 0]
         if len(rows) < shots:
-            raise SourceError(f"{len(rows)} rows of class {label}, {shots} asked for; give more rows or fewer shots")
+            raise SourceError(
+                f"{len(rows)} samples of class {label}, {shots} asked for; give more samples or fewer shots"
+            )
         found.append(rows[torch.randperm(len(rows), generator=draw)[:shots]])
     return torch.cat(found)

@@ -128,4 +128,4 @@ def _check(net: DynamicNet, found: Prototypes, last: bool) -> None:
             f"give as many, or last=True"
         )
     if last:
-        embedding_sizes(net)  # refuses a net whose last linear layer does not see one vector a row
+        embedding_sizes(net)  # refuses a net whose last linear layer does not see one vector a sample

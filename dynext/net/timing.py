@@ -1,4 +1,4 @@
-"""Wall-clock, side by side: the static net and the dynamic run on the same rows, in turn, in one process."""
+"""Wall-clock, side by side: the static net and the dynamic run on the same samples, in turn, in one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from dynext.policy.policy import Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds per batch of ``batch`` rows (means at batch 1, where rows differ; else medians), and their ratio."""
+    """Milliseconds per batch of ``batch`` samples (means at batch 1, where samples differ; else medians), and their
+    ratio.
+    """
 
     batch: int
     static_ms: float
@@ -39,14 +41,14 @@ def side_by_side(
     """Time ``static(rows)`` and ``net.run(rows, policy)`` in turn on successive batches of ``x [n ...]``.
 
     For each batch size, pairs are timed for about ``budget_s`` seconds (eight pairs at least), going round ``x`` where
-    it is short. At batch 1 easy rows cost less than hard ones and the mean is what a user pays; above, the median
+    it is short. At batch 1 easy samples cost less than hard ones and the mean is what a user pays; above, the median
     keeps a noisy machine out of the figure.
 
     Raises:
-        SourceError: no rows.
+        SourceError: no samples.
     """
     if not len(x):
-        raise SourceError("no rows to time on; give at least one")
+        raise SourceError("no samples to time on; give at least one")
     found = []
     with evaluating(static), evaluating(net):
         for batch in batches:

@@ -50,7 +50,7 @@ class BatchPlan:
         first = next(look for look, on in zip(self.look_macs_e, self.policy.enabled_e, strict=True) if on)
         if not first <= self.macs < float("inf"):  # so written that NaN is refused
             raise PolicyError(
-                f"a budget of {self.macs:,.0f} MACs a row, but the first exit that runs takes {first:,}; allow at "
+                f"a budget of {self.macs:,.0f} MACs a sample, but the first exit that runs takes {first:,}; allow at "
                 f"least that, a finite number, or attach an earlier or cheaper exit"
             )
 

@@ -122,7 +122,7 @@ def _by_rule(tables: Sequence[ExitTable]) -> dict[tuple[float | None, ...] | Non
         groups.setdefault(table.keep_g, []).append(table)
     if len({len(group) for group in groups.values()}) > 1:
         counts = ", ".join(f"{len(group)} for {rule}" for rule, group in groups.items())
-        raise PolicyError(f"skip rules with different numbers of tables ({counts}); collect the same rows for each")
+        raise PolicyError(f"skip rules with different numbers of tables ({counts}); collect the same samples for each")
     return groups
 
 
@@ -187,7 +187,7 @@ def _best(verdicts: Sequence[Verdict], static: Verdict, budget: float, static_ms
     if best is None:
         asked, least = f"budget {budget} of the static net's MACs", f"{cheapest:.3f}"
         if static_ms is not None:
-            asked, least = f"budget_ms {budget * static_ms:.4g}", f"{cheapest * static_ms:.4g} ms a row"
+            asked, least = f"budget_ms {budget * static_ms:.4g}", f"{cheapest * static_ms:.4g} ms a sample"
         raise PolicyError(
             f"{asked} cannot be met: the cheapest within reach is {least}; allow at least that, or attach earlier or "
             f"cheaper exits"
@@ -225,7 +225,7 @@ def _note(
     rows = " and ".join(f"{table.rows} (n={len(table)})" for table in tables)
     how = f"chosen by {basis} on {rows}, basis {tables[0].basis}, rule {judge.rule}"
     if judge.safe:
-        how += f" (Clopper-Pearson, delta {delta:g}, {judge.min_support} rows or more leave at each exit)"
+        how += f" (Clopper-Pearson, delta {delta:g}, {judge.min_support} samples or more leave at each exit)"
     asked = [f"budget {budget:.3g} of the static {unit}"] if budget is not None else []
     asked += [f"at most {max_drop:.2%} lost"] if max_drop is not None else []
     how += f", asked for {' and '.join(asked)}"
@@ -238,7 +238,7 @@ def _note(
     if max_drop is not None and budget is not None and picked.cost > budget:
         result += "; the budget is not met"
     if any(table.synthetic for table in tables):
-        result += "; thresholds were chosen on synthesized rows and need not hold on real ones"
+        result += "; thresholds were chosen on synthesized samples and need not hold on real ones"
     return f"{result}. {how[0].upper()}{how[1:]}."
 
 
@@ -249,7 +249,7 @@ def _why_static(verdicts: Sequence[Verdict], judge: Judge, max_drop: float | Non
     saving = [(verdict.supported_t & (verdict.cost_t < 1), verdict.risk_t) for verdict in verdicts]
     risks = [float(risk_t[fits_t].min()) for fits_t, risk_t in saving if fits_t.any()]
     if not risks:
-        enough = f" with {judge.min_support} rows leaving at each exit that is on" if judge.safe else ""
+        enough = f" with {judge.min_support} samples leaving at each exit that is on" if judge.safe else ""
         return f"{nothing}: none saves MACs{enough}"
     return f"{nothing}: the best {('drop', 'bound')[judge.safe]} reached is {min(risks):.2%}, asked was {max_drop:.2%}"
 
@@ -289,7 +289,7 @@ def _check(
     if budget is not None and not 0 < budget < float("inf"):
         raise PolicyError(f"budget {budget}; give a positive share of the static net's MACs, 0.5 for half of them")
     if max_drop is not None and not 0 <= max_drop <= 1:
-        raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
+        raise PolicyError(f"max_drop {max_drop}; give a share of the samples from 0 to 1, 0.01 for one point")
     if not 0 < delta < 1 or min_support < 0:
         raise PolicyError(
             f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more"

@@ -36,7 +36,7 @@ class Skipped:
             tensor: Tensor = getattr(self, name)
             if tuple(tensor.shape) != shape or tensor.dtype != kinds[name]:
                 raise PolicyError(
-                    f"{name} is {list(tensor.shape)} of {tensor.dtype}; a table of {n} rows, {e} exits, {k} classes "
+                    f"{name} is {list(tensor.shape)} of {tensor.dtype}; a table of {n} samples, {e} exits, {k} classes "
                     f"and {len(self.keep_g)} gates wants {list(shape)} of {kinds[name]}"
                 )
 

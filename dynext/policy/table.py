@@ -56,10 +56,10 @@ class ExitTable:
     def __post_init__(self) -> None:
         if self.logits_nek.ndim != 3 or self.logits_nek.dtype != torch.float32:
             shape, kind = list(self.logits_nek.shape), self.logits_nek.dtype
-            raise PolicyError(f"logits {shape} of {kind}; a table wants [rows, exits, classes] of torch.float32")
+            raise PolicyError(f"logits {shape} of {kind}; a table wants [samples, exits, classes] of torch.float32")
         n, e, k = self.logits_nek.shape
         if n == 0:
-            raise PolicyError("a table of 0 rows says nothing; collect at least one")
+            raise PolicyError("a table of 0 samples says nothing; collect at least one")
         if k < 2:
             raise PolicyError(f"logits of {k} classes; a table wants at least 2")
         lengths = [len(self.trunk_macs_e), len(self.head_macs_e), len(self.name_e)]
@@ -81,7 +81,7 @@ class ExitTable:
     def _check_labels(self, label_n: Tensor) -> None:
         n, _, k = self.logits_nek.shape
         if label_n.shape != (n,) or label_n.dtype != torch.int64:
-            raise PolicyError(f"labels {list(label_n.shape)} of {label_n.dtype} for {n} rows; give one int64 each")
+            raise PolicyError(f"labels {list(label_n.shape)} of {label_n.dtype} for {n} samples; give one int64 each")
         low, high = int(label_n.min()), int(label_n.max())
         if low < 0 or high >= k:
             raise PolicyError(f"labels from {low} to {high} for classes 0 to {k - 1}; number classes as the net does")
@@ -161,8 +161,8 @@ class ExitTable:
         """Refuse rows that skipped stages, where ``what`` knows of exits only."""
         if self.skipped is not None:
             raise PolicyError(
-                f"{what} knows of exits only, and the rows of this table skipped stages; collect it without keep=, or "
-                f"choose by MACs with dx.choose"
+                f"{what} knows of exits only, and the samples of this table skipped stages; collect it without keep=, "
+                f"or choose by MACs with dx.choose"
             )
 
     def subset(self, index: Tensor) -> ExitTable:
@@ -247,7 +247,7 @@ def simulate(table: ExitTable, policy: Policy) -> Outcome:
     policy.check_exits(table.num_exits)
     if policy.skip_rule != table.keep_g:
         raise PolicyError(
-            f"the policy skips by {policy.skip_rule}, the table's rows by {table.keep_g}; "
+            f"the policy skips by {policy.skip_rule}, the table's samples by {table.keep_g}; "
             f"collect a table with keep=policy.keep_g"
         )
     conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)

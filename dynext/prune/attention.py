@@ -1,9 +1,9 @@
 """Training by attention: later layers' masks distilled into exits, and what it is to be compared with.
 
-The trunk stays as it is: it is run once over the rows, and heads learn on what it gave. Rows may be labelled,
+The trunk stays as it is: it is run once over the samples, and heads learn on what it gave. Samples may be labelled,
 unlabelled or synthesized; without labels the full net's answers take their place.
 
-Shapes: b rows, p positions, k classes. There are e exits, the last is the full net.
+Shapes: b samples, p positions, k classes. There are e exits, the last is the full net.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def distill_attention(
     the cross-entropy and ``alpha`` times the distillation loss of the full net; without labels the latter alone.
 
     Args:
-        source: rows with labels, without, or synthesized ones.
+        source: samples with labels, without, or synthesized ones.
         teacher: the static net; ``None`` takes the net's own last exit.
         anneal: fade the exits' own masks to 1 in the middle half of the training: they then cost nothing.
 
     Raises:
-        FitError: figures out of range. SourceError: no rows, or rows of another shape.
+        FitError: figures out of range. SourceError: no samples, or samples of another shape.
 
     Source: ours; the maps' distance is Zagoruyko & Komodakis, ICLR 2017, arXiv:1612.03928, eq. 2.
     """
@@ -163,7 +163,7 @@ def _distributions(own: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Rows:
-    """A draw of cached rows: what heads see, what the full net said, labels where there are some."""
+    """A draw of cached samples: what heads see, what the full net said, labels where there are some."""
 
     def __init__(self, reduced_e: list[Tensor], full_bk: Tensor, y_b: Tensor | None) -> None:
         self.reduced_e, self.full_bk, self.y_b = reduced_e, full_bk, y_b
@@ -174,7 +174,7 @@ class _Rows:
 
 
 class _Seen:
-    """The trunk's features of all rows, and labels ``[n]`` if every row has one."""
+    """The trunk's features of all samples, and labels ``[n]`` if every sample has one."""
 
     def __init__(self, features: Features, y_n: Tensor | None) -> None:
         self.features, self.y_n = features, y_n
@@ -186,7 +186,7 @@ class _Seen:
         features = cache_features(watch, teacher, source, progress=progress)
         labels = [batch.y for batch in source if batch.y is not None]
         if labels and sum(map(len, labels)) != len(features):
-            raise SourceError("some rows have labels and some have none; give all or drop them")
+            raise SourceError("some samples have labels and some have none; give all or drop them")
         return cls(features, torch.cat(labels) if labels else None)
 
     def draw(self, count: int, draw: Generator, *, like: Tensor) -> _Rows:

@@ -3,7 +3,8 @@
 A tap becomes a map ``[b c h w]``: maps are maps already (channels moved to the front), tokens ``[b t d]`` are a strip
 of ``t`` by 1, a vector ``[b d]`` is one position.
 
-Shapes: b rows, c channels, h height, w width, t tokens, d features, k classes. There are e exits, the last is the net.
+Shapes: b samples, c channels, h height, w width, t tokens, d features, k classes. There are e exits, the last is the
+net.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def align(feature_bchw: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def activation_maps(net: DynamicNet, x: Tensor) -> list[Tensor]:
-    """Where each exit's tap is active on rows ``x [b ...]``: e - 1 maps ``[b h w]``, each the tap's own size."""
+    """Where each exit's tap is active on samples ``x [b ...]``: e - 1 maps ``[b h w]``, each the tap's own size."""
     with evaluating(net):
         taps, _ = net.taps(x)
     return [attention_map(as_map(tap)) for tap in taps]

@@ -1,6 +1,6 @@
 """The detachable module: a mask for an exit's feature, made by looking at that feature and at a later one.
 
-Shapes: b rows, c channels, h height, w width.
+Shapes: b samples, c channels, h height, w width.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 exit makes of its own feature. `dynext.prune.distill_attention` teaches the mask what the module says. ``detach`` takes
 the modules away, and the masks too where training has faded them out.
 
-Shapes: b rows, k classes. There are e exits, the last is the full net.
+Shapes: b samples, k classes. There are e exits, the last is the full net.
 
 Source: ours. Attention transfer (Zagoruyko & Komodakis, ICLR 2017) and SAD (Hou et al., ICCV 2019) distil maps between
 nets and between neighbouring layers; here the teacher is a mask that has seen later layers, and it is pruned.
@@ -62,7 +62,7 @@ class Auxiliary(nn.Module):
     def paths(self, reduced_e: list[Tensor]) -> list[Paths]:
         """Both ways of every early exit, from what exits and the deepest map were reduced to (as `watching` gives it).
 
-        Both ways go through the head in one batch, so that its BatchNorms know one kind of rows.
+        Both ways go through the head in one batch, so that its BatchNorms know one kind of samples.
         """
         found = []
         for e, (exit, lookout) in enumerate(zip(self.net.exits, self.lookouts, strict=True)):
@@ -88,7 +88,7 @@ class Auxiliary(nn.Module):
 
     @torch.no_grad()
     def look(self, x: Tensor) -> list[Paths]:
-        """Masks and logits of both ways on rows ``x [b ...]``, in evaluation."""
+        """Masks and logits of both ways on samples ``x [b ...]``, in evaluation."""
         return self._seen(x)[0]
 
     def _own_way(self, exit: Exit, own: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def _scale(logits: Tensor) -> float:
 
 
 def rows(net: DynamicNet, count: int = 2) -> Tensor:
-    """Noise for the net to eat, always the same."""
+    """Noise for the net to take, always the same."""
     like = next(net.parameters())
     return torch.randn(count, *net.staged.input_shape, generator=generator(0)).to(like)
 

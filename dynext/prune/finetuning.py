@@ -1,6 +1,6 @@
 """What a smaller net learns from the one it was: fine-tuning after pruning, and a compact static net from nothing.
 
-Shapes: b rows, e exits (the last is the full net), k classes.
+Shapes: b samples, e exits (the last is the full net), k classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dynext.types import Source
 Augment = Callable[[Tensor, Generator], Tensor]
 
 Norms = Literal["follow", "frozen"]
-"""What BatchNorms do in fine-tuning: follow the rows, as in any training, or keep their statistics."""
+"""What BatchNorms do in fine-tuning: follow the samples, as in any training, or keep their statistics."""
 
 
 def finetune(
@@ -49,11 +49,11 @@ def finetune(
 
     Args:
         teacher: the static net as it was.
-        norms: ``"follow"`` for real rows and ``"frozen"`` for synthesized ones by default: those have statistics of
+        norms: ``"follow"`` for real samples and ``"frozen"`` for synthesized ones by default: those have statistics of
             their own. Heads' BatchNorms always follow.
 
     Raises:
-        FitError: figures out of range, other classes, or a net in 8 bits. SourceError: no rows, or of another shape.
+        FitError: figures out of range, other classes, or a net in 8 bits. SourceError: no samples, or of another shape.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, as the fine-tuning of a pruned net.
     """
@@ -93,10 +93,10 @@ def distill_static(
 ) -> nn.Module:
     """A copy of ``student``, a compact static net (`dynext.models`), that has learned to answer like ``teacher``.
 
-    What a dynamic net has to beat. Loss: as in `finetune`, of the one answer; from synthesized rows too.
+    What a dynamic net has to beat. Loss: as in `finetune`, of the one answer; from synthesized samples too.
 
     Raises:
-        FitError: figures out of range, or other classes. SourceError: no rows.
+        FitError: figures out of range, or other classes. SourceError: no samples.
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -116,7 +116,7 @@ def distill_static(
 
 
 class _Lesson:
-    """Rows, and what a frozen teacher says of them."""
+    """Samples, and what a frozen teacher says of them."""
 
     def __init__(
         self, teacher: nn.Module, source: Source, temperature: float, alpha: float, size: int, augment: Augment | None
@@ -133,12 +133,12 @@ class _Lesson:
         if not temperature > 0 or not 0 <= alpha <= 1:
             raise FitError(f"temperature {temperature}, alpha {alpha}; give a positive one, and a share")
         if not len(source):
-            raise SourceError("the source has no rows; nothing can be learned from it")
+            raise SourceError("the source has no samples; nothing can be learned from it")
         return cls(teacher, source, temperature, alpha, size, augment)
 
     def check(self, student: nn.Module, shape: tuple[int, ...] | None) -> None:
         if shape is not None and shape != self.shape:
-            raise SourceError(f"rows of shape {self.shape}; the net eats {shape}")
+            raise SourceError(f"samples of shape {self.shape}; the model expects {shape}")
         like = next(student.parameters())
         x = like.new_zeros(2, *self.shape)
         with torch.no_grad(), evaluating(student):
@@ -147,7 +147,9 @@ class _Lesson:
             raise FitError(f"the teacher answers {tuple(theirs.shape)}, the net {tuple(ours.shape)}; give one task")
 
     def draw(self, draw: Generator, *, like: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Rows, labels if there are any, and the teacher's logits ``[b k]``, by the statistics that suit the rows."""
+        """Samples, labels if there are any, and the teacher's logits ``[b k]``, by the statistics that suit the
+        samples.
+        """
         batch = self.take(torch.randint(self.num_rows, (max(self.size, 2),), generator=draw))
         x = (batch.x if self.augment is None else self.augment(batch.x, draw)).to(like)
         with torch.no_grad(), statistics(self.teacher, self.bn):

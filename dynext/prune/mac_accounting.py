@@ -39,7 +39,7 @@ class Books:
         self.known: dict[tuple[int, tuple[int, ...]], list[tuple[str, str, int, int]]] = {}
 
     def saved(self, taken: dict[int, list[int]]) -> dict[tuple[int, str], float]:
-        """MACs per row that each layer no longer spends, in each stage or exit."""
+        """MACs per sample that each layer no longer spends, in each stage or exit."""
         share: dict[tuple[str, str], float] = {}
         for index, gone in taken.items():
             for layer, side, lost, width in self._losses(index, tuple(sorted(gone))):
@@ -50,7 +50,7 @@ class Books:
         }
 
     def macs(self, taken: dict[int, list[int]]) -> int:
-        """MACs per row of the full net."""
+        """MACs per sample of the full net."""
         saved = self.saved(taken)
         return self.rest + round(sum(macs - saved[key] for key, macs in self.macs_ul.items() if key[0] >= 0))
 
@@ -72,7 +72,9 @@ class Books:
 
 @torch.no_grad()
 def _unit_macs(net: DynamicNet) -> dict[tuple[int, str], int]:
-    """MACs per row of each layer in each stage (from 0) and each exit (-1 is the first); a layer may be in several."""
+    """MACs per sample of each layer in each stage (from 0) and each exit (-1 is the first); a layer may be in
+    several.
+    """
     found: dict[tuple[int, str], int] = {}
     live: tuple[Tensor, ...] = (rows(net),)
     with evaluating(net):

@@ -33,7 +33,7 @@ class Pruned:
     net: DynamicNet
     plan: PruningPlan
     agreement: float
-    """Share of the rows on which its full net answers like the full net before."""
+    """Share of the samples on which its full net answers like the full net before."""
     rows: int
     bytes_before: int
     bytes_after: int
@@ -42,7 +42,7 @@ class Pruned:
         return (
             f"{self.plan}\n"
             f"bytes of parameters {self.bytes_before:,} -> {self.bytes_after:,}\n"
-            f"its full net answers like the one before on {self.agreement:.2%} of {self.rows:,} rows"
+            f"its full net answers like the one before on {self.agreement:.2%} of {self.rows:,} samples"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def make_smaller(
     the other.
 
     Args:
-        source: rows to rank by, to fine-tune on and to calibrate on; labelled, unlabelled or synthesized.
+        source: samples to rank by, to fine-tune on and to calibrate on; labelled, unlabelled or synthesized.
         by: as in `dynext.prune.rank`; not ``"attention"``, which needs masks.
-        judge: rows on which agreement with the net before is counted; those of ``source`` by default.
+        judge: samples on which agreement with the net before is counted; those of ``source`` by default.
         policy: exits that it never uses go.
         bits: ``"int8"``: the smaller net in 8 bits.
         checkpoint: file in which an interrupted fine-tuning is kept and resumed from.

@@ -31,7 +31,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningPlan:
-    """What goes, and what is left by it: MACs per row of the static net and of each exit up to its head."""
+    """What goes, and what is left by it: MACs per sample of the static net and of each exit up to its head."""
 
     cuts: tuple[Cut, ...] = ()
     blocks: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class PruningPlan:
 
     @property
     def macs(self) -> int:
-        """MACs per row of the full net that is left."""
+        """MACs per sample of the full net that is left."""
         return self.macs_e[-1] if self.macs_e else 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Stages and exits in 8 bits, calibrated on whatever rows there are, synthesized ones too.
+"""Stages and exits in 8 bits, calibrated on whatever samples there are, synthesized ones too.
 
-Shapes: b rows.
+Shapes: b samples.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def quantize(
     what they are, since a multiplication in 8 bits is one; what they cost is for `dynext.measure` to say.
 
     Args:
-        source: rows to calibrate on; labels are not looked at.
-        least_macs: layers with fewer MACs a row stay float, and so do depthwise and other grouped convolutions:
-            rounding their input costs more than the kernel saves. A row alone is run faster by layers of one or two
+        source: samples to calibrate on; labels are not looked at.
+        least_macs: layers with fewer MACs a sample stay float, and so do depthwise and other grouped convolutions:
+            rounding their input costs more than the kernel saves. A sample alone is run faster by layers of one or two
             million MACs and more only, since each call in 8 bits takes some 50 us before it sums: raise this for nets
-            of thin layers that run row by row. Batches gain from smaller ones.
+            of thin layers that run sample by sample. Batches gain from smaller ones.
         bn: which statistics the stages use meanwhile; the source's own choice by default.
         batches: how many batches of the source are looked at.
 
     Raises:
-        FitError: in 8 bits already, no batch to look at, or no layer that is large enough. SourceError: no rows, or of
-            another shape.
+        FitError: in 8 bits already, no batch to look at, or no layer that is large enough. SourceError: no samples, or
+            of another shape.
 
     Source: Jacob et al., CVPR 2018, arXiv:1712.05877 (affine inputs, symmetric weights, folding); Nagel et al. 2021,
     arXiv:2106.08295, section 3.1 (ranges by squared error). The kernels are oneDNN's, through torch.
@@ -64,12 +64,12 @@ def quantize(
     if batches < 1:
         raise FitError(f"batches={batches}; give how many to find ranges on, 1 or more")
     if not len(source):
-        raise SourceError("the source has no rows; ranges cannot be found")
+        raise SourceError("the source has no samples; ranges cannot be found")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
     names = _chosen(net, least_macs)
     if not names:
-        raise FitError(f"no layer spends {least_macs:,} MACs a row; give a smaller least_macs")
+        raise FitError(f"no layer spends {least_macs:,} MACs a sample; give a smaller least_macs")
     seen = _observed(net, source, names, bn or source.bn, batches, seed)
     return to_int8(net, {"layers": {name: list(value_range(torch.cat(values))) for name, values in seen.items()}})
 

@@ -1,6 +1,6 @@
 """Rank what a dynamic net could do without, and plan how to meet a budget.
 
-Shapes: b rows, c channels, h height, w width.
+Shapes: b samples, c channels, h height, w width.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def rank(
             (network slimming). ``"taylor"``: weight times gradient of how unlike its own answers ``net`` becomes.
             ``"attention"``: how active it is where ``auxiliary``'s distilled masks look, or the later layers' own where
             those have been faded out.
-        source: rows for ``"taylor"``, ``"attention"`` and ``blocks``; labels are not looked at.
+        source: samples for ``"taylor"``, ``"attention"`` and ``blocks``; labels are not looked at.
         blocks: how many stages to leave out; the net must have been split with ``granularity="block"``.
-        rows_per_step: how many rows of the source are looked at, from its first on.
+        rows_per_step: how many samples of the source are looked at, from its first on.
 
     Raises:
         PlanError: a budget out of range or out of reach, or something missing that ``by`` needs (``"bn"``: BatchNorms
-            with scales). SourceError: no rows, or rows of another shape.
+            with scales). SourceError: no samples, or samples of another shape.
 
     Source: magnitude and Taylor scores of groups are torch-pruning's (DepGraph, Fang et al., CVPR 2023; Molchanov et
     al., CVPR 2019, arXiv:1906.10771); BatchNorm scales are Liu et al., ICCV 2017, arXiv:1708.06519. Attention is ours.
@@ -90,7 +90,7 @@ def _check(budget: float, by: str, source: Source | None, auxiliary: Auxiliary |
             f"{', '.join(get_args(By))}, 0 or more, and 1 or more"
         )
     if source is None and (by in ("taylor", "attention") or blocks):
-        raise PlanError(f"{'blocks' if blocks else by} are ranked by what the net does with rows; give source=")
+        raise PlanError(f"{'blocks' if blocks else by} are ranked by what the net does with samples; give source=")
     if by == "attention" and auxiliary is None:
         raise PlanError("by='attention' looks where distilled masks look; give auxiliary= (dx.prune.distill_attention)")
 
@@ -105,8 +105,8 @@ def _least_missed(net: DynamicNet, source: Source, blocks: int) -> tuple[str, ..
     skippable = net.staged.skippable
     if blocks > len(skippable):
         raise PlanError(
-            f"{blocks} blocks to leave out, but rows may skip {len(skippable)} of this net's stages; leave out fewer, "
-            f"or split with granularity='block', which makes each residual block a stage"
+            f"{blocks} blocks to leave out, but samples may skip {len(skippable)} of this net's stages; leave out "
+            f"fewer, or split with granularity='block', which makes each residual block a stage"
         )
     ranking = rank_stages(attach_gates(net, static_gates([1.0] * len(skippable))), source)
     return tuple(net.staged.stages[skippable[g]].name for g in ranking.order[:blocks])
@@ -156,12 +156,12 @@ def _slope(net: DynamicNet, source: Source, count: int) -> None:
 
 
 def _first(net: DynamicNet, source: Source, count: int) -> Tensor:
-    """The source's first rows ``[b ...]``, of the net's kind."""
+    """The source's first samples ``[b ...]``, of the net's kind."""
     batch = next(iter(source), None)
     if batch is None:
-        raise SourceError("the source has no rows; nothing can be ranked by it")
+        raise SourceError("the source has no samples; nothing can be ranked by it")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
     return batch.x[:count].to(next(net.parameters()))
 
 

@@ -104,8 +104,8 @@ def _section(shown: Shown) -> str:
     diagrams = "".join(reliability_svg(table, policy, report, e) for e in judged_e)
     judged = f"{report.rows} (n={report.num_rows:,}), judged by {report.measure} (basis: {report.basis})."
     front_says = (
-        "The line is the best that one shared threshold reaches on these very rows, every set of exits tried; "
-        "the oracle sends each row to the cheapest exit that is right."
+        "The line is the best that one shared threshold reaches on these very samples, every set of exits tried; "
+        "the oracle sends each sample to the cheapest exit that is right."
     )
     return "\n".join(
         [
@@ -116,7 +116,7 @@ def _section(shown: Shown) -> str:
             f"<p>{escape(report.note)}</p>" if report.note else "",
             f"<h3>{escape(report.measure.capitalize())} against MACs</h3>",
             f"<figure>{front_svg(table, policy, report)}<figcaption>{front_says}</figcaption></figure>",
-            f"<h3>Where rows leave</h3>\n<figure>{histogram_svg(report)}</figure>",
+            f"<h3>Where samples leave</h3>\n<figure>{histogram_svg(report)}</figure>",
             "<h3>Is an exit as often right as it is sure?</h3>" if diagrams else "",
             f'<figure><div class="few">{diagrams}</div><figcaption>Dashed: without a temperature. Solid: with it. '
             f"On the dotted line an exit is as sure as it should be.</figcaption></figure>"
@@ -130,12 +130,14 @@ def _cards(report: Report) -> str:
     shown = [(f"{report.saved:.1%}", "of the MACs saved, heads counted")]
     if report.accuracy is not None and report.static_accuracy is not None:
         shown.append((f"{report.accuracy:.2%}", f"accuracy; the static net {report.static_accuracy:.2%}"))
-    where = " on synthesized rows" if report.synthetic else ""
+    where = " on synthesized samples" if report.synthetic else ""
     shown.append((f"{report.agreement:.2%}", f"agreement with the full net{where}"))
     early = sum(line.leaving for line in report.exits[:-1])
-    shown.append((f"{early:.1%}", "of the rows leave early"))
+    shown.append((f"{early:.1%}", "of the samples leave early"))
     if report.ms is not None and report.static_ms is not None:
-        shown.append((f"{report.ms:.2f} ms", f"a row by measured stage times; the static net {report.static_ms:.2f}"))
+        shown.append(
+            (f"{report.ms:.2f} ms", f"a sample by measured stage times; the static net {report.static_ms:.2f}")
+        )
     return (
         '<div class="cards">'
         + "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown)

@@ -1,6 +1,6 @@
 """Pictures of a table and a policy, as SVG text that takes the color of the page around it.
 
-Shape legend: n rows, e exits (the last is the full net), c channels, h height, w width.
+Shape legend: n samples, e exits (the last is the full net), c channels, h height, w width.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     """Share right against MACs: the front over thresholds, every exit alone, the oracle, the static net, the policy."""
     fig, ax = _axes(6.4, 3.9)
     cost_p, right_p = front(table, policy.confidence, policy.temperature_e)
-    ax.step(cost_p, right_p, where="post", color=BLUE, label="best thresholds on these rows")
+    ax.step(cost_p, right_p, where="post", color=BLUE, label="best thresholds on these samples")
     trunk_e = table.trunk_macs_ne.double().mean(0).tolist()
     alone = [
         ((trunk + head) / max(table.static_macs, 1), line.right_of_all)
@@ -45,7 +45,7 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     ax.plot(1, float(table.full_right_n.double().mean()), "s", color=_INK, markersize=8, label="static net")
     ax.plot(1 - report.oracle_saved, report.oracle_right, "^", color=GREEN, markersize=9, label="oracle")
     ax.plot(1 - report.saved, _right(report), "*", color=ORANGE, markersize=16, label="this policy")
-    ax.set_xlabel("MACs per row, share of the static net's")
+    ax.set_xlabel("MACs per sample, share of the static net's")
     ax.set_ylabel(report.measure)
     _in_percent(ax.xaxis, decimals=0)
     _in_percent(ax.yaxis)
@@ -55,12 +55,12 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
 
 
 def _right(report: Report) -> float:
-    """Share of all rows answered right, put together from those who leave at each exit."""
+    """Share of all samples answered right, put together from those who leave at each exit."""
     return sum(line.leaving * (line.right_of_leaving or 0.0) for line in report.exits)
 
 
 def histogram_svg(report: Report) -> str:
-    """Share of the rows that leave at each exit; an exit that is off says so."""
+    """Share of the samples that leave at each exit; an exit that is off says so."""
     fig, ax = _axes(6.4, 2.6)
     place_e = range(len(report.exits))
     ax.bar(place_e, [line.leaving for line in report.exits], color=BLUE, width=0.7)
@@ -77,10 +77,10 @@ def histogram_svg(report: Report) -> str:
     ax.set_xticks(place_e, [_short(f"{line.exit}: {line.after}") for line in report.exits], fontsize=8)
     if len(report.exits) > 6:
         ax.tick_params(axis="x", labelrotation=35)
-    ax.set_ylabel("share of rows")
+    ax.set_ylabel("share of samples")
     ax.set_ylim(0, max(line.leaving for line in report.exits) * 1.15)
     _in_percent(ax.yaxis, decimals=0)
-    return _svg(fig, "share of the rows that leave at each exit")
+    return _svg(fig, "share of the samples that leave at each exit")
 
 
 def reliability_svg(table: ExitTable, policy: Policy, report: Report, exit: int) -> str:

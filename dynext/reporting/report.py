@@ -33,17 +33,17 @@ class ExitReport:
     threshold: float | None
     temperature: float
     macs: int
-    """Of a row that leaves here, every head run on the way included."""
+    """Of a sample that leaves here, every head run on the way included."""
     macs_share: float
     """The same as a share of the static net's."""
     trunk_share: float
     """Depth: the stages alone, as a share of the static net's MACs."""
     leaving: float
-    """Share of the rows that leave here."""
+    """Share of the samples that leave here."""
     right_of_leaving: float | None
     """Share of those that are right; ``None`` when nobody leaves here."""
     right_of_all: float
-    """Share of all rows that would be right if everybody left here."""
+    """Share of all samples that would be right if everybody left here."""
     ece: float | None
     """At the policy's temperature; ``None`` for an exit that is judged against itself."""
 
@@ -61,31 +61,31 @@ class Report:
     static_macs: int
     macs: float
     saved: float
-    """Share of the static net's MACs that is saved, per row on average, heads counted."""
+    """Share of the static net's MACs that is saved, per sample on average, heads counted."""
     agreement: float
-    """Share of the rows answered like the full net."""
+    """Share of the samples answered like the full net."""
     agreement_at_least: float
-    """Of rows like these, with 95 % confidence (Clopper-Pearson)."""
+    """Of samples like these, with 95 % confidence (Clopper-Pearson)."""
     drop: float | None
     """Accuracy that the full net's own probabilities say is lost by leaving early or skipping; ``None`` where labels
     know."""
     drop_at_most: float | None
-    """On rows like these, with 95 % confidence; as `choose` bounds it."""
+    """On samples like these, with 95 % confidence; as `choose` bounds it."""
     accuracy: float | None
-    """Share of the rows answered like their label; ``None`` without labels and for synthesized rows."""
+    """Share of the samples answered like their label; ``None`` without labels and for synthesized samples."""
     static_accuracy: float | None
     oracle_saved: float
     oracle_right: float
-    """What the best exit rule imaginable would save on these rows, and how often it would be right."""
+    """What the best exit rule imaginable would save on these samples, and how often it would be right."""
     static_ms: float | None
     ms: float | None
     """Predicted from measured stage times at batch 1."""
     note: str
     """How the policy was chosen."""
     kept: tuple[float, ...] | None = None
-    """Share of the rows that run each gated stage; ``None`` where nothing is skipped."""
+    """Share of the samples that run each gated stage; ``None`` where nothing is skipped."""
     paths: int | None = None
-    """How many different sets of stages the rows run."""
+    """How many different sets of stages the samples run."""
 
     @property
     def measure(self) -> str:
@@ -107,9 +107,9 @@ class Report:
 
     def _head(self) -> list[str]:
         return [
-            f"Rows: {self.rows} (n={self.num_rows:,}). Judged by {self.measure} (basis: {self.basis}).",
-            f"A row leaves at the first exit whose confidence ({self.confidence}) reaches its threshold.",
-            f"{self.titles[7]}: share of the rows that leave there; {self.titles[8]}: if every row left there.",
+            f"Samples: {self.rows} (n={self.num_rows:,}). Judged by {self.measure} (basis: {self.basis}).",
+            f"A sample leaves at the first exit whose confidence ({self.confidence}) reaches its threshold.",
+            f"{self.titles[7]}: share of the samples that leave there; {self.titles[8]}: if every sample left there.",
             "",
         ]
 
@@ -119,12 +119,12 @@ class Report:
         if self.kept is not None:
             each = ", ".join(f"{share:.0%}" for share in self.kept)
             lines.append(
-                f"Of {len(self.kept)} stages that may be skipped a row runs {sum(self.kept):.1f} on its way to the end "
-                f"({each}); {self.paths} different paths."
+                f"Of {len(self.kept)} stages that may be skipped a sample runs {sum(self.kept):.1f} on its way to the "
+                f"end ({each}); {self.paths} different paths."
             )
         if self.ms is not None and self.static_ms is not None:
             lines.append(
-                f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a row, one at a time."
+                f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a sample, one at a time."
             )
         if self.accuracy is not None and self.static_accuracy is not None:
             lines.append(
@@ -132,9 +132,9 @@ class Report:
                 f"({self.accuracy - self.static_accuracy:+.2%}); agreement with it {self.agreement:.2%}."
             )
         else:
-            where = " on synthesized rows" if self.synthetic else ""
+            where = " on synthesized samples" if self.synthetic else ""
             lines.append(
-                f"Agreement with the full net{where}: {self.agreement:.2%}, on more such rows at least "
+                f"Agreement with the full net{where}: {self.agreement:.2%}, on more such samples at least "
                 f"{self.agreement_at_least:.2%} (95 % confidence)."
             )
             if self.drop is not None and self.drop_at_most is not None:
@@ -143,26 +143,28 @@ class Report:
                     f"are lost, at most {100 * self.drop_at_most:.2f}."
                 )
         lines.append(
-            f"An oracle that sends each row to the cheapest exit that is right would save {self.oracle_saved:.1%} "
+            f"An oracle that sends each sample to the cheapest exit that is right would save {self.oracle_saved:.1%} "
             f"at {self.oracle_right:.2%}."
         )
         return [*lines, *([f"Policy: {self.note}"] if self.note else [])]
 
 
 def measure(basis: Basis, synthetic: bool) -> str:
-    """What a row counts as right against, in words; agreement is never called accuracy, synthesized rows are named."""
+    """What a sample counts as right against, in words; agreement is never called accuracy, synthesized samples are
+    named.
+    """
     against = "accuracy" if basis == "labels" else "agreement with the full net"
     if synthetic:
         against = "agreement with their labels" if basis == "labels" else against
-        return f"{against} on synthesized rows"
+        return f"{against} on synthesized samples"
     return against
 
 
 def report(table: ExitTable, policy: Policy) -> Report:
-    """What ``policy`` does on ``table``. Give rows that the policy was not chosen on.
+    """What ``policy`` does on ``table``. Give samples that the policy was not chosen on.
 
     Raises:
-        PolicyError: the policy is for another number of exits, or skips by another rule than the table's rows.
+        PolicyError: the policy is for another number of exits, or skips by another rule than the table's samples.
     """
     outcome, best = simulate(table, policy), oracle(table)
     macs_e = table.macs_e(policy.enabled_e)

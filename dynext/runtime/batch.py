@@ -1,4 +1,6 @@
-"""Execution within a budget for the whole batch: at each exit the least sure rows go on, as many as can be paid for."""
+"""Execution within a budget for the whole batch: at each exit the least sure samples go on, as many as can be paid
+for.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,19 @@ from dynext.types import Prediction
 
 @torch.inference_mode()
 def run_batch(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
-    """Run rows ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a row.
+    """Run samples ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a sample.
 
     How many go on is known before who does: no device synchronization at all. The net runs in evaluation, whatever mode
     it is in. Answers come in the order of the input.
 
     Raises:
         PolicyError: the plan is for another number of exits, or for other costs than the net's.
-        SourceError: rows of another shape than the net eats, or none.
+        SourceError: samples of another shape than the model expects, or none.
     """
     policy = plan.policy
     policy.check_exits(net.num_exits)
     if not len(x) or tuple(x.shape[1:]) != net.staged.input_shape:
-        raise SourceError(f"rows {tuple(x.shape)}; give one or more of shape {net.staged.input_shape}")
+        raise SourceError(f"samples {tuple(x.shape)}; give one or more of shape {net.staged.input_shape}")
     with in_evaluation(net):
         return _run(net, x, plan)
 
@@ -52,8 +54,8 @@ def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
         spent += 0 if last else net.exits[e].macs
         if spent - began != plan.look_macs_e[e]:
             raise PolicyError(
-                f"exit {e} takes {spent - began:,} MACs of a row, the plan says {plan.look_macs_e[e]:,}; make a plan "
-                f"on a table of this net"
+                f"exit {e} takes {spent - began:,} MACs of a sample, the plan says {plan.look_macs_e[e]:,}; make a "
+                f"plan on a table of this net"
             )
         left -= (spent - began) * len(row_b)
         logits_bk[row_b], exit_b[row_b], macs_b[row_b] = logits, e, spent

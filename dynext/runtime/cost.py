@@ -1,6 +1,6 @@
-"""Measured milliseconds of stages and exits by the number of rows, on one machine.
+"""Measured milliseconds of stages and exits by the number of samples, on one machine.
 
-Compaction pays only when the rows that left save more than gathering the others costs; this table knows.
+Compaction pays only when the samples that left save more than gathering the others costs; this table knows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dynext.errors import PolicyError
 class CostTable:
     """Median milliseconds: stages ``[s][r]``, exits ``[e - 1][r]``, gathers after a stage ``[s][r]``.
 
-    ``rows`` are the r numbers of rows that were timed; what lies between is interpolated.
+    ``rows`` are the r numbers of samples that were timed; what lies between is interpolated.
     """
 
     rows: tuple[int, ...]
@@ -31,31 +31,34 @@ class CostTable:
         widths = {len(line) for table in (self.stage_ms, self.exit_ms, self.gather_ms) for line in table}
         if widths - {len(self.rows)} or list(self.rows) != sorted(set(self.rows)):
             raise PolicyError(
-                f"cost table with rows {self.rows} and lines of {sorted(widths)} entries; measure it anew"
+                f"cost table with samples {self.rows} and lines of {sorted(widths)} entries; measure it anew"
             )
 
     def stage(self, s: int, rows: int) -> float:
-        """Milliseconds of stage ``s`` on ``rows`` rows."""
+        """Milliseconds of stage ``s`` on ``rows`` samples."""
         return self._between(self.stage_ms[s], rows)
 
     def exit(self, e: int, rows: int) -> float:
-        """Milliseconds of exit ``e`` on ``rows`` rows; the last exit costs nothing beyond its stages."""
+        """Milliseconds of exit ``e`` on ``rows`` samples; the last exit costs nothing beyond its stages."""
         return self._between(self.exit_ms[e], rows) if e < len(self.exit_ms) else 0.0
 
     def static(self, rows: int) -> float:
-        """Milliseconds of all stages on ``rows`` rows."""
+        """Milliseconds of all stages on ``rows`` samples."""
         return sum(self.stage(s, rows) for s in range(len(self.stage_ms)))
 
     def compaction_pays(self, after: int, until: int, *, carried: int, waiting: int) -> bool:
-        """Whether the stages behind ``after`` up to ``until`` save more on ``waiting`` rows than the gather costs."""
+        """Whether the stages behind ``after`` up to ``until`` save more on ``waiting`` samples than the gather
+        costs.
+        """
         later = range(after + 1, until + 1)
         saved = sum(self.stage(s, carried) - self.stage(s, waiting) for s in later)
         return saved > self._between(self.gather_ms[after], waiting)
 
     def skipping_pays(self, s: int, *, carried: int, running: int) -> bool:
-        """Whether stage ``s`` on the ``running`` of ``carried`` rows saves more than gathering them, copying all once
-        and writing them back, each at the price of a gather (what goes into such a stage is as large as what comes
-        out)."""
+        """Whether stage ``s`` on the ``running`` of ``carried`` samples saves more than gathering them, copying all
+        once and writing them back, each at the price of a gather (what goes into such a stage is as large as what comes
+        out).
+        """
         moved = 2 * self._between(self.gather_ms[s], running) + self._between(self.gather_ms[s], carried)
         return self.stage(s, carried) - self.stage(s, running) > moved
 
@@ -69,7 +72,7 @@ class CostTable:
 
     def _between(self, ms: Sequence[float], rows: int) -> float:
         right = bisect_left(self.rows, rows)
-        if right == len(self.rows):  # beyond the table: time grows with the rows
+        if right == len(self.rows):  # beyond the table: time grows with the samples
             return ms[-1] * rows / self.rows[-1]
         if self.rows[right] == rows or right == 0:
             return ms[right]

@@ -1,4 +1,5 @@
-"""Dynamic execution: rows skip what their gates say, and leave the batch at the first exit that is sure enough of them.
+"""Dynamic execution: samples skip what their gates say, and leave the batch at the first exit that is sure enough of
+them.
 
 Nothing here decides: thresholds and temperatures are the policy's. Nothing here is stored on the net.
 """
@@ -24,13 +25,13 @@ from dynext.types import Prediction
 def run(
     net: Runnable, x: Tensor, policy: Policy, *, compact: Compact = "auto", deadline_ms: float | None = None
 ) -> Prediction:
-    """Run rows ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
+    """Run samples ``x [b ...]`` through ``net``; each leaves at the first exit whose confidence reaches its threshold.
 
-    A gated stage runs for the rows whose gate says so. Rows that do, and survivors after an exit, are gathered when
-    that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization an
-    exit, and one a gate unless all are decided at one look; none a row. The net runs in evaluation, whatever mode it is
-    in. Answers come in the order of the input; ``macs`` counts the stages, heads and gates that a row needed. A row
-    whose confidence is NaN leaves at the last exit, and one whose gate says NaN runs the stage.
+    A gated stage runs for the samples whose gate says so. Samples that do, and survivors after an exit, are gathered
+    when that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization
+    an exit, and one a gate unless all are decided at one look; none a sample. The net runs in evaluation, whatever mode
+    it is in. Answers come in the order of the input; ``macs`` counts the stages, heads and gates that a sample needed.
+    A sample whose confidence is NaN leaves at the last exit, and one whose gate says NaN runs the stage.
 
     Args:
         deadline_ms: answer with the last finished exit when this time is up (looked at after each stage; the first
@@ -38,7 +39,7 @@ def run(
 
     Raises:
         PolicyError: the policy is for another number of exits or gates.
-        SourceError: rows of another shape than the net eats.
+        SourceError: samples of another shape than the model expects.
     """
     _check(net, x, policy, compact)
     with in_evaluation(net):
@@ -91,8 +92,9 @@ def _run(net: Runnable, x: Tensor, policy: Policy, compact: Compact, deadline_ms
 def _run_row(
     net: Runnable, x: Tensor, policy: Policy, exits: dict[int, int], skips: Skips | None, until: float | None
 ) -> Prediction:
-    """The same for a row that is alone: nobody is gathered or told apart, and plain numbers keep the books. As tensors
-    they cost a thin net a tenth of its time."""
+    """The same for a sample that is alone: nobody is gathered or told apart, and plain numbers keep the books. As
+    tensors they cost a thin net a tenth of its time.
+    """
     confidence = Confidence(policy.confidence, net.num_exits)
     spent, skipped = 0, set[int]()
     if skips is not None:
@@ -126,7 +128,7 @@ def _run_row(
 def _answered(
     net: Runnable, x: Tensor, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
 ) -> Prediction:
-    """What exit ``e`` answered the one row of ``x``."""
+    """What exit ``e`` answered the one sample of ``x``."""
     ran = None
     if skips is not None:
         end = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1][e]
@@ -136,15 +138,15 @@ def _answered(
 
 
 def _sure(policy: Policy, confidence: Confidence, e: int, logits: Tensor, row_b: Tensor | None = None) -> Tensor:
-    """Whether exit ``e`` is sure of each row ``[b]``; of a row whose confidence is NaN it is not."""
-    # in float32, as in a table: dividing in half precision would round, and rows would leave elsewhere
+    """Whether exit ``e`` is sure of each sample ``[b]``; of a sample whose confidence is NaN it is not."""
+    # in float32, as in a table: dividing in half precision would round, and samples would leave elsewhere
     sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
     threshold = policy.threshold_e[e]
     return sure_b >= (math.inf if threshold is None else threshold)
 
 
 class _Books:
-    """One call's books: which rows the live tensors carry, which of those still wait, and the answers so far.
+    """One call's books: which samples the live tensors carry, which of those still wait, and the answers so far.
 
     An answer is written for everybody who waits and overwritten further on, so that an exit costs one synchronization
     (who stays) and a deadline finds an answer in hand.
@@ -154,33 +156,33 @@ class _Books:
         self.net, self.policy, self.x = net, policy, x
         self.confidence = Confidence(policy.confidence, net.num_exits)
         # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
-        self.row_b: Tensor | None = None  # which rows are carried, in this order; None: all of them, as given
-        self.open_b: Tensor | None = None  # which carried rows wait; None: all of them
+        self.row_b: Tensor | None = None  # which samples are carried, in this order; None: all of them, as given
+        self.open_b: Tensor | None = None  # which carried samples wait; None: all of them
         self.num_open = self.carried = len(x)
         self.spent = 0
-        """What a row has spent by now that skipped nothing."""
-        self.ran_bg: Tensor | None = None  # which gated stages each row has run so far
+        """What a sample has spent by now that skipped nothing."""
+        self.ran_bg: Tensor | None = None  # which gated stages each sample has run so far
         if skipping:
             self.ran_bg = torch.ones(len(x), net.num_gates, dtype=torch.bool, device=x.device)
         self.logits_bk: Tensor | None = None
         self.exit_b = self.macs_b = torch.empty(0, dtype=torch.int64, device=x.device)
 
     def begin(self, order: Tensor | None) -> None:
-        """The gates have looked at the input, and perhaps put the rows in another order."""
+        """The gates have looked at the input, and perhaps put the samples in another order."""
         gates = self.net.gates
         self.spent += 0 if gates is None else gates.start_macs
         if order is not None:
             self.row_b = order
 
     def decide(self, g: int | None, run_b: Tensor | None) -> None:
-        """Gate ``g`` has said which carried rows run its stage."""
+        """Gate ``g`` has said which carried samples run its stage."""
         if g is not None and run_b is not None and self.ran_bg is not None and self.net.gates is not None:
             self.spent += self.net.gates.macs_g[g]
             rows = slice(None) if self.row_b is None else self.row_b
             self.ran_bg[rows, g] = run_b.to(self.ran_bg.device)
 
     def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
-        """Let go the rows that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
+        """Let go the samples that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
         unsure = ~_sure(self.policy, self.confidence, e, logits, self.row_b)
         if self.open_b is not None:
             unsure &= self.open_b
@@ -192,7 +194,7 @@ class _Books:
         return staying
 
     def answer(self, e: int, logits: Tensor) -> None:
-        """Exit ``e`` answers every row that waits."""
+        """Exit ``e`` answers every sample that waits."""
         exit_b, macs_b = self.exit_b.new_full((self.carried,), e), self._macs()
         if self.logits_bk is None:  # the first answer goes to everybody
             if self.row_b is not None:  # all are still carried, in the gates' order
@@ -210,7 +212,7 @@ class _Books:
         self.macs_b[rows] = macs_b
 
     def _macs(self) -> Tensor:
-        """What each carried row has spent by now."""
+        """What each carried sample has spent by now."""
         spent_b = self.macs_b.new_full((self.carried,), self.spent)
         if self.ran_bg is None or self.net.gates is None:
             return spent_b
@@ -229,7 +231,7 @@ class _Books:
         return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b, ran=self._ran())
 
     def _ran(self) -> Tensor | None:
-        """Decisions that were carried out: a stage behind the exit that answered a row did not run for it."""
+        """Decisions that were carried out: a stage behind the exit that answered a sample did not run for it."""
         if self.ran_bg is None or self.net.gates is None:
             return None
         ends = [*(exit.after for exit in self.net.exits), len(self.net.staged.stages) - 1]
@@ -238,7 +240,7 @@ class _Books:
 
 
 def _compact_pays(net: Runnable, exits: dict[int, int], s: int, carried: int, waiting: int, compact: Compact) -> bool:
-    """Whether to gather the waiting rows now, before the stages up to the next exit that is switched on."""
+    """Whether to gather the waiting samples now, before the stages up to the next exit that is switched on."""
     if waiting == carried or compact == "never":
         return False
     if compact == "always" or net.cost is None:
@@ -253,5 +255,5 @@ def _check(net: Runnable, x: Tensor, policy: Policy, compact: str) -> None:
         raise PolicyError(f"compact={compact!r}; give 'auto', 'always' or 'never'")
     if tuple(x.shape[1:]) != net.staged.input_shape:
         raise SourceError(
-            f"rows of shape {tuple(x.shape[1:])}; the net eats {net.staged.input_shape} (a batch is [b, ...])"
+            f"samples of shape {tuple(x.shape[1:])}; the model expects {net.staged.input_shape} (a batch is [b, ...])"
         )

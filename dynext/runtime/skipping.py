@@ -1,9 +1,9 @@
-"""The gates' side of a dynamic run: who runs the next stage, and how it is run for these rows alone.
+"""The gates' side of a dynamic run: who runs the next stage, and how it is run for these samples alone.
 
-A skipped stage leaves a row's live tensors as they are. Gates before each stage cost one device synchronization a
+A skipped stage leaves a sample's live tensors as they are. Gates before each stage cost one device synchronization a
 stage; gates of one look none, since all decisions are on the host before the net runs.
 
-Shapes: b rows that the live tensors carry, g gated stages.
+Shapes: b samples that the live tensors carry, g gated stages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Live = tuple[Tensor, ...]
 
 
 class Skips:
-    """One run's decisions about the stages ahead; rows are followed by their position among the carried."""
+    """One run's decisions about the stages ahead; samples are followed by their position among the carried."""
 
     def __init__(self, gates: Gates, keep_g: Keep, cost: CostTable | None, compact: Compact) -> None:
         self.gates, self.keep_g, self.cost, self.compact = gates, keep_g, cost, compact
@@ -33,9 +33,9 @@ class Skips:
         self._own = False  # whether the live tensors are copies made here, free to be written into
 
     def begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows in the order in which they are to run, and that order; ``None`` where it is the given one.
+        """Samples in the order in which they are to run, and that order; ``None`` where it is the given one.
 
-        One look groups rows that take the same path: the rows of a stage then lie side by side, or nearly so.
+        One look groups samples that take the same path: the samples of a stage then lie side by side, or nearly so.
         """
         memory = self.gates.begin(x)
         if not self.gates.one_look:
@@ -54,7 +54,7 @@ class Skips:
         return x[order], order
 
     def decision(self, s: int, tap: Tensor) -> Tensor | None:
-        """Which carried rows run stage ``s`` ``[b]``, bool; ``None`` for a stage that everybody runs."""
+        """Which carried samples run stage ``s`` ``[b]``, bool; ``None`` for a stage that everybody runs."""
         g = self.gate_of.get(s)
         if g is None:
             return None
@@ -63,7 +63,7 @@ class Skips:
         return runs(self._ask(g, tap), self.keep_g[g])
 
     def row_runs(self, s: int, tap: Tensor) -> bool:
-        """Whether a row that is alone runs the gated stage ``s``, by the comparison that decides in a batch."""
+        """Whether a sample that is alone runs the gated stage ``s``, by the comparison that decides in a batch."""
         g = self.gate_of[s]
         if self.known_bg is not None:
             return bool(self.known_bg[0, g])
@@ -74,7 +74,7 @@ class Skips:
         return logit_b
 
     def through(self, s: int, stage: Stage, live: Live, run_b: Tensor | None, open_b: Tensor | None) -> Live:
-        """The live tensors behind ``stage``, run for the rows that want it and wait for an answer (``open_b``)."""
+        """The live tensors behind ``stage``, run for the samples that want it and wait for an answer (``open_b``)."""
         if run_b is None:
             self._own = False
             return stage(*live)
@@ -95,7 +95,7 @@ class Skips:
         )
 
     def stay(self, staying: Tensor) -> None:
-        """Only the carried rows at ``staying`` are carried on."""
+        """Only the carried samples at ``staying`` are carried on."""
         self.memory = tuple(kept[staying] for kept in self.memory)
         if self.known_bg is not None:
             self.known_bg = self.known_bg[staying.to(self.known_bg.device)]
@@ -105,7 +105,7 @@ class Skips:
         place = _slice(running) if running.device.type == "cpu" else None
         index = running.to(live[0].device) if place is None else place
         out = stage(*(tensor[index] for tensor in live))
-        if not self._own:  # the caller's rows, or what a stage may still share with something
+        if not self._own:  # the caller's samples, or what a stage may still share with something
             live, self._own = tuple(tensor.clone() for tensor in live), True
         for tensor, rows in zip(live, out, strict=True):
             tensor[index] = rows

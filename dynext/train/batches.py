@@ -1,6 +1,6 @@
-"""Rows to learn from, and what is right about them: their labels, or what a frozen teacher says.
+"""Samples to learn from, and what is right about them: their labels, or what a frozen teacher says.
 
-Shapes: b rows, k classes.
+Shapes: b samples, k classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dynext.types import Batch, Source
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesson:
-    """Rows ``x [b ...]`` and their truth: labels ``[b]`` or the teacher's probabilities ``[b k]``."""
+    """Samples ``x [b ...]`` and their truth: labels ``[b]`` or the teacher's probabilities ``[b k]``."""
 
     x: Tensor
     target: Tensor
@@ -39,19 +39,19 @@ class Lessons:
         self, source: Source, trunk: StagedNet, teacher: nn.Module | None, bn: BesideMode, *, augmented: bool
     ) -> None:
         if not len(source):
-            raise SourceError("the source has no rows; nothing can be learned from it")
+            raise SourceError("the source has no samples; nothing can be learned from it")
         if tuple(source.shape) != trunk.input_shape:
-            raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {trunk.input_shape}")
+            raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {trunk.input_shape}")
         self.num_rows, self.take, self.augmented = len(source), by_index(source), augmented
         self.num_classes = trunk.num_classes
         self.guide = None if teacher is None else Guide.of(teacher, bn)
         if self.guide is None and self.take(torch.tensor([0])).y is None:
-            raise FitError("the rows have no labels; give teacher= to say what is right about them")
+            raise FitError("the samples have no labels; give teacher= to say what is right about them")
         if augmented and len(source.shape) != 3:
-            raise FitError(f"augmented=True shifts and mirrors images, these rows are {tuple(source.shape)}")
+            raise FitError(f"augmented=True shifts and mirrors images, these samples are {tuple(source.shape)}")
 
     def draw(self, count: int, draw: Generator) -> Batch:
-        """``count`` rows, at least two, drawn with replacement."""
+        """``count`` samples, at least two, drawn with replacement."""
         batch = self.take(torch.randint(self.num_rows, (max(count, 2),), generator=draw))
         return Batch(x=augment(batch.x, draw), y=batch.y) if self.augmented else batch
 

@@ -31,11 +31,11 @@ class Ranking:
     order: tuple[int, ...]
     """Numbers of gates."""
     kl: tuple[float, ...]
-    """KL(full net || net without them), nats a row, when so many are dropped."""
+    """KL(full net || net without them), nats a sample, when so many are dropped."""
     agreement: tuple[float, ...]
-    """Share of the rows that this net answers like the full one."""
+    """Share of the samples that this net answers like the full one."""
     macs: tuple[int, ...]
-    """What dropping so many saves, per row."""
+    """What dropping so many saves, per sample."""
 
     def run(self, dropped: int) -> tuple[bool, ...]:
         """Per gate, whether its stage runs when the first ``dropped`` of the order do not."""
@@ -46,21 +46,21 @@ class Ranking:
 def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
     """Drop one gated stage after the other, each time the one without which the net's answers change least.
 
-    No label is looked at. Takes g(g + 1)/2 passes over ``source``; a few hundred rows do.
+    No label is looked at. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
 
     Args:
         bn: which statistics the stages' BatchNorms use; the source's own choice by default ("@bn" for synthesized
-        rows).
+        samples).
 
     Raises:
-        PolicyError: the net has no gates. SourceError: no rows.
+        PolicyError: the net has no gates. SourceError: no samples.
 
     Source: greedy backward elimination by what the output loses, as the static baselines of BlockDrop, Wu et al., CVPR
     2018, section 4.3 (there first, last, random and evenly spaced blocks); KL in place of labels is ours.
     """
     at = gates_of(net).at
     if not len(source):
-        raise SourceError("the source has no rows; nothing can be ranked by it")
+        raise SourceError("the source has no samples; nothing can be ranked by it")
     net = _regated(net, static_gates([True] * len(at)))  # gates that cost nothing to ask
     left, run_g = list(range(len(at))), torch.ones(len(at))
     order, kls, agreements, macs, saved = [], [], [], [], 0
@@ -97,7 +97,7 @@ def _changed(net: DynamicNet, source: Source, run_g: Tensor, drop: int) -> tuple
 
 def static_control(net: DynamicNet, ranking: Ranking, saved: float) -> DynamicNet:
     """A copy of ``net`` that drops the same stages for all: of the ranking's sets, the one nearest to ``saved`` MACs a
-    row.
+    sample.
 
     Raises:
         PolicyError: the net has no gates.
@@ -108,7 +108,7 @@ def static_control(net: DynamicNet, ranking: Ranking, saved: float) -> DynamicNe
 
 
 def random_control(net: DynamicNet, saved: float, *, seed: int = 0) -> DynamicNet:
-    """A copy of ``net`` that skips each gated stage by chance, at one rate, such that ``saved`` MACs a row are to
+    """A copy of ``net`` that skips each gated stage by chance, at one rate, such that ``saved`` MACs a sample are to
     expect.
 
     Raises:
@@ -139,13 +139,13 @@ def at_equal_cost(
     The controls stand on the trunk of ``net``, which may have got used to another way of skipping.
 
     Args:
-        ranked_on: rows by which the fixed set is found (`rank_stages`); not those of ``test``.
+        ranked_on: samples by which the fixed set is found (`rank_stages`); not those of ``test``.
         static: the full net to compare with; ``net`` whole by default.
         tune: trains a control's trunk further, as a fair chance for it; left as it is without.
         keep: threshold of all gates.
 
     Raises:
-        PolicyError: the net has no gates. SourceError: no rows.
+        PolicyError: the net has no gates. SourceError: no samples.
     """
     learned = _judged(net, test, static, keep)
     saved = max(learned.static_macs - learned.macs, 0.0)

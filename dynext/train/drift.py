@@ -1,7 +1,7 @@
 """How far a trained net's last exit has gone from the static net it came from, and a bound on it.
 
-Measured on rows that are not trained on. Agreement on synthesized rows is no accuracy: such rows lie nearer to the
-borders between classes than real ones do.
+Measured on samples that are not trained on. Agreement on synthesized samples is no accuracy: such samples lie nearer to
+the borders between classes than real ones do.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Source
 
 BATCH = 256
-"""Held-out rows at once; with batch statistics these are what a batch is."""
+"""Held-out samples at once; with batch statistics these are what a batch is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Exits against the teacher on the same rows."""
+    """Exits against the teacher on the same samples."""
 
     agreement_e: tuple[float, ...]
-    """Share of the rows that each exit answers like the teacher; the last exit's is what must stay high."""
+    """Share of the samples that each exit answers like the teacher; the last exit's is what must stay high."""
     kl: float
-    """KL(teacher || last exit), nats a row, both at temperature 1."""
+    """KL(teacher || last exit), nats a sample, both at temperature 1."""
     rows: int
 
     @property
@@ -41,14 +41,14 @@ class Drift:
         return self.agreement_e[-1]
 
     def __str__(self) -> str:
-        return f"last exit agrees on {self.agreement:.2%} of {self.rows:,} rows, KL {self.kl:.2g}"
+        return f"last exit agrees on {self.agreement:.2%} of {self.rows:,} samples, KL {self.kl:.2g}"
 
 
 def measure_drift(net: DynamicNet, teacher: nn.Module, source: Source, *, bn: BesideMode = "frozen") -> Drift:
-    """Compare every exit of ``net`` with ``teacher`` on the rows of ``source``; neither is changed.
+    """Compare every exit of ``net`` with ``teacher`` on the samples of ``source``; neither is changed.
 
     Args:
-        bn: ``"frozen"`` compares them as they are used. ``"batch"`` as `dynext.train.frozen_teacher` says, for rows
+        bn: ``"frozen"`` compares them as they are used. ``"batch"`` as `dynext.train.frozen_teacher` says, for samples
             that are unlike the training set.
     """
     return drift_of(net, Guide.of(teacher, bn), (batch.x for batch in source))
@@ -75,7 +75,7 @@ def drift_of(net: DynamicNet, guide: Guide, batches: Iterable[Tensor]) -> Drift:
 def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
     """What ``teacher``'s own probabilities say that the last exit in its place loses on ``source``; 0 if it is it.
 
-    Mean over the rows of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an early exit's.
+    Mean over the samples of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an early exit's.
     """
     if same_function(net, teacher):
         return 0.0
@@ -106,7 +106,7 @@ class Leash:
     """Holds the last exit near its teacher: a state too far is undone, and the trunk goes on at half its rate.
 
     Args:
-        held_out: rows ``[n ...]`` that are not trained on.
+        held_out: samples ``[n ...]`` that are not trained on.
         max_drift: share of them that the last exit may answer unlike the teacher.
 
     Raises:
@@ -121,9 +121,9 @@ class Leash:
         self.kept: dict[str, Tensor] = {}
         if not self.check(0):
             raise FitError(
-                f"the last exit agrees with the teacher on {self.checks[0].drift.agreement:.2%} of the held-out rows "
-                f"before any training, max_drift={max_drift} wants {1 - max_drift:.2%}; "
-                f"give the teacher that the net was split from, or a larger max_drift"
+                f"the last exit agrees with the teacher on {self.checks[0].drift.agreement:.2%} of the held-out "
+                f"samples before any training, max_drift={max_drift} wants {1 - max_drift:.2%}; give the teacher that "
+                f"the net was split from, or a larger max_drift"
             )
 
     def check(self, step: int) -> bool:

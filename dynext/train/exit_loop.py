@@ -1,9 +1,9 @@
-"""What the methods share: labelled rows by number, a copy of the net to train, the whole of it or its heads alone.
+"""What the methods share: labelled samples by number, a copy of the net to train, the whole of it or its heads alone.
 
-A method is a loss. `train_whole` hands it what a module makes of the rows, `train_heads` what a module makes of the
+A method is a loss. `train_whole` hands it what a module makes of the samples, `train_heads` what a module makes of the
 features that the frozen trunk has made of them once.
 
-Shapes: b rows in a batch, n rows, k classes. There are e exits, numbered from 0, the last is the full net.
+Shapes: b samples in a batch, n samples, k classes. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dynext.net.features import cache_features
 from dynext.types import Batch, Source
 
 Augment = Callable[[Tensor, Generator], Tensor]
-"""Rows ``[b ...]`` and a generator to rows, such as `dynext.data.augment`."""
+"""Samples ``[b ...]`` and a generator to samples, such as `dynext.data.augment`."""
 
 Seen = TypeVar("Seen")
 """What a method's module makes of a batch."""
@@ -35,7 +35,7 @@ Seen = TypeVar("Seen")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchSampler:
-    """A source by number, and how its rows are changed when they are drawn."""
+    """A source by number, and how its samples are changed when they are drawn."""
 
     take: Callable[[Tensor], Batch]
     count: int
@@ -45,15 +45,15 @@ class BatchSampler:
 
     @classmethod
     def of(cls, source: Source, net: DynamicNet, augment: Augment | None, *, labelled: bool = True) -> BatchSampler:
-        """Raises SourceError: no row, no labels, or rows of another shape than the net eats."""
+        """Raises SourceError: no sample, no labels, or samples of another shape than the model expects."""
         check_shape(source, net)
         take = by_index(source)
         if labelled and take(torch.zeros(1, dtype=torch.int64)).y is None:
-            raise SourceError("the rows have no labels, and this method learns from them; give labelled rows")
+            raise SourceError("the samples have no labels, and this method learns from them; give labelled samples")
         return cls(take=take, count=len(source), num_classes=net.num_classes if labelled else None, augment=augment)
 
     def draw(self, count: int, draw: Generator) -> Batch:
-        """``count`` rows (two at least, for BatchNorm) with replacement.
+        """``count`` samples (two at least, for BatchNorm) with replacement.
 
         Raises:
             SourceError: labels that are no classes of the net.
@@ -65,13 +65,13 @@ class BatchSampler:
 
 
 def check_shape(source: Source, net: DynamicNet) -> None:
-    """Refuse rows that the net cannot eat, and a net that has nothing to train beside itself."""
+    """Refuse samples that the net cannot take, and a net that has nothing to train beside itself."""
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
     if not len(source):
-        raise SourceError("the source has no rows; nothing can be learned from it")
+        raise SourceError("the source has no samples; nothing can be learned from it")
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
 
 
 def check_plain(net: DynamicNet) -> None:
@@ -166,9 +166,9 @@ def train_heads(
 ) -> DynamicNet:
     """``student``, a copy of ``net`` or a cascade of it, with its heads trained; not a bit of the trunk moves.
 
-    The trunk is run once over the rows, in evaluation, and what heads see is kept (in half precision): a CPU can afford
-    thousands of steps, and no BatchNorm can drift. Rows are not augmented. With ``self_taught``, rows without labels
-    are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``.
+    The trunk is run once over the samples, in evaluation, and what heads see is kept (in half precision): a CPU can
+    afford thousands of steps, and no BatchNorm can drift. Samples are not augmented. With ``self_taught``, samples
+    without labels are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``.
     """
     check_shape(source, net)
     check_plain(net)
@@ -178,7 +178,9 @@ def train_heads(
     if self_taught and not labels:
         y_n = features.logits_nk.softmax(-1)
     if len(y_n) != len(features):
-        raise SourceError(f"{len(y_n)} labels for {len(features)} rows; this method learns from labels, give one each")
+        raise SourceError(
+            f"{len(y_n)} labels for {len(features)} samples; this method learns from labels, give one each"
+        )
     if labels:
         check_labels(y_n, net.num_classes)
     student.requires_grad_(False)
@@ -211,6 +213,6 @@ def labelled(config: FitConfig, label: str, **options: object) -> FitConfig:
 
 
 def drawing(config: FitConfig, batch_size: int, count: int) -> FitConfig:
-    """The config with what is drawn in its name: other batches, or of other rows, are another run."""
+    """The config with what is drawn in its name: other batches, or of other samples, are another run."""
     drawn = f"batches of {batch_size} from {count:,} rows"
     return replace(config, about=f"{config.about}, {drawn}" if config.about else drawn)

@@ -1,10 +1,10 @@
 """The frozen static net beside the net that is being trained: its answers, and which statistics both normalize by.
 
 ``"frozen"``: the BatchNorms of both use their running statistics. What is trained is exactly what will be used.
-``"batch"``: the teacher's use the batch at hand, as "@bn" does, and *lend* what they found to the trained trunk's. Rows
-that are not like the training set are then seen as the teacher sees them best; and since the trunk does not normalize
-by its own batch, a weight that grows is not hidden by a statistic that grows with it, and the drift can be seen.
-Neither way touches a buffer.
+``"batch"``: the teacher's use the batch at hand, as "@bn" does, and *lend* what they found to the trained trunk's.
+Samples that are not like the training set are then seen as the teacher sees them best; and since the trunk does not
+normalize by its own batch, a weight that grows is not hidden by a statistic that grows with it, and the drift can be
+seen. Neither way touches a buffer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every way of training gates shares: the loop around a step, what is written down of it, and its settings.
 
-Shapes: b rows, g gated stages.
+Shapes: b samples, g gated stages.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class GateFit:
         if not self.lr > 0 or self.trunk_lr < 0 or self.batch_size < 1:
             raise FitError(
                 f"lr={self.lr}, trunk_lr={self.trunk_lr}, batch_size={self.batch_size}; give a positive rate, "
-                f"a trunk's that is not negative, and at least one row"
+                f"a trunk's that is not negative, and at least one sample"
             )
 
 
@@ -67,7 +67,7 @@ class Moment:
     baseline: float
     """What the reward is compared with; 0 where it is with nothing."""
     kept: tuple[float, ...]
-    """Share of the rows that ran each gated stage."""
+    """Share of the samples that ran each gated stage."""
     paths: int
     """Different sets of stages that were run."""
 
@@ -153,8 +153,8 @@ def train_gates(
     alone, they are in evaluation and keep every buffer bit for bit. Exits are left alone.
 
     Raises:
-        FitError: the net has no gates, nothing to learn, or rows without labels and no teacher.
-        SourceError: no rows, or rows of another shape than the net eats.
+        FitError: the net has no gates, nothing to learn, or samples without labels and no teacher.
+        SourceError: no samples, or samples of another shape than the model expects.
     """
     gates_of(net)
     lessons = Lessons(source, net.staged, teacher, fitting.bn, augmented=fitting.augmented)

@@ -1,6 +1,6 @@
-"""A bank of synthesized rows, in memory or as a folder of safetensors shards, with its provenance.
+"""A bank of synthesized samples, in memory or as a folder of safetensors shards, with its provenance.
 
-Rows are kept normalized, as the net eats them, in float16: finer than 8-bit pixels, and free to leave [0, 1].
+Samples are kept normalized, as the model expects them, in float16: finer than 8-bit pixels, and free to leave [0, 1].
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DYNEXT_VERSION = _installed_version()
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a bank's rows come from: enough to make them again."""
+    """Where a bank's samples come from: enough to make them again."""
 
     method: str
     seed: int
@@ -63,24 +63,26 @@ class Provenance:
     def __str__(self) -> str:
         size = "x".join(map(str, self.spec.shape))
         return (
-            f"{self.n:,} rows of {size} by {self.method}, seed {self.seed}, teacher {self.teacher}, "
+            f"{self.n:,} samples of {size} by {self.method}, seed {self.seed}, teacher {self.teacher}, "
             f"{self.bn} statistics, {self.seconds:.1f} s (dynext {self.dynext}, torch {self.torch})"
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bank:
-    """A Source of synthesized rows. A bank opened from a folder maps its shards into memory, it does not read them."""
+    """A Source of synthesized samples. A bank opened from a folder maps its shards into memory, it does not read
+    them.
+    """
 
     shards: tuple[Tensor, ...] = field(repr=False)
-    """Rows ``[r c h w]``, float16, normalized; all but the last of ``provenance.per_shard`` rows."""
+    """Samples ``[r c h w]``, float16, normalized; all but the last of ``provenance.per_shard`` samples."""
     provenance: Provenance
     batch_size: int = 256
 
     def __post_init__(self) -> None:
         rows = sum(len(shard) for shard in self.shards)
         if rows != self.provenance.n:
-            raise SourceError(f"a bank of {rows} rows whose provenance says {self.provenance.n}; they must agree")
+            raise SourceError(f"a bank of {rows} samples whose provenance says {self.provenance.n}; they must agree")
 
     @property
     def spec(self) -> InputSpec:
@@ -98,12 +100,12 @@ class Bank:
         return self.provenance.n
 
     def __iter__(self) -> Iterator[Batch]:
-        # Parts of one size: a last batch of a row or two would have no statistics to normalize by.
+        # Parts of one size: a last batch of a sample or two would have no statistics to normalize by.
         for index in torch.arange(len(self)).tensor_split(-(-len(self) // self.batch_size)):
             yield self.take(index)
 
     def take(self, index: Tensor) -> Batch:
-        """The rows at ``index [b]`` (from 0), float32, unlabelled."""
+        """The samples at ``index [b]`` (from 0), float32, unlabelled."""
         x = torch.empty(len(index), *self.shape)
         shard_b = index.div(self.provenance.per_shard, rounding_mode="floor")
         for number in shard_b.unique().tolist():
@@ -112,7 +114,7 @@ class Bank:
         return Batch(x=x)
 
     def sheet(self, count: int) -> Tensor:
-        """``count`` rows spread evenly over the bank, as pixels ``[count c h w]`` in [0, 1]."""
+        """``count`` samples spread evenly over the bank, as pixels ``[count c h w]`` in [0, 1]."""
         index = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
         return self.spec.pixels(self.take(index).x)
 
@@ -140,7 +142,7 @@ class Bank:
         provenance, done = read_head(Path(folder))
         if done < provenance.n:
             raise SourceError(
-                f"the bank in {folder} holds {done:,} of {provenance.n:,} rows; "
+                f"the bank in {folder} holds {done:,} of {provenance.n:,} samples; "
                 f"synthesize with the same arguments and folder to finish it"
             )
         return cls(shards=read_shards(Path(folder), provenance, done), provenance=provenance)
@@ -160,7 +162,7 @@ def new_folder(folder: Path | str) -> Path:
 
 
 def write_head(folder: Path, provenance: Provenance, done: int) -> None:
-    """Keep the provenance and the number of finished rows, atomically."""
+    """Keep the provenance and the number of finished samples, atomically."""
     head = {"format": "dynext bank", "version": BANK_VERSION, "rows_done": done, "provenance": asdict(provenance)}
     partial = folder / f".{HEAD}.{os.getpid()}"
     partial.write_text(json.dumps(head, indent=2) + "\n")
@@ -168,7 +170,7 @@ def write_head(folder: Path, provenance: Provenance, done: int) -> None:
 
 
 def read_head(folder: Path) -> tuple[Provenance, int]:
-    """Provenance and number of finished rows.
+    """Provenance and number of finished samples.
 
     Raises:
         SourceError: no head, a damaged one, or one of a newer format.
@@ -197,7 +199,7 @@ def _shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(folder: Path, number: int, x: Tensor) -> None:
-    """Keep one shard's rows, atomically."""
+    """Keep one shard's samples, atomically."""
     path = _shard_path(folder, number)
     partial = folder / f".{path.name}.{os.getpid()}"
     save_file({"x": x.contiguous()}, partial)
@@ -205,7 +207,7 @@ def write_shard(folder: Path, number: int, x: Tensor) -> None:
 
 
 def read_shards(folder: Path, provenance: Provenance, done: int) -> tuple[Tensor, ...]:
-    """The first ``done`` rows, shard by shard, mapped into memory.
+    """The first ``done`` samples, shard by shard, mapped into memory.
 
     Raises:
         SourceError: a shard is missing, truncated, or of another shape.
@@ -223,7 +225,7 @@ def read_shards(folder: Path, provenance: Provenance, done: int) -> tuple[Tensor
             ) from error
         if tuple(x.shape) != expected or x.dtype != torch.float16:
             raise SourceError(
-                f"{path} holds {x.dtype} rows of {tuple(x.shape)}, expected torch.float16 of {expected}; "
+                f"{path} holds {x.dtype} samples of {tuple(x.shape)}, expected torch.float16 of {expected}; "
                 f"delete {folder} and synthesize anew"
             )
         shards.append(x)

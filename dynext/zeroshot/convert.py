@@ -52,7 +52,7 @@ from dynext.zeroshot.thresholds import (
 from dynext.zeroshot.time_budget import DRIFT_FORWARDS, JOINT_STEPS, JUDGED_FORWARDS, RULE_FORWARDS, effort_for
 
 VIEWS = 8
-"""How often each calibration row is seen when it is distilled on."""
+"""How often each calibration sample is seen when it is distilled on."""
 
 Train = Literal["frozen", "joint"]
 
@@ -66,7 +66,7 @@ class Conversion:
     table: ExitTable
     spec: InputSpec
     rows: Source = field(repr=False)
-    """What the exits were distilled on: the synthesized bank, or the rows that were given."""
+    """What the exits were distilled on: the synthesized bank, or the samples that were given."""
     provenance: dict[str, Any]
 
 
@@ -98,18 +98,18 @@ def convert(
 ) -> Conversion:
     """Turn ``teacher`` into a dynamic net without its training data; the teacher itself is not changed.
 
-    Split, attach exits, synthesize rows out of the teacher, distil the exits on them, choose temperatures and
-    thresholds. Without ``calibrate`` these are chosen on further synthesized rows of two kinds, hold on the worse of
+    Split, attach exits, synthesize samples out of the teacher, distil the exits on them, choose temperatures and
+    thresholds. Without ``calibrate`` these are chosen on further synthesized samples of two kinds, hold on the worse of
     the two, and are the more cautious the more the kinds differ; a policy that lets nobody leave is then a possible,
     honest outcome.
 
     Args:
         example: one batch of input, of any size; only its shape is used. ``spec`` says it too.
-        spec: input shape and normalization; by default that of the rows that are given, without any mean .5 and std .25
-            for the example's channels.
+        spec: input shape and normalization; by default that of the samples that are given, without any mean .5 and std
+            .25 for the example's channels.
         after: where exits stand: layer names, shares of the MACs, or the automatic choice.
         heads: what to put there, by the tap's shape (`dx.default_heads`).
-        method: how rows are synthesized (`dx.synthesize`); ``n`` how many.
+        method: how samples are synthesized (`dx.synthesize`); ``n`` how many.
         minutes: time to take, instead of ``n`` and ``steps``, which are then planned by this machine's speed and what
             ``method`` takes on it.
         train: ``"frozen"`` distils the exits alone, and the full net stays the teacher bit for bit. ``"joint"`` then
@@ -118,11 +118,12 @@ def convert(
         skip: also teach residual blocks to be skipped (`dynext.zeroshot.skip`, ``skip_steps`` steps): ``"skipnet"`` (or
             ``True``), ``"blockdrop"`` or ``"static"``. The trunk is trained for it; where skipping is not safe by the
             same rule as exits are, the trunk stays the teacher's.
-        distill_on: rows to distil on instead of synthesizing some: a bank from before, or many unlabelled real rows.
-        calibrate: a few hundred *unlabelled* real rows for temperatures, class biases and thresholds (agreement with
+        distill_on: samples to distil on instead of synthesizing some: a bank from before, or many unlabelled real
+        samples.
+        calibrate: a few hundred *unlabelled* real samples for temperatures, class biases and thresholds (agreement with
             the full net).
-        distill_on_calibration: also distil on those rows. Thresholds are then chosen on answers of heads that have not
-            seen the row (cross-fitting).
+        distill_on_calibration: also distil on those samples. Thresholds are then chosen on answers of heads that have
+            not seen the sample (cross-fitting).
         max_drop: accuracy that may be lost (share; .01 by default). ``budget``: share of the static net's MACs.
         folder: keep banks and training state here, so that an interrupted conversion goes on where it was; one folder
             for each conversion.
@@ -136,9 +137,9 @@ def convert(
     check_rows(spec, distill_on=distill_on, calibrate=calibrate)
     check_wishes(max_drop, budget)
     if calibrate is None and distill_on_calibration:
-        raise SourceError("distill_on_calibration needs rows to distil on; give calibrate= as well")
+        raise SourceError("distill_on_calibration needs samples to distil on; give calibrate= as well")
     if minutes is not None and distill_on is not None:
-        raise FitError("minutes plans how many rows to make; with distill_on they are there, give steps instead")
+        raise FitError("minutes plans how many samples to make; with distill_on they are there, give steps instead")
     if train not in get_args(Train):
         raise FitError(f"train={train!r}; give 'frozen' (the exits alone) or 'joint' (the trunk as well)")
     kind = skipping_kind(skip)
@@ -183,7 +184,7 @@ def convert(
         )
         n, steps, joint_steps = effort.rows, effort.steps, effort.joint_steps
         skip_steps = effort.joint_steps
-        notify(f"{n:,} rows and {steps:,} steps are planned, {effort.seconds:.0f} s")
+        notify(f"{n:,} samples and {steps:,} steps are planned, {effort.seconds:.0f} s")
 
     judging = free_seed(seed + 1, distill_on)
 
@@ -203,7 +204,7 @@ def convert(
         )
 
     rows = distill_on if distill_on is not None else _synthesized(teacher, spec, method, n, seed, keep, progress)
-    notify(f"{len(rows):,} rows to distil on")
+    notify(f"{len(rows):,} samples to distil on")
     features = cache_features(net, teacher, rows, progress=progress)
     joint = None
     if train == "joint":
@@ -249,7 +250,7 @@ def convert(
             )
         else:
             trained = fit_heads(net, features, "heads")
-            table = collect(trained, calibrate, rows=f"{len(calibrate):,} unlabelled rows")
+            table = collect(trained, calibrate, rows=f"{len(calibrate):,} unlabelled samples")
             trained, table = recalibrated(trained, table)
         skipping = [] if skipper is None else skip_tables(skipper, teacher, calibrate, table.rows)
         policy = choose_cautiously(
@@ -264,7 +265,7 @@ def convert(
         trained = skipper.net
     notify(f"distilled {len(net.exits)} exits")
     provenance = {
-        "method": rows.provenance.method if isinstance(rows, Bank) else "given rows",
+        "method": rows.provenance.method if isinstance(rows, Bank) else "given samples",
         "rows": len(rows),
         "steps": steps,
         "seed": seed,

@@ -24,40 +24,45 @@ RECORD = "convert.json"
 
 
 def spec_for(example: Tensor | None, spec: InputSpec | None, *rows: Source | None) -> InputSpec:
-    """The input spec that example, ``spec`` and the given rows agree on.
+    """The input spec that example, ``spec`` and the given samples agree on.
 
-    Without ``spec`` it is that of the rows which have one; else mean .5 and deviation .25 for the example's channels.
+    Without ``spec`` it is that of the samples which have one; else mean .5 and deviation .25 for the example's
+    channels.
 
     Raises:
-        SourceError: nothing says what the net eats, the example is no batch, or two of them contradict each other.
+        SourceError: nothing says what the model expects, the example is no batch, or two of them contradict each other.
     """
     known = [found for one in rows if isinstance(found := getattr(one, "spec", None), InputSpec)]
     if spec is None and known:
         spec = known[0]
     if example is None:
         if spec is None:
-            raise SourceError("give an example batch or spec=dx.InputSpec(...); a net does not say what shape it eats")
+            raise SourceError(
+                "give an example batch or spec=dx.InputSpec(...); a net does not say what shape it expects"
+            )
         return spec
     if not isinstance(example, Tensor) or example.ndim != 4:
         given = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise SourceError(f"the example is {given}; give a batch of rows as a tensor [b c h w], one row is enough")
+        raise SourceError(
+            f"the example is {given}; give a batch of samples as a tensor [b c h w], one sample is enough"
+        )
     shape = tuple(example.shape[1:])
     if spec is None:
         return InputSpec(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
     if shape != spec.shape:
-        raise SourceError(f"the example has rows {shape}, spec says {spec.shape}; they must agree")
+        raise SourceError(f"the example has samples {shape}, spec says {spec.shape}; they must agree")
     return spec
 
 
 def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Samples | None) -> None:
-    """That the rows a conversion was given are rows, of this shape, and normalized as ``spec`` says.
+    """That the samples a conversion was given are samples, of this shape, and normalized as ``spec`` says.
 
     Raises:
         SourceError: which of them is not, and what to give.
     """
     if len(spec.shape) != 3:
         raise SourceError(
-            f"spec is for rows of shape {spec.shape}; give (channels, height, width) (vectors of d numbers can be "
+            f"spec is for samples of shape {spec.shape}; give (channels, height, width) (vectors of d numbers can be "
             f"(d, 1, 1), with an nn.Flatten in front of the net)"
         )
     if calibrate is not None and not isinstance(calibrate, Samples):
@@ -75,26 +80,28 @@ def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Samples
         if rows is None:
             continue
         if not len(rows):
-            raise SourceError(f"{name} has no rows; give some, or leave it out")
+            raise SourceError(f"{name} has no samples; give some, or leave it out")
         if tuple(rows.shape) != spec.shape:
-            raise SourceError(f"{name} has rows of shape {tuple(rows.shape)}, the net eats {spec.shape}; resize them")
+            raise SourceError(
+                f"{name} has samples of shape {tuple(rows.shape)}, the model expects {spec.shape}; resize them"
+            )
         if isinstance(rows, Samples) and (rows.spec.mean, rows.spec.std) != (spec.mean, spec.std):
             raise SourceError(
                 f"{name} is normalized by mean {rows.spec.mean}, std {rows.spec.std}, spec says {spec.mean}, "
-                f"{spec.std}; give the rows the net's own spec: dataclasses.replace(rows, spec=spec)"
+                f"{spec.std}; give the samples the net's own spec: dataclasses.replace(samples, spec=spec)"
             )
 
 
 def check_wishes(max_drop: float | None, budget: float | None) -> None:
     """Raises PolicyError for what `dx.choose` would refuse once all is distilled."""
     if max_drop is not None and not 0 <= max_drop <= 1:
-        raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
+        raise PolicyError(f"max_drop {max_drop}; give a share of the samples from 0 to 1, 0.01 for one point")
     if budget is not None and not 0 < budget < float("inf"):
         raise PolicyError(f"budget {budget}; give a positive share of the static net's MACs, 0.5 for half of them")
 
 
 def check_reach(budget: float | None, net: DynamicNet) -> None:
-    """Raises PolicyError for a budget that is not met even if all rows leave at the cheapest exit."""
+    """Raises PolicyError for a budget that is not met even if all samples leave at the cheapest exit."""
     costs = [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)]
     least = min(costs) / max(net.trunk_macs_e[-1], 1)
     if budget is not None and budget < least:
@@ -132,7 +139,7 @@ def digest_of(value: Any) -> str:
 
 
 def told_of(rows: Source | None) -> Any:
-    """Rows as the record tells of them: a bank by its provenance, pixels by a digest, others by their number."""
+    """Samples as the record tells of them: a bank by its provenance, pixels by a digest, others by their number."""
     if isinstance(rows, Bank):
         return rows.provenance.identity()
     if isinstance(rows, Samples):

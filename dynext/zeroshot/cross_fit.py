@@ -1,4 +1,4 @@
-"""A few hundred unlabelled rows used twice: more views to distil on, and held-out answers to judge by."""
+"""A few hundred unlabelled samples used twice: more views to distil on, and held-out answers to judge by."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FOLDS = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Views:
-    """Every row of ``rows`` seen ``count`` times: as it is, then shifted and mirrored, or mixed with another.
+    """Every sample of ``rows`` seen ``count`` times: as it is, then shifted and mirrored, or mixed with another.
 
     The teacher answers every view itself, so a view need not keep its class.
-    Mixed rows for distillation: Beyer et al., CVPR 2022, arXiv:2106.05237.
+    Mixed samples for distillation: Beyer et al., CVPR 2022, arXiv:2106.05237.
     """
 
     rows: Samples
@@ -66,7 +66,7 @@ def cross_fitted(
 ) -> tuple[DynamicNet, ExitTable]:
     """Exits distilled on both, and a table of the first ``rows`` of ``real`` as exits answer that did not see them.
 
-    Half of the steps go to the synthesized rows alone, so that all folds can start from there.
+    Half of the steps go to the synthesized samples alone, so that all folds can start from there.
     """
     start = fit_heads(net, synthetic, "heads-synthesized", 0.5)
     trained = fit_heads(start, Features.join([synthetic, real]), "heads", 0.5)
@@ -85,10 +85,11 @@ def held_out_table(
     rows: int,
     seed: int,
 ) -> ExitTable:
-    """What exits say of each of the first ``rows`` rows of ``real`` when they were not distilled on any view of it.
+    """What exits say of each of the first ``rows`` samples of ``real`` when they were not distilled on any view of it.
 
-    ``real`` holds the views one after the other, ``rows`` rows each. The rows are dealt into folds; exits distilled
-    without a fold answer it. They saw fewer real rows than the final exits, so that thresholds err to the safe side.
+    ``real`` holds the views one after the other, ``rows`` samples each. The samples are dealt into folds; exits
+    distilled without a fold answer it. They saw fewer real samples than the final exits, so that thresholds err to the
+    safe side.
     """
     fold_n = torch.randperm(rows, generator=generator(seed)) % FOLDS
     fold_of_view = fold_n.repeat(len(real) // rows)
@@ -98,5 +99,5 @@ def held_out_table(
         trained = train(Features.join([synthetic, without]), f"fold{fold}")
         held_out = (fold_n == fold).nonzero()[:, 0]
         logits_nek[held_out] = head_logits(trained, real.subset(held_out))
-    told = f"{rows:,} unlabelled rows, each answered by exits that were not distilled on it"
+    told = f"{rows:,} unlabelled samples, each answered by exits that were not distilled on it"
     return table_of(net, logits_nek, label_n=None, rows=told)

@@ -39,16 +39,16 @@ def distill(
     accelerator: str = "cpu",
     progress: bool = True,
 ) -> DynamicNet:
-    """A copy of ``net`` whose exits answer like the teacher on the rows of ``source``; the trunk stays as it is.
+    """A copy of ``net`` whose exits answer like the teacher on the samples of ``source``; the trunk stays as it is.
 
-    Loss: tau^2 KL(softmax(teacher / tau) || softmax(exit / tau)), mean over rows, summed over exits; Adam with a cosine
-    schedule. The last exit is bit-identical afterwards (Shallow-Deep's frozen trainer lets BatchNorm drift; ours
+    Loss: tau^2 KL(softmax(teacher / tau) || softmax(exit / tau)), mean over samples, summed over exits; Adam with a
+    cosine schedule. The last exit is bit-identical afterwards (Shallow-Deep's frozen trainer lets BatchNorm drift; ours
     never runs the trunk in training). Exits of a net in half precision are trained in single precision.
 
     Args:
-        source: rows, or features that `cache_features` gave for this net.
+        source: samples, or features that `cache_features` gave for this net.
         teacher: the static net; ``None`` takes the net's own last exit.
-        survivors: from 0 (off) to 1, how much less a row counts at an exit that it would hardly reach because an
+        survivors: from 0 (off) to 1, how much less a sample counts at an exit that it would hardly reach because an
             earlier one is sure of it: `dynext.losses.survivor_weights`.
         checkpoint: file in which an interrupted run is kept and resumed from.
 
@@ -57,7 +57,7 @@ def distill(
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
     if not 0 <= survivors <= 1:
-        raise FitError(f"survivors={survivors}; give a share in [0, 1], 0 counts all rows alike")
+        raise FitError(f"survivors={survivors}; give a share in [0, 1], 0 counts all samples alike")
     features = (
         source if isinstance(source, Features) else cache_features(net, teacher, source, bn=bn, progress=progress)
     )

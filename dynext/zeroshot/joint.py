@@ -1,7 +1,7 @@
 """Distil the whole dynamic net, trunk included, so that early layers become useful to early exits.
 
-The static net teaches every exit, the last one too, which is what keeps it in place; how far it goes is bounded on rows
-that are not trained on.
+The static net teaches every exit, the last one too, which is what keeps it in place; how far it goes is bounded on
+samples that are not trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Batch, Source
 
 HELD_OUT = 512
-"""Most rows on which the drift is measured; an eighth of the source where that is less."""
+"""Most samples on which the drift is measured; an eighth of the source where that is less."""
 
 CHECKS = 20
 """How often, spread over the run, the drift is measured."""
@@ -41,7 +41,7 @@ class JointReport:
 
     steps: int
     rows: int
-    """Trained on; the drift's rows are others."""
+    """Trained on; the drift's samples are others."""
     bn: BesideMode
     max_drift: float
     before: Drift
@@ -52,7 +52,7 @@ class JointReport:
 
     def __str__(self) -> str:
         undone = sum(check.restored for check in self.checks)
-        lines = [f"joint distillation, {self.steps:,} steps on {self.rows:,} rows, {self.bn} statistics"]
+        lines = [f"joint distillation, {self.steps:,} steps on {self.rows:,} samples, {self.bn} statistics"]
         for when, drift in (("before", self.before), ("after", self.after)):
             lines.append(f"  {when:6}  exits agree on " + "  ".join(f"{share:.1%}" for share in drift.agreement_e))
         lines.append(f"  {self.after} (held out; at most {self.max_drift:.2%} may differ)")
@@ -96,14 +96,14 @@ def distill_jointly(
         trunk_lr: the trunk's learning rate, ``lr`` is the heads'. 0 leaves the trunk alone.
         bn: which statistics teacher and trunk normalize by while training; `dynext.train.frozen_teacher` says what
             the two mean. Heads learn their own statistics.
-        max_drift: share of the held-out rows that the last exit may answer unlike the teacher. Looked at 20 times: a
+        max_drift: share of the held-out samples that the last exit may answer unlike the teacher. Looked at 20 times: a
             state beyond it is undone, and the trunk goes on at half its rate.
         equilibrium: balance the exits' gradients in the trunk (`logits_in_equilibrium`).
         checkpoint: file in which an interrupted run is kept and resumed from.
 
     Raises:
         FitError: no early exit, figures out of range, a net that is too far from the teacher to begin with.
-        SourceError: too few rows, or rows of another shape than the net eats.
+        SourceError: too few samples, or samples of another shape than the model expects.
 
     Source: Phuong & Lampert, ICCV 2019 (the last exit teaches; ours is the frozen static net, as one that moves would
     drift with its pupils); Li et al., ICCV 2019, arXiv:1908.06294 (gradient equilibrium); Kubaty et al., ICML 2025
@@ -176,7 +176,7 @@ class _Trained(DynamicNet):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Rows:
-    """A source by index: most rows to train on, some held out."""
+    """A source by index: most samples to train on, some held out."""
 
     take: Callable[[Tensor], Batch]
     train_n: Tensor
@@ -219,10 +219,10 @@ def _check(net: DynamicNet, source: Source, lr: float, trunk_lr: float, max_drif
     if not lr > 0 or trunk_lr < 0:
         raise FitError(f"lr={lr}, trunk_lr={trunk_lr}; the first must be positive, the second not negative")
     if not 0 <= max_drift <= 1:
-        raise FitError(f"max_drift={max_drift}; give a share of the rows, in [0, 1]")
+        raise FitError(f"max_drift={max_drift}; give a share of the samples, in [0, 1]")
     if len(source) < 4:
         raise SourceError(
-            f"{len(source)} rows; joint distillation trains on some and holds others out, give at least 4"
+            f"{len(source)} samples; joint distillation trains on some and holds others out, give at least 4"
         )
     if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"rows of shape {tuple(source.shape)}; the net eats {net.staged.input_shape}")
+        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")

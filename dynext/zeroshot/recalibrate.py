@@ -1,4 +1,4 @@
-"""A few hundred unlabelled rows put right what exits say too often, and still judge them fairly."""
+"""A few hundred unlabelled samples put right what exits say too often, and still judge them fairly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FOLDS = 5
 def recalibrated(net: DynamicNet, table: ExitTable) -> tuple[DynamicNet, ExitTable]:
     """A copy of ``net`` whose exits have `class_biases` of ``table`` in their last layers, and the table that it makes.
 
-    In that table each row is answered with biases that were found without it (five folds), so that thresholds chosen
-    on it are not chosen on what is already known. With fewer rows than folds nothing is changed, and cosine classifiers
-    stay as they are: they have no bias.
+    In that table each sample is answered with biases that were found without it (five folds), so that thresholds chosen
+    on it are not chosen on what is already known. With fewer samples than folds nothing is changed, and cosine
+    classifiers stay as they are: they have no bias.
     """
     if len(table) < FOLDS:
         return net, table
@@ -36,7 +36,9 @@ def recalibrated(net: DynamicNet, table: ExitTable) -> tuple[DynamicNet, ExitTab
 
 
 def dealt(target_n: Tensor) -> Tensor:
-    """The fold of each row ``[n]``: class by class, so that none lacks a class that comes every fifth row, say."""
+    """The fold of each sample ``[n]``: class by class, so that none lacks a class that comes every fifth sample,
+    say.
+    """
     fold_n = torch.empty_like(target_n)
     fold_n[target_n.argsort(stable=True)] = torch.arange(len(target_n)) % FOLDS
     return fold_n
@@ -46,7 +48,7 @@ def with_biases(net: DynamicNet, bias_ek: Tensor) -> DynamicNet:
     """A copy of ``net`` whose early exits say ``bias_ek [e k]`` more; it costs nothing at run time."""
     found = copy.deepcopy(net)
     with torch.no_grad():
-        for exit, bias_k in zip(found.exits, bias_ek, strict=False):  # the last row is the full net's
+        for exit, bias_k in zip(found.exits, bias_ek, strict=False):  # the last sample is the full net's
             layer = exit.get_submodule("classifier")
             if _has_bias(layer):
                 layer.bias.add_(bias_k.to(layer.bias))

@@ -1,4 +1,4 @@
-"""Rows in rounds: those of a later round are made against exits that were distilled on the earlier ones."""
+"""Samples in rounds: those of a later round are made against exits that were distilled on the earlier ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynext.zeroshot.synth.synthesize import synthesize
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Joined:
-    """Several Sources, one after the other. A batch never holds rows of two of them."""
+    """Several Sources, one after the other. A batch never holds samples of two of them."""
 
     parts: Sequence[Source] = field(repr=False)
 
@@ -61,20 +61,20 @@ def in_rounds(
     progress: bool = True,
     **options: Any,
 ) -> Joined:
-    """``n`` rows in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all rows so far, for
-    ``steps`` steps; the next round's rows are made against its exits.
+    """``n`` samples in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all samples so far,
+    for ``steps`` steps; the next round's samples are made against its exits.
 
     Args:
         method: one that has the option ``against`` (inversion, generator, mixture); ``options`` are its own.
         folder: where to keep banks and training state; a run that was killed goes on there.
 
     Raises:
-        SourceError: fewer rows than rounds, or a method that knows no student.
+        SourceError: fewer samples than rounds, or a method that knows no student.
 
     Source: the idea of competing with the student, DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795.
     """
     if not 1 <= rounds <= n:
-        raise SourceError(f"{n} rows in {rounds} rounds; give at least one round, and a row for each")
+        raise SourceError(f"{n} samples in {rounds} rounds; give at least one round, and a sample for each")
     banks: list[Source] = []
     keep = None if folder is None else Path(folder)
     for number in range(rounds):
@@ -102,8 +102,9 @@ def in_rounds(
 
 
 def free_seed(seed: int, source: Source | None) -> int:
-    """The first from ``seed`` on that no bank of ``source`` was made with: rows that exits were distilled on must not
-    be the ones they are judged on."""
+    """The first from ``seed`` on that no bank of ``source`` was made with: samples that exits were distilled on must
+    not be the ones they are judged on.
+    """
     parts = source.parts if isinstance(source, Joined) else [source]
     used = {part.provenance.seed for part in parts if isinstance(part, Bank)}
     return next(free for free in itertools.count(seed) if free not in used)

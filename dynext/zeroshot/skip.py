@@ -1,4 +1,4 @@
-"""Teach a net to skip without its training data: the static net says what is right of rows that were synthesized.
+"""Teach a net to skip without its training data: the static net says what is right of samples that were synthesized.
 
 The trunk that learns to be skipped is no longer the static net. What it loses is measured against that one, and where
 it loses too much the static net stays (`dynext.zeroshot.convert`).
@@ -79,11 +79,11 @@ def attach_around_blocks(
     """Split around residual blocks, exits where they would stand without that.
 
     Raises:
-        SplitError: as `dynext.split`; or no block that a row may skip.
+        SplitError: as `dynext.split`; or no block that a sample may skip.
     """
     staged = split(teacher, example, after, granularity="block")
     if not staged.skippable:
-        raise SplitError("the net has no residual block that a row may skip; leave skip out")
+        raise SplitError("the net has no residual block that a sample may skip; leave skip out")
     heads = heads or default_heads(staged.num_classes)
     return attach(staged, heads, at=_same_places(split(teacher, example, after), staged), seed=seed)
 
@@ -108,20 +108,21 @@ def teach_to_skip(
     accelerator: str = "cpu",
     progress: bool = True,
 ) -> Skipper:
-    """A copy of ``net`` with gates, taught on the rows of ``source`` to answer like ``teacher`` with stages left out.
+    """A copy of ``net`` with gates, taught on the samples of ``source`` to answer like ``teacher`` with stages left
+    out.
 
     ``"skipnet"``: shared recurrent gates, supervised with a price on what runs, then hybrid reinforcement learning.
     ``"blockdrop"``: a policy network, the curriculum on the frozen trunk, then both together. ``"static"``: stages
     ranked by KL, then the trunk distilled with more or fewer of the first half of them left out, so that one trunk
     serves all of these sets. Truth and reward are the teacher's probabilities. The trunk's buffers stay; synthesized
-    rows are normalized as `dynext.train.frozen_teacher` says for ``bn="batch"``.
+    samples are normalized as `dynext.train.frozen_teacher` says for ``bn="batch"``.
 
     Args:
         steps: of all parts together.
         folder: keeps the state of an interrupted run.
 
     Raises:
-        SplitError: no stage that a row may skip. FitError, SourceError: as the training.
+        SplitError: no stage that a sample may skip. FitError, SourceError: as the training.
     """
     fitting = GateFit(
         steps=steps,
@@ -198,7 +199,7 @@ def _told(kind: SkipKind, trainings: list[GateTraining]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Few:
-    """The first rows of a source."""
+    """The first samples of a source."""
 
     source: Source
     rows: int

@@ -1,4 +1,4 @@
-"""Thresholds chosen with care: from a few real rows, or from synthesized ones as far as these can be trusted."""
+"""Thresholds chosen with care: from a few real samples, or from synthesized ones as far as these can be trusted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from dynext.zeroshot.shift import Shift, bn_distance_of, estimate_shift
 from dynext.zeroshot.skip import Skipper
 
 CAUTION = 0.75
-"""Share of the allowed loss that thresholds may use up on the rows they are chosen on. The rest is for rows unlike
-these: calibration images are often leftovers of the training set, on which exits and full net agree more. Cross-fitted
-tables may use up all of it: the exits that answer there saw fewer rows than those that will run, and do worse."""
+"""Share of the allowed loss that thresholds may use up on the samples they are chosen on. The rest is for samples
+unlike these: calibration images are often leftovers of the training set, on which exits and full net agree more.
+Cross-fitted tables may use up all of it: the exits that answer there saw fewer samples than those that will run, and do
+worse.
+"""
 
 LOOK = 0.03
 """Price of passing an early exit beyond its MACs, as a share of the static net: what a head of the bundled net takes at
@@ -30,10 +32,10 @@ batch 64 on one thread, where its MACs are .011; at batch 1 it takes .10 (`dx.me
 to give the same policy on every machine."""
 
 ROWS = 2048
-"""Synthesized rows of each kind that thresholds are chosen on when there is no real row."""
+"""Synthesized samples of each kind that thresholds are chosen on when there is no real sample."""
 
 OTHER_METHOD = "leaves"
-"""The second kind: thresholds must hold on rows that were not made the way the exits' own were."""
+"""The second kind: thresholds must hold on samples that were not made the way the exits' own were."""
 
 
 def choose_cautiously(
@@ -48,7 +50,7 @@ def choose_cautiously(
     """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss.
 
     Args:
-        spent: what the net has lost already against the static one, as a share of the rows; taken off.
+        spent: what the net has lost already against the static one, as a share of the samples; taken off.
     """
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
@@ -58,7 +60,7 @@ def choose_cautiously(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unseen:
-    """A policy chosen without a real row, the first table that it was chosen on, and the estimated shift."""
+    """A policy chosen without a real sample, the first table that it was chosen on, and the estimated shift."""
 
     policy: Policy
     table: ExitTable
@@ -66,12 +68,12 @@ class Unseen:
 
 
 def skip_tables(skipper: Skipper, teacher: nn.Module, source: Source, rows: str) -> list[ExitTable]:
-    """What each skip rule worth trying does to the rows of ``source``, against ``teacher``."""
+    """What each skip rule worth trying does to the samples of ``source``, against ``teacher``."""
     return [collect(skipper.net, source, keep=rule, static=teacher, rows=rows) for rule in skipper.rules]
 
 
 def table_under(policy: Policy, tables: Sequence[ExitTable]) -> ExitTable:
-    """The first table whose rows skipped as ``policy`` says."""
+    """The first table whose samples skipped as ``policy`` says."""
     return next(table for table in tables if table.keep_g == policy.skip_rule)
 
 
@@ -85,15 +87,15 @@ def choose_unseen(
     max_drop: float | None = None,
     budget: float | None = None,
 ) -> Unseen:
-    """Thresholds from rows of two kinds, which hold on the worse of the two, as cautious as their shift demands.
+    """Thresholds from samples of two kinds, which hold on the worse of the two, as cautious as their shift demands.
 
     An exit on which the kinds contradict each other stays off. Where the shift is too large nobody leaves early, and
     the policy's note says why; unless a budget was asked for, which is a wish about cost. What a trunk that was trained
-    has lost on these rows is taken off what may be lost.
+    has lost on these samples is taken off what may be lost.
 
     Args:
-        synthesized: rows of a method, so many.
-        method: the one that made the rows which the exits were distilled on.
+        synthesized: samples of a method, so many.
+        method: the one that made the samples which the exits were distilled on.
         skipper: the same net after it learned to skip: its skip rules are tried beside not skipping.
     """
     kinds = dict.fromkeys((method, OTHER_METHOD))
@@ -102,7 +104,7 @@ def choose_unseen(
     plain, skipping, distances, spent = [], [], [], 0.0
     for kind in kinds:
         bank = synthesized(kind, ROWS)
-        told = f"{len(bank):,} synthesized rows ({kind})"
+        told = f"{len(bank):,} synthesized samples ({kind})"
         plain.append(collect(net, bank, rows=told))
         skipping += [] if skipper is None else skip_tables(skipper, teacher, bank, told)
         distances.append(bn_distance_of(teacher, bank, rows=ROWS // 4))
@@ -115,7 +117,7 @@ def choose_unseen(
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
     else:
         caution = min(CAUTION, found.caution) if budget is None else CAUTION
-        # Far fewer synthesized rows leave than real ones would: what a look costs cannot be weighed against them.
+        # Far fewer synthesized samples leave than real ones would: what a look costs cannot be weighed against them.
         policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, look=0.0)
-        policy = replace(policy, note=f"{policy.note} Shift of synthesized rows: {found}.")
+        policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {found}.")
     return Unseen(policy=policy, table=table_under(policy, tables), shift=found)

@@ -1,4 +1,4 @@
-"""How many rows and steps a conversion can afford on this machine: a time budget, planned before the work starts."""
+"""How many samples and steps a conversion can afford on this machine: a time budget, planned before the work starts."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ RESERVE = 0.85
 """Share of the budget that is planned with; clocks of a busy machine vary."""
 
 LOOKS_ROWS = 2048
-"""Rows that pass the teacher before rows for thresholds are painted (`fitted`'s choice of looks), roughly."""
+"""Samples that pass the teacher before samples for thresholds are painted (`fitted`'s choice of looks), roughly."""
 
 PROBE_STEPS = 8
 
 JOINT_FORWARDS = 4 * 64
-"""Rows that a step of joint distillation runs forward, backward passes counted as two: student and teacher."""
+"""Samples that a step of joint distillation runs forward, backward passes counted as two: student and teacher."""
 
 
 JUDGED_FORWARDS, DRIFT_FORWARDS, RULE_FORWARDS = 1.25, 2.0, 2.0
-"""Passes of a row that thresholds are chosen on: one for the table and a quarter for the BatchNorm distance; what a
+"""Passes of a sample that thresholds are chosen on: one for the table and a quarter for the BatchNorm distance; what a
 trained trunk has lost; each skip rule that is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Seconds on this machine: what rows to distil on take, to paint one, to run it through the net, and for one
+    """Seconds on this machine: what samples to distil on take, to paint one, to run it through the net, and for one
     distillation step."""
 
     make: Pace
@@ -59,7 +59,7 @@ class Speeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """Rows to synthesize, distillation steps, and the seconds they are expected to take."""
+    """Samples to synthesize, distillation steps, and the seconds they are expected to take."""
 
     rows: int
     steps: int
@@ -77,13 +77,13 @@ def planned(
     judged_rows: int = 0,
     judged_forwards: float = JUDGED_FORWARDS,
 ) -> Effort:
-    """The largest effort within ``minutes``, rows and steps in their usual proportion.
+    """The largest effort within ``minutes``, samples and steps in their usual proportion.
 
     Args:
         trainings: how often the steps are done over (folds, for instance).
         joint: whether the trunk is distilled, too.
-        further_rows: rows that pass the net once whatever is planned: calibration rows with all their views.
-        judged_rows: rows that are painted whatever is planned, for thresholds, and pass the net ``judged_forwards``
+        further_rows: samples that pass the net once whatever is planned: calibration samples with all their views.
+        judged_rows: samples that are painted whatever is planned, for thresholds, and pass the net ``judged_forwards``
             times.
 
     Raises:
@@ -110,7 +110,7 @@ def planned(
 
 
 def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: str) -> Speeds:
-    """What rows by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
+    """What samples by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
     count = rows_per_chunk(spec.shape)
     bank: list[Bank] = []
     paint = _seconds(lambda: bank.append(_painted(teacher, spec, count)))

@@ -1,4 +1,6 @@
-"""The smallest net that can be aligned, and rows of its job; where a class's color shows, nets learn in a few steps."""
+"""The smallest net that can be aligned, and samples of its job; where a class's color shows, nets learn in a few
+steps.
+"""
 
 from __future__ import annotations
 

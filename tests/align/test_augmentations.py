@@ -61,7 +61,7 @@ def test_a_viewed_source_shows_the_same_at_every_iteration() -> None:
 
 
 def test_what_has_no_views_is_refused() -> None:
-    with pytest.raises(FitError, match=r"rows of shape \(7,\) have no views"):
+    with pytest.raises(FitError, match=r"samples of shape \(7,\) have no views"):
         Augmentations()(torch.zeros(2, 7), generator(0))
     with pytest.raises(FitError, match="count=2, copies=1"):
         Augmentations(copies=1)

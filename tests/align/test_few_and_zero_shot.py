@@ -105,7 +105,7 @@ def test_prototypes_of_the_final_exit_need_no_label(net: dx.DynamicNet, rows: dx
     asked = dx.align.embed(aligned.net, rows.unlabelled())
     answer_n = asked.logits_nek[:, -1].argmax(1)
     seen = answer_n.unique()
-    with pytest.raises(SourceError, match=r"the full net finds no example of class .*; give more unlabelled rows"):
+    with pytest.raises(SourceError, match=r"the full net finds no example of class .*; give more unlabelled samples"):
         dx.align.zero_shot(aligned.net, aligned.space, rows=rows.unlabelled())
     z = aligned.space.project(asked)
     found = dx.align.final_prototypes(replace(z, logits_nek=z.logits_nek[..., seen]), len(seen))

@@ -74,7 +74,7 @@ def test_the_gradient_stops_where_the_paper_stops_it(loss: str) -> None:
 @pytest.mark.parametrize("loss", get_args(Loss))
 def test_two_rows_are_enough_and_one_is_not(loss: str) -> None:
     assert torch.isfinite(torch.tensor(found(loss, Z[:, :2])))
-    with pytest.raises(FitError, match=r"a batch of 1; alignment compares rows .* at least 2"):
+    with pytest.raises(FitError, match=r"a batch of 1; alignment compares samples .* at least 2"):
         found(loss, Z[:, :1])
 
 

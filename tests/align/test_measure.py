@@ -16,7 +16,7 @@ def test_cka_is_the_papers() -> None:
     rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
     assert dx.align.cka(A, 3 * A @ rotation + 7) == pytest.approx(1)
     assert dx.align.cka(A, torch.ones(20, 4)) == 0.0
-    with pytest.raises(SourceError, match="20 and 19 rows"):
+    with pytest.raises(SourceError, match="20 and 19 samples"):
         dx.align.cka(A, B[1:])
 
 
@@ -30,5 +30,5 @@ def test_held_out_classes_are_judged_among_themselves_and_among_all() -> None:
     assert found.seen_e == (1.0,)
     assert found.harmonic_e == (pytest.approx(0.5),)
     assert dx.align.HeldOut(zero_shot_e=(0.0,), unseen_e=(0.0,), seen_e=(0.0,)).harmonic_e == (0.0,)
-    with pytest.raises(SourceError, match=r"0 of 4 rows are of the held-out classes \[1\]"):
+    with pytest.raises(SourceError, match=r"0 of 4 samples are of the held-out classes \[1\]"):
         dx.align.held_out_accuracy(torch.tensor(logits_nk)[:, None], label_n, [1])

@@ -29,7 +29,7 @@ def test_rank_is_the_papers() -> None:
 def test_what_has_collapsed_is_told() -> None:
     look = look_at(0, torch.tensor(1.0), torch.tensor(2.0), [SPHERE, POINT, LINE, torch.zeros(50, 6)], 0.5)
     assert collapsed(look) == (False, True, True, True)
-    few = look_at(0, torch.tensor(1.0), torch.tensor(2.0), [SPHERE[:2], POINT[:2]], 0.5)  # two rows make a line
+    few = look_at(0, torch.tensor(1.0), torch.tensor(2.0), [SPHERE[:2], POINT[:2]], 0.5)  # two samples make a line
     assert collapsed(few) == (False, True)
     assert (look.classification, look.alignment, look.agreement) == (1.0, 2.0, 0.5)
 

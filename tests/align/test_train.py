@@ -117,7 +117,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(
 
 
 class Blind(dx.data.Samples):
-    """Rows whose labels nobody may read."""
+    """Samples whose labels nobody may read."""
 
     def take(self, index: torch.Tensor) -> Batch:
         class Untouchable:
@@ -174,7 +174,7 @@ def test_a_net_built_to_collapse_is_found_out(net: dx.DynamicNet, rows: dx.data.
             torch.nn.init.constant_(module.bias, -1.0)  # behind the ReLU nothing is left, and no gradient comes back
     found = quick(net, rows)
     assert found.collapsed_e == (True, False, False)
-    assert "COLLAPSED: exits 0 see all rows alike" in str(found)
+    assert "COLLAPSED: exits 0 see all samples alike" in str(found)
     assert found.to_dict()["collapsed_e"] == [True, False, False]
 
 
@@ -207,7 +207,7 @@ def test_labels_that_are_no_class_of_the_net_are_told(
 
 
 def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Samples, quick: Quick) -> None:
-    with pytest.raises(FitError, match=r"batch_size=1; alignment compares rows with each other"):
+    with pytest.raises(FitError, match=r"batch_size=1; alignment compares samples with each other"):
         quick(net, rows, batch_size=1)
     with pytest.raises(FitError, match="temperature=0, hidden=12, size=8; all of them are positive"):
         quick(net, rows, temperature=0)
@@ -224,10 +224,10 @@ def test_what_cannot_be_aligned_is_refused(net: dx.DynamicNet, rows: dx.data.Sam
     for trunk in ("frozen", "joint"):
         with pytest.raises(SourceError, match="no labels to learn from"):
             quick(net, rows.unlabelled(), learn="labels", trunk=trunk, max_drift=1.0)
-    with pytest.raises(SourceError, match="3 rows; alignment compares"):
+    with pytest.raises(SourceError, match="3 samples; alignment compares"):
         quick(net, rows.subset(torch.arange(3)))
     small = dx.InputSpec(shape=(3, 4, 4), mean=(0.5,) * 3, std=(0.25,) * 3)
-    with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
+    with pytest.raises(SourceError, match=r"samples of shape \(3, 4, 4\)"):
         quick(net, dx.data.Samples(pixels=rows.pixels[..., :4, :4], spec=small))
 
 

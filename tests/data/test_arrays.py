@@ -1,4 +1,4 @@
-"""Arrays in every form give the same rows; what holds no pixels is refused."""
+"""Arrays in every form give the same samples; what holds no pixels is refused."""
 
 import re
 from pathlib import Path
@@ -79,9 +79,9 @@ def test_pickled_and_missing_arrays_are_refused(tmp_path: Path) -> None:
         (np.full((2, 3, 6, 5), -0.5), "pixels between -0.5 and -0.5"),
         (np.full((2, 3, 6, 5), np.nan), "pixels between nan and nan"),
         (np.array(["cat"]), "an array of <U3 holds no pixels"),
-        (np.zeros((2, 3, 7, 7), np.uint8), r"rows have shape \(3, 7, 7\), the net eats \(3, 6, 5\)"),
-        (np.zeros((2, 6, 5), np.uint8), r"rows have shape \(1, 6, 5\)"),
-        (np.zeros((0, 3, 6, 5), np.uint8), "there is not one row"),
+        (np.zeros((2, 3, 7, 7), np.uint8), r"samples have shape \(3, 7, 7\), the model expects \(3, 6, 5\)"),
+        (np.zeros((2, 6, 5), np.uint8), r"samples have shape \(1, 6, 5\)"),
+        (np.zeros((0, 3, 6, 5), np.uint8), "there is not one sample"),
     ],
 )
 def test_arrays_that_are_no_pixels_are_refused(given: np.ndarray, told: str) -> None:

@@ -18,7 +18,7 @@ SPEC = dx.InputSpec(shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 
 def numbered(classes: int = 6, each: int = 5) -> Samples:
-    """Rows whose first pixel is their number, labelled in turn."""
+    """Samples whose first pixel is their number, labelled in turn."""
     n = classes * each
     pixels = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(n)
@@ -100,7 +100,7 @@ def test_same_classes_keep_their_labels() -> None:
             "class 0 has 5 images; 3 to learn from and 3",
         ),
         (lambda: dx.data.Episodes(rows=numbered(), way=1), "way 1, shot 1, query 15"),
-        (lambda: dx.data.Episodes(rows=numbered().unlabelled()), "the rows have no labels"),
+        (lambda: dx.data.Episodes(rows=numbered().unlabelled()), "the samples have no labels"),
         (
             lambda: dx.data.Episodes(rows=replace(numbered(), y=numbered().y - 1)),
             "a label of -1; number classes from 0",
@@ -109,12 +109,12 @@ def test_same_classes_keep_their_labels() -> None:
             lambda: dx.data.Episodes(rows=replace(numbered(), y=numbered().y.float())),
             r"labels \[30\] of torch.float32; give",
         ),
-        (lambda: dx.data.SameClasses(rows=numbered().subset(torch.arange(0))), "64 rows to learn from .* out of 0"),
+        (lambda: dx.data.SameClasses(rows=numbered().subset(torch.arange(0))), "64 samples to learn from .* out of 0"),
         (lambda: dx.data.split_classes(numbered(), [4, 3]), r"splits of \[4, 3\] classes out of 6"),
         (lambda: dx.data.split_classes(numbered(), []), r"splits of \[\] classes"),
         (
             lambda: dx.data.SameClasses(rows=numbered(), support=20, query=20),
-            "20 rows to learn from and 20 to be judged on",
+            "20 samples to learn from and 20 to be judged on",
         ),
         (lambda: dx.data.with_rotations(numbered().unlabelled()), "no labels"),
     ],
@@ -126,5 +126,5 @@ def test_what_no_episode_can_be_drawn_from(make, told: str) -> None:
 
 def test_only_square_images_are_turned() -> None:
     spec = dx.InputSpec(shape=(1, 2, 3), mean=(0.0,), std=(1.0,))
-    with pytest.raises(SourceError, match=r"rows of shape \(1, 2, 3\) cannot be turned"):
+    with pytest.raises(SourceError, match=r"samples of shape \(1, 2, 3\) cannot be turned"):
         dx.data.with_rotations(Samples(pixels=torch.zeros(2, 1, 2, 3), y=torch.arange(2), spec=spec))

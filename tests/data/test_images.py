@@ -60,7 +60,7 @@ def test_what_a_net_eats_is_told_in_pixels_from_0_to_1() -> None:
     for given, told in (
         ({"mean": (123.7,)}, r"mean \(123\.7,\) is of pixels in \[0, 1\]; divide by 255"),
         ({"std": (float("nan"),)}, "must be positive in every channel"),
-        ({"shape": ()}, r"shape \(\); give one row's"),
+        ({"shape": ()}, r"shape \(\); give one sample's"),
     ):
         with pytest.raises(SourceError, match=told):
             InputSpec(**{"shape": (1, 8, 8), "mean": (0.5,), "std": (0.5,), **given})

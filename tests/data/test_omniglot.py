@@ -51,7 +51,7 @@ def test_every_place_gives_the_same_rows(form: str, tmp_path: Path) -> None:
     rows = omniglot("small1", root=root, side=7)
     assert rows.pixels.shape == (4, 1, 7, 7)
     assert rows.y.tolist() == [0, 0, 1, 2]
-    assert rows.pixels[0, 0].argmax() == 7 + 2  # first drawer: the stroke in row 1, column 2, white on black
+    assert rows.pixels[0, 0].argmax() == 7 + 2  # first drawer: the stroke in sample 1, column 2, white on black
     assert rows.pixels[1, 0].argmax() == 14 + 2
     assert int(rows.pixels[0, 0, 6, 6]) == 0
     check_source(rows, (1, 7, 7))

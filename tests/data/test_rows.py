@@ -1,4 +1,4 @@
-"""Rows as a Source: without labels, in subsets, augmented."""
+"""Samples as a Source: without labels, in subsets, augmented."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_sources_become_unlabelled_rows() -> None:
     labelled = Samples(pixels=pixels, y=torch.arange(6), spec=COLOR, batch_size=2)
     assert open_rows(labelled, COLOR).y is None
     assert labelled.y is not None
-    with pytest.raises(SourceError, match=r"the net eats \(1, 6, 5\)"):
+    with pytest.raises(SourceError, match=r"the model expects \(1, 6, 5\)"):
         open_rows(labelled, GRAY)
 
 
@@ -61,7 +61,7 @@ def test_augment_shifts_and_mirrors_by_its_generator() -> None:
     seen = set()
     for i in range(64):
         match = [key for key, value in candidates.items() if torch.equal(value[i], first[i])]
-        assert len(match) == 1, f"row {i} is no shifted or mirrored row"
+        assert len(match) == 1, f"sample {i} is no shifted or mirrored sample"
         seen.add(match[0][2])
     assert seen == {False, True}
     assert torch.equal(augment(x, generator(0), pad=0, flip=False), x)

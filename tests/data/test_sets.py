@@ -66,7 +66,7 @@ def test_damaged_idx_files_say_so(tmp_path: Path, damage) -> None:
 def test_rows_and_labels_of_different_lengths_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(3, np.uint8))))
-    with pytest.raises(SourceError, match="3 labels for 7 rows"):
+    with pytest.raises(SourceError, match="3 labels for 7 samples"):
         fashion_mnist("test", root=tmp_path)
 
 

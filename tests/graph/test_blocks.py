@@ -1,4 +1,4 @@
-"""Which stages a row may skip."""
+"""Which stages a sample may skip."""
 
 import pytest
 import torch

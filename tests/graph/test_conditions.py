@@ -60,10 +60,10 @@ def test_shapes_decide(name):
 
 
 ROWS_OR_VALUES = {
-    "batch": (lambda net, x: x.shape[0] == 2, r"node 'eq'.* number of rows \(True for 2, False for 3"),
-    "single row": (lambda net, x: x.shape[0] == 1, r"number of rows .*True for 1"),
-    "large batch": (lambda net, x: len(x.shape) and x.shape[0] > 64, r"number of rows .*True for 1009"),
-    "length of a tensor": (lambda net, x: len(x) == 2, r"number of rows \(2 for 2, 3 for 3"),
+    "batch": (lambda net, x: x.shape[0] == 2, r"node 'eq'.* number of samples \(True for 2, False for 3"),
+    "single sample": (lambda net, x: x.shape[0] == 1, r"number of samples .*True for 1"),
+    "large batch": (lambda net, x: len(x.shape) and x.shape[0] > 64, r"number of samples .*True for 1009"),
+    "length of a tensor": (lambda net, x: len(x) == 2, r"number of samples \(2 for 2, 3 for 3"),
     "tensor": (lambda net, x: x.sum() > 0, "node 'gt' is a tensor"),
     "item": (lambda net, x: x.sum().item() > 0, r"node 'item' needs more than shapes"),
     "all of it": (lambda net, x: torch.equal(x, x), "node 'equal' needs more than shapes"),

@@ -78,7 +78,7 @@ class GivesDict(nn.Module):
             r"stage 1 \('output'\) cannot take what stage 0 gives \(\(2, 3, 4, 4\), \(2, 3, 4, 4\)",
         ),
         ([nn.Conv2d(4, 3, 1), head()], ["stem"], r"stage 0 \('stem'\) cannot take what the example gives"),
-        ([SumsRows(), head()], None, "rows must come first"),
+        ([SumsRows(), head()], None, "samples must come first"),
         ([GivesDict(), head()], None, "gives a dict; expected a tensor or a tuple"),
         ([nn.Identity(), Fork()], None, r"the last module gives .*expected logits \[b k\]"),
         ([nn.Identity(), nn.Identity()], None, r"expected logits \[b k\]"),

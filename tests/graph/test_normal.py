@@ -51,11 +51,19 @@ def test_tuples_of_tensors_are_taken_apart():
 
 
 REFUSED = {
-    "batch": (lambda x: x.shape[0], lambda x, b: x.reshape(b, 8, 8, 8), r"node 'getitem'.*\(2 for 2 rows, 3 for 3\)"),
+    "batch": (
+        lambda x: x.shape[0],
+        lambda x, b: x.reshape(b, 8, 8, 8),
+        r"node 'getitem'.*\(2 for 2 samples, 3 for 3\)",
+    ),
     "follows the batch": (lambda x: x.shape[0] * 2, lambda x, b: x * b, "node 'mul'.*stale"),
     "content": (lambda x: x.amax().item(), lambda x, top: x / top, "node 'item'"),
-    "rows not first": (lambda x: x.transpose(0, 1), lambda x, t: x + t.transpose(0, 1), "rows are not the batch's"),
-    "rows merged": (lambda x: x.mean(0, keepdim=True), lambda x, mean: x - mean, "rows are not the batch's"),
+    "samples not first": (
+        lambda x: x.transpose(0, 1),
+        lambda x, t: x + t.transpose(0, 1),
+        "samples are not the batch's",
+    ),
+    "samples merged": (lambda x: x.mean(0, keepdim=True), lambda x, mean: x - mean, "samples are not the batch's"),
 }
 
 

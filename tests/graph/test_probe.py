@@ -60,7 +60,7 @@ class Fixed(nn.Module):
 
 
 def test_a_written_down_batch_size_is_named():
-    with pytest.raises(ProbeError, match=r"fails with 3 rows at node 'reshape'.*cannot lose rows"):
+    with pytest.raises(ProbeError, match=r"fails with 3 samples at node 'reshape'.*cannot lose samples"):
         probe(trace(Fixed()), torch.zeros(3, 12))
 
 

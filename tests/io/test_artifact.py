@@ -208,6 +208,6 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
         save(net, tmp_path / "net", policy=half(net), spec=SPEC, provenance={"rows": object()})
     with pytest.raises(ModelError, match="2 class names for 10 classes; give one each"):
         save(net, tmp_path / "net", policy=half(net), spec=SPEC, class_names=["cat", "dog"])
-    with pytest.raises(ModelError, match=r"the spec says rows of \(3, 9, 8\), the net eats \(3, 16, 16\)"):
+    with pytest.raises(ModelError, match=r"the spec says samples of \(3, 9, 8\), the model expects \(3, 16, 16\)"):
         save(net, tmp_path / "net", policy=half(net), spec=replace(SPEC, shape=(3, 9, 8)))
     assert not list(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def rows(n: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def net() -> DynamicNet:
-    """Three exits, untrained, but of different answers for different rows."""
+    """Three exits, untrained, but of different answers for different samples."""
     with seeded(0):
         model = ResNet(8, num_classes=4, width=4).eval()
         made = attach(
@@ -73,7 +73,7 @@ def with_policy(folder: Path, policy: Policy) -> OnnxNet:
 
 
 def half_leave(net: DynamicNet, measure: str, x: torch.Tensor) -> Policy:
-    """Thresholds between two rows' confidences, so that the last bit of a kernel decides nothing."""
+    """Thresholds between two samples' confidences, so that the last bit of a kernel decides nothing."""
     temperature_e = (1.3, 0.8, 1.0)
     threshold_e: list[float] = []
     step = Confidence(measure, 3)
@@ -84,7 +84,7 @@ def half_leave(net: DynamicNet, measure: str, x: torch.Tensor) -> Policy:
 
 
 def check_same_answers(net: DynamicNet, runner: OnnxNet, x: torch.Tensor, policy: Policy) -> torch.Tensor:
-    """Exits may differ only where a confidence sits on its threshold; here the rows do not."""
+    """Exits may differ only where a confidence sits on its threshold; here the samples do not."""
     wanted, found = net.run(x, policy), runner.run(x.numpy())
     assert found.exit.tolist() == wanted.exit.tolist()
     assert found.macs.tolist() == wanted.macs.tolist()
@@ -129,7 +129,7 @@ def test_rows_and_nets_of_another_precision(net: DynamicNet, folder: Path, tmp_p
             assert found.exit.tolist() == wanted.exit.tolist()
             assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=1e-4, atol=1e-4)
     assert next(double.parameters()).dtype == torch.float64
-    with pytest.raises(ValueError, match=r"rows are uint8; give normalized floats, normalize\(pixels\)"):
+    with pytest.raises(ValueError, match=r"samples are uint8; give normalized floats, normalize\(pixels\)"):
         runner.run(np.zeros((1, *SPEC.shape), np.uint8))
 
 
@@ -225,7 +225,7 @@ def test_the_runner_stands_alone(
     runpy.run_path(str(folder / "run_onnx.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[2].startswith("row 2: ")
+    assert lines[2].startswith("sample 2: ")
     assert lines[2].split()[2] in "abcd"
     assert "(exit 2, " in lines[2]
     assert_close(torch.from_numpy(OnnxNet(folder).normalize(pixels)), SPEC.normalize(torch.from_numpy(pixels)))

@@ -37,7 +37,7 @@ def test_the_original_is_untouched_and_the_new_net_is_one_like_any_other(
     assert torch.equal(state, torch.get_rng_state())
     assert found.net.num_classes == 4
     assert len(found.table) == len(episode.support.x)
-    assert "support rows, each left out" in found.table.rows
+    assert "support samples, each left out" in found.table.rows
     assert found.policy.temperature_e == found.calibration.temperature_e
     check_net(found.net, episode.query.x)
 
@@ -179,7 +179,7 @@ def test_a_start_for_class_means_goes_on_from_class_means(digit_net, digit_rows)
 def test_learned_step_sizes_are_for_as_many_classes_and_not_overruled(digit_net, digit_rows) -> None:
     sizes = {name: torch.full_like(p, 0.1) for name, p in digit_net.named_parameters()}
     start = dx.meta.MetaStart(net=digit_net, inner=dx.meta.InnerLoop.of("meta_sgd", steps=1), step_sizes=sizes)
-    with pytest.raises(FitError, match=r"learned step sizes of shape \(3, .* is \(4, .* here; give rows of as many"):
+    with pytest.raises(FitError, match=r"learned step sizes of shape \(3, .* is \(4, .* here; give samples of as many"):
         dx.meta.adapt(start, support(digit_rows[1]).support, classifiers="prototypes")
     with pytest.raises(FitError, match="lr=0.5, but this start has learned its own step sizes"):
         dx.meta.adapt(start, support(digit_rows[1], way=3).support, lr=0.5)

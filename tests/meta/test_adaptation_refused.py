@@ -36,14 +36,14 @@ def batch(y: list[int], side: int = 8) -> dx.data.Batch:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (batch([0, 0, 0]), r"all support rows are of one class \(0\); there is nothing to tell it from"),
-        (batch([0, 1]), "class 0 has one support row; thresholds are chosen by leaving rows out"),
-        (batch([0, 0, 1]), "class 1 has one support row; .* Give another, or policy="),
-        (batch([0, 0, 2, 2]), "no support row of class 1; number the classes from 0 without gaps"),
-        (batch([0, 0, 1, 1], side=9), r"support rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"),
-        (batch([]), "there is not one support row"),
-        (dx.data.Batch(x=torch.zeros(4, 1, 8, 8)), "the support rows have no labels"),
-        (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support rows; give each row the number of its class"),
+        (batch([0, 0, 0]), r"all support samples are of one class \(0\); there is nothing to tell it from"),
+        (batch([0, 1]), "class 0 has one support sample; thresholds are chosen by leaving samples out"),
+        (batch([0, 0, 1]), "class 1 has one support sample; .* Give another, or policy="),
+        (batch([0, 0, 2, 2]), "no support sample of class 1; number the classes from 0 without gaps"),
+        (batch([0, 0, 1, 1], side=9), r"support samples of shape \(1, 9, 9\); the model expects \(1, 8, 8\)"),
+        (batch([]), "there is not one support sample"),
+        (dx.data.Batch(x=torch.zeros(4, 1, 8, 8)), "the support samples have no labels"),
+        (batch([-1, -1, 0, 0]), "labels .* from -1 for 4 support samples; give each sample the number of its class"),
         (
             dx.data.Batch(x=torch.zeros(4, 1, 8, 8), y=torch.tensor([0, 1])),
             r"labels \[2\] of torch.int64 .* for 4 support",
@@ -53,7 +53,7 @@ def batch(y: list[int], side: int = 8) -> dx.data.Batch:
             dx.data.Batch(
                 x=torch.tensor([0.0, 0, torch.nan, 0])[:, None, None, None].expand(4, 1, 8, 8), y=torch.arange(4) % 2
             ),
-            "support row 2 holds NaN",
+            "support sample 2 holds NaN",
         ),
     ],
 )

@@ -145,7 +145,7 @@ def test_what_cannot_be_trained_is_refused(digit_net, digit_rows) -> None:
     with pytest.raises(FitError, match="vmap runs our own loop alone"):
         dx.meta.meta_train(digit_net, episodes(base), config(1), inner=inner, engine="higher", vmap=True)
     wide = dx.data.Episodes(rows=dx.data.digits(side=9), way=3)
-    with pytest.raises(SourceError, match=r"rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"):
+    with pytest.raises(SourceError, match=r"samples of shape \(1, 9, 9\); the model expects \(1, 8, 8\)"):
         dx.meta.meta_train(digit_net, wide, config(1))
 
 

@@ -43,7 +43,7 @@ def own_file(tmp_path: Path) -> Path:
 
 
 def check_rebuilds(opened: Opened) -> None:
-    """What an artefact does: recipe through JSON, then the weights."""
+    """What an artifact does: recipe through JSON, then the weights."""
     again = rebuild(json.loads(json.dumps(opened.recipe)))
     again.load_state_dict(opened.model.state_dict())
     x = torch.randn(2, *opened.spec.shape, generator=torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def test_cifar_checkpoint_tells_width_classes_channels_and_option(tmp_path: Path
 
 @pytest.mark.parametrize(("depth", "accuracy"), [(20, 0.68), (32, 0.75)])
 def test_public_cifar_checkpoints_answer(shared: Path, depth: int, accuracy: float) -> None:
-    """Measured .73 and .80 on these rows, whose JPEG compression costs the nets a good part of their 92 %."""
+    """Measured .73 and .80 on these samples, whose JPEG compression costs the nets a good part of their 92 %."""
     opened = open_model(f"cifar:resnet{depth}", checkpoint=shared / "models" / f"cifar10_resnet{depth}.th")
     rows = array(shared / "data" / "cifar10_test_jpeg.npz", opened.spec).take(torch.arange(256))
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def test_own_file(own_file: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
-        ("tiny", r"what does .* eat\? Give shape"),
+        ("tiny", r"what does .* take\? Give shape"),
         ("tinny", "no function 'tinny'; did you mean tiny"),
         ("wrong", "gave a str; it must return a torch.nn.Module"),
         ("broken", "failed: RuntimeError: out of paper"),
@@ -181,9 +181,9 @@ def test_faults_of_an_own_file_are_told(own_file: Path, factory: str, told: str)
 
 
 def test_outputs_and_inputs_are_checked(own_file: Path) -> None:
-    with pytest.raises(ModelError, match=r"gives shape \(1, 5, 4, 4\) for one row; a classifier gives logits"):
+    with pytest.raises(ModelError, match=r"gives shape \(1, 5, 4, 4\) for one sample; a classifier gives logits"):
         open_model(f"{own_file}:image", shape=(3, 4, 4))
-    with pytest.raises(ModelError, match=r"does not take rows of shape \(3, 4, 4\)"):
+    with pytest.raises(ModelError, match=r"does not take samples of shape \(3, 4, 4\)"):
         open_model(f"{own_file}:tiny", shape=(3, 4, 4))
 
 

@@ -106,5 +106,5 @@ def test_they_leave_the_house_as_onnx(tmp_path: Path) -> None:
 
 
 def test_what_is_no_map_is_refused() -> None:
-    with pytest.raises(SplitError, match=r"attention head needs a tap of 3 dimensions a row, this one has"):
+    with pytest.raises(SplitError, match=r"attention head needs a tap of 3 dimensions a sample, this one has"):
         attention_heads(5)((17, 12))

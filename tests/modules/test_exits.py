@@ -55,7 +55,9 @@ def test_a_head_saved_before_there_were_separable_convolutions_is_built_without(
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(SplitError, match=r"conv head needs a tap of 3 dimensions a row, this one has shape \(17, 12\)"):
+    with pytest.raises(
+        SplitError, match=r"conv head needs a tap of 3 dimensions a sample, this one has shape \(17, 12\)"
+    ):
         conv_heads(5)((17, 12))
     with pytest.raises(SplitError, match="dx.default_heads"):
         token_heads(5)((8, 6, 6))

@@ -128,7 +128,7 @@ def test_random_gates_keep_their_rates_and_know_a_row_again() -> None:
     ran = gates.begin(x)[0] > 0
     assert_close(ran.double().mean(0), torch.tensor([0.25, 0.8]).double(), rtol=0, atol=0.03)
     both = (ran[:, 0] & ran[:, 1]).double().mean()
-    assert abs(float(both) - 0.25 * 0.8) < 0.03, "the gates of a row are drawn independently"
+    assert abs(float(both) - 0.25 * 0.8) < 0.03, "the gates of a sample are drawn independently"
     turned = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(gates.begin(x[turned])[0] > 0, ran[turned])
     assert torch.equal(gates.begin(x[5:6])[0] > 0, ran[5:6])
@@ -215,7 +215,7 @@ def test_gates_stand_where_asked() -> None:
     assert attach_gates(staged, recurrent_gates(), at=[name]).gates.at == staged.skippable[-1:]
     with pytest.raises(SplitError, match=r"is one name; give a list of them: at=\['"):
         attach_gates(staged, recurrent_gates(), at=name)
-    with pytest.raises(SplitError, match=r"no row may skip stage 0; stages to skip: layer1"):
+    with pytest.raises(SplitError, match=r"no sample may skip stage 0; stages to skip: layer1"):
         attach_gates(staged, recurrent_gates(), at=[0])
     with pytest.raises(SplitError, match=r"gates before no stage at all; name some of layer1"):
         attach_gates(staged, recurrent_gates(), at=[])
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_told() -> None:
     parts = [nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)]
     by_hand = stages_by_hand(parts, torch.zeros(2, 8))
     with pytest.raises(
-        SplitError, match=r"a policy network looks at images \[c h w\], the net eats rows of shape \(8,\)"
+        SplitError, match=r"a policy network looks at images \[c h w\], the model expects samples of shape \(8,\)"
     ):
         attach_gates(by_hand, policy_gates())
     assert attach_gates(by_hand, recurrent_gates()).gates.at == (0, 1)

@@ -54,7 +54,7 @@ def test_answers_that_a_run_overwrites_are_nobodys_live_tensors(rule: str) -> No
     net, x = plain()
     found = scattered(cascade(net, rule))
     with torch.no_grad():
-        table = table_of(found, found.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(found, found.all_exits(x), label_n=None, rows="made-up samples")
     high_e = table.logits_nek.softmax(-1).amax(-1).quantile(0.8, dim=0).tolist()
     policy = dx.Policy(threshold_e=(*high_e[:-1], 0.0), temperature_e=(1.0,) * found.num_exits)
     expected = dx.simulate(table, policy)

@@ -75,10 +75,10 @@ def test_collect_says_its_basis_and_reads_only() -> None:
     assert labelled.basis == "labels"
     net.cost = measure(net, rows=(1, 2), budget_ms=0.5)
     assert collect(net, rows).trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
-    with pytest.raises(SourceError, match="no rows"):
+    with pytest.raises(SourceError, match="no samples"):
         collect(net, rows.subset(torch.arange(0)))
     other = InputSpec(shape=(3, 4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
-    with pytest.raises(SourceError, match=r"the net eats \(3, 8, 8\)"):
+    with pytest.raises(SourceError, match=r"the model expects \(3, 8, 8\)"):
         collect(net, Samples(pixels=torch.zeros(2, 3, 4, 4), spec=other))
 
 

@@ -42,7 +42,7 @@ def test_a_class_without_an_example_is_told() -> None:
         dx.align.prototypes([F], Y, num_classes=5)
     with pytest.raises(SourceError, match="labels 0 to 2 for 2 classes"):
         dx.align.prototypes([F], Y, num_classes=2)
-    with pytest.raises(SourceError, match="3 labels for 12 rows"):
+    with pytest.raises(SourceError, match="3 labels for 12 samples"):
         dx.align.prototypes([F], Y[:3])
 
 
@@ -53,7 +53,7 @@ def test_shots_are_drawn_of_each_class_by_seed() -> None:
     assert len(found.unique()) == 4
     assert torch.equal(found, dx.align.draw_shots(y, 2, seed=1))
     assert len({tuple(dx.align.draw_shots(y, 2, seed=seed).tolist()) for seed in range(8)}) > 1
-    with pytest.raises(SourceError, match="3 rows of class 1, 4 asked for"):
+    with pytest.raises(SourceError, match="3 samples of class 1, 4 asked for"):
         dx.align.draw_shots(y, 4)
 
 
@@ -78,7 +78,7 @@ def test_what_has_no_embeddings_is_refused() -> None:
     net, rows = setting(METHODS["joint"])
     with pytest.raises(FitError, match="exits of a cascade"):
         dx.align.embed(cascade(net, "boost"), rows)
-    with pytest.raises(SourceError, match="0 rows of shape"):
+    with pytest.raises(SourceError, match="0 samples of shape"):
         dx.align.embed(net, rows.subset(torch.arange(0)))
     stages = [torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(4, 10, 6), torch.nn.Flatten())]
     hand = dx.attach(dx.graph.stages_by_hand(stages, torch.zeros(1, 3, 8, 8)), dx.default_heads(10))

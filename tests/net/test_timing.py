@@ -1,4 +1,4 @@
-"""Side-by-side timing counts the rows it should and never asserts a time."""
+"""Side-by-side timing counts the samples it should and never asserts a time."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_both_sides_see_the_same_rows() -> None:
     assert all(t.speedup == pytest.approx(t.static_ms / t.dynamic_ms) for t in found)
     assert [len(rows) for rows in seen] == [1] * 10 + [4] * 10
     assert torch.equal(seen[5], x[:1])
-    with pytest.raises(SourceError, match="no rows to time on"):
+    with pytest.raises(SourceError, match="no samples to time on"):
         side_by_side(model, net, Policy.never(net.num_exits), x[:0])
 
 
@@ -38,7 +38,7 @@ def test_measuring_leaves_a_net_in_training_as_it_is() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert all(module.training for module in net.modules())
     for rows in ((), (0, 4), (4, 1)):
-        with pytest.raises(PolicyError, match="give numbers of rows to time, ascending"):
+        with pytest.raises(PolicyError, match="give numbers of samples to time, ascending"):
             cost.measure(net, rows=rows)
 
 

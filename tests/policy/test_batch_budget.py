@@ -1,4 +1,4 @@
-"""Budgets for a batch and in milliseconds: kept to the last MAC, spent on the hard rows."""
+"""Budgets for a batch and in milliseconds: kept to the last MAC, spent on the hard samples."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def dynamic() -> tuple[dx.DynamicNet, torch.Tensor]:
 def test_what_runs_is_what_was_planned(budget: float) -> None:
     net, x = dynamic()
     with torch.no_grad():
-        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up samples")
     limit_e = table.logits_nek.softmax(-1).amax(-1).median(0).values.tolist()
     limit_e[1] = None
     plan = plan_batch(
@@ -80,7 +80,7 @@ def test_what_runs_is_what_was_planned(budget: float) -> None:
 def test_plans_that_do_not_fit_are_refused() -> None:
     net, x = dynamic()
     with torch.no_grad():
-        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up samples")
     policy = Policy(threshold_e=(*[0.5] * (net.num_exits - 1), 0.0), temperature_e=(1.0,) * net.num_exits)
     with pytest.raises(PolicyError, match=r"the first exit that runs takes"):
         plan_batch(table, policy, budget=0.001)
@@ -120,7 +120,7 @@ def test_milliseconds_are_a_budget_like_macs() -> None:
 def test_a_table_takes_times_that_were_measured_later() -> None:
     net, x = dynamic()
     with torch.no_grad():
-        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up samples")
     net.cost = dx.measure(net, rows=(1,), budget_ms=0.0)
     found = timed(table, net)
     assert found.trunk_ms_e[-1] == pytest.approx(net.cost.static(1))

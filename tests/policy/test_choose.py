@@ -92,9 +92,9 @@ def test_no_exit_is_safe_is_an_answer():
     policy = choose(make_table(100, noise=30.0), max_drop=0.01)
     assert policy.threshold_e == (None, None, None, 0.0)
     assert policy.note.startswith("no exit is safe: the best bound reached is")
-    assert "no exit is safe: none saves MACs with 20 rows" in choose(make_table(10)).note
+    assert "no exit is safe: none saves MACs with 20 samples" in choose(make_table(10)).note
     assert choose(make_table(30, e=1)).threshold_e == (0.0,)
-    assert "none saves MACs. Chosen" in choose(make_table(30, e=1), rule="plain").note, "which asks for no 20 rows"
+    assert "none saves MACs. Chosen" in choose(make_table(30, e=1), rule="plain").note, "which asks for no 20 samples"
 
 
 def test_every_exit_that_is_on_has_its_support():
@@ -152,11 +152,11 @@ def test_an_impossible_budget_names_the_cheapest_within_reach():
 
 def test_the_note_says_how():
     note = choose(make_table(400), max_drop=0.02).note
-    for said in ("estimated drop", "bound", "made-up rows (n=400)", "basis teacher", "rule safe", "Clopper-Pearson"):
+    for said in ("estimated drop", "bound", "made-up samples (n=400)", "basis teacher", "rule safe", "Clopper-Pearson"):
         assert said in note
     assert "accuracy" not in note
     assert "synthesized" not in note
-    assert "chosen on synthesized rows" in choose(make_table(400, synthetic=True), max_drop=0.02).note
+    assert "chosen on synthesized samples" in choose(make_table(400, synthetic=True), max_drop=0.02).note
     assert choose(make_table(400, basis="labels")).basis == "labels"
 
 

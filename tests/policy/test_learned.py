@@ -36,7 +36,7 @@ def test_a_policy_with_gates_is_json_and_runs_as_simulated() -> None:
     net = dx.attach(dx.split(model, example, after=[0.25, 0.5, 0.75]), dx.heads.conv_heads(10, hidden=8))
     x = torch.randn(30, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up rows")
+        table = table_of(net, net.all_exits(x), label_n=None, rows="made-up samples")
     middle_e = confidences(table.logits_nek, GATES).median(0).values[:3].tolist()
     policy = Policy(confidence=GATES, threshold_e=(middle_e[0], None, middle_e[2], 0.0), temperature_e=(1.0,) * 4)
     assert Policy.from_json(policy.to_json()) == policy

@@ -114,14 +114,14 @@ def test_files_that_are_no_table_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"logits_nek": torch.zeros(0, 4, 5), "label_n": None}, "a table of 0 rows"),
+        ({"logits_nek": torch.zeros(0, 4, 5), "label_n": None}, "a table of 0 samples"),
         ({"logits_nek": torch.zeros(200, 4, 5).double()}, r"\[200, 4, 5\] of torch.float64"),
         ({"logits_nek": torch.zeros(200, 4, 1)}, "logits of 1 classes"),
         ({"trunk_macs_e": (1, 2, 3)}, "logits of 4 exits but costs and names"),
         ({"trunk_macs_e": (1, 3, 2, 4)}, "must not fall"),
         ({"head_macs_e": (1, 1, 1, 1)}, "the last head cost 0"),
         ({"label_n": None, "basis": "labels"}, "give labels, or basis 'teacher'"),
-        ({"label_n": torch.zeros(3).long()}, r"labels \[3\] of torch.int64 for 200 rows"),
+        ({"label_n": torch.zeros(3).long()}, r"labels \[3\] of torch.int64 for 200 samples"),
         ({"label_n": torch.full((200,), 5)}, "labels from 5 to 5 for classes 0 to 4; number"),
     ],
 )
@@ -169,9 +169,9 @@ def test_a_skipping_row_pays_what_it_ran_and_is_compared_with_the_full_net():
 def test_a_table_is_for_one_skip_rule():
     table = make_skipping(10)
     for wrong in (Policy.never(4), Policy.skipping(4, 2, keep=0.4), Policy.skipping(4, 3)):
-        with pytest.raises(PolicyError, match=r"the table's rows by \(0.5, 0.5\); collect a table with keep="):
+        with pytest.raises(PolicyError, match=r"the table's samples by \(0.5, 0.5\); collect a table with keep="):
             simulate(table, wrong)
-    with pytest.raises(PolicyError, match=r"the table's rows by None"):
+    with pytest.raises(PolicyError, match=r"the table's samples by None"):
         simulate(make_table(), Policy.skipping(4, 2))
     off = Policy(threshold_e=(None, None, None, 0.0), temperature_e=(1.0,) * 4, keep_g=(None, None))
     assert simulate(make_table(), off).saved == 0
@@ -180,7 +180,7 @@ def test_a_table_is_for_one_skip_rule():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"ran_ng": torch.ones(9, 2, dtype=torch.bool)}, r"ran_ng is \[9, 2\] of torch.bool; a table of 10 rows"),
+        ({"ran_ng": torch.ones(9, 2, dtype=torch.bool)}, r"ran_ng is \[9, 2\] of torch.bool; a table of 10 samples"),
         ({"ran_ng": torch.ones(10, 2)}, "wants .* of torch.bool"),
         ({"macs_ne": torch.ones(10, 3, dtype=torch.int64)}, r"macs_ne is \[10, 3\]"),
         ({"full_nk": torch.ones(10, 4)}, r"5 classes and 2 gates wants \[10, 5\] of torch.float32"),

@@ -1,4 +1,4 @@
-"""Lent attention: taken away without a trace, learned from rows of every kind, the loss as written."""
+"""Lent attention: taken away without a trace, learned from samples of every kind, the loss as written."""
 
 import copy
 from pathlib import Path
@@ -277,7 +277,7 @@ def test_what_cannot_learn_is_refused() -> None:
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
     small = dx.data.Samples(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
     auxiliary = lend_attention(net)
-    with pytest.raises(dx.errors.SourceError, match=r"rows of shape \(3, 4, 4\)"):
+    with pytest.raises(dx.errors.SourceError, match=r"samples of shape \(3, 4, 4\)"):
         distill_attention(auxiliary, small, config())
     with pytest.raises(FitError, match="makes no map"):
         transfer_attention(dx.attach(net.staged, dx.heads.pooled_heads(10)), rows, config())

@@ -1,4 +1,4 @@
-"""A smaller net learns from the one it was: the loss as written, rows of every kind, the teacher left alone."""
+"""A smaller net learns from the one it was: the loss as written, samples of every kind, the teacher left alone."""
 
 import importlib
 from contextlib import nullcontext

@@ -176,5 +176,5 @@ def test_what_cannot_be_quantized_is_refused() -> None:
         to_int8(net, {"layers": {"nowhere": [1.0, 0]}})
     with pytest.raises(dx.errors.PlanError, match="is in 8 bits"):
         dx.prune.rank(coarse, budget=0.5)
-    with pytest.raises(dx.errors.SourceError, match="no rows"):
+    with pytest.raises(dx.errors.SourceError, match="no samples"):
         dx.prune.quantize(net, rows.subset(torch.arange(0)))

@@ -73,9 +73,9 @@ def test_masks_are_found_by_name_where_blocks_are_gone() -> None:
 def test_rows_to_rank_by_are_looked_at_first() -> None:
     net, rows = setting(METHODS["joint"], n=4)
     gray = dx.data.Samples(pixels=torch.rand(4, 1, 8, 8), spec=dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)))
-    with pytest.raises(dx.errors.SourceError, match="no rows"):
+    with pytest.raises(dx.errors.SourceError, match="no samples"):
         dx.prune.rank(net, budget=0.8, by="taylor", source=rows.subset(torch.arange(0)))
-    with pytest.raises(dx.errors.SourceError, match=r"rows of shape \(1, 8, 8\); the net eats \(3, 8, 8\)"):
+    with pytest.raises(dx.errors.SourceError, match=r"samples of shape \(1, 8, 8\); the model expects \(3, 8, 8\)"):
         dx.prune.rank(net, budget=0.8, by="taylor", source=gray)
     with pytest.raises(PlanError, match="rows_per_step 0"):
         dx.prune.rank(net, budget=0.8, by="taylor", source=rows, rows_per_step=0)

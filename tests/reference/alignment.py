@@ -13,7 +13,7 @@ def negative_cosine(early: np.ndarray, final: np.ndarray) -> float:
 
 
 def self_contrastive(z: np.ndarray, t: float, y: np.ndarray | None = None) -> float:
-    """SelfCon, of ``[m b d]``: every exit's row an anchor, log-odds of each positive among all other projections."""
+    """SelfCon, of ``[m b d]``: every exit's sample an anchor, log-odds of each positive among all other projections."""
     m, b, _ = z.shape
     anchors = [(e, i) for e in range(m) for i in range(b)]
     z, y = unit(z), np.arange(b) if y is None else y
@@ -53,7 +53,7 @@ def l2(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def effective_rank(z: np.ndarray) -> float:
-    """RankMe, eq. 1, of centered rows."""
+    """RankMe, eq. 1, of centered samples."""
     s = np.linalg.svd(z - z.mean(0), compute_uv=False)
     p = s / s.sum()
     return float(np.exp(-sum(q * np.log(q) for q in p if q > 0)))

@@ -22,7 +22,7 @@ def best_temperature(logits_nk, target_n):
 
 
 def ece(logits_nk, target_n, bins):
-    """Sum over bins of share of rows x |share right - mean confidence|. Naeini et al., AAAI 2015."""
+    """Sum over bins of share of samples x |share right - mean confidence|. Naeini et al., AAAI 2015."""
     rows = [
         (max(p), int(np.argmax(p)) == y) for p, y in ((softmax(z), y) for z, y in zip(logits_nk, target_n, strict=True))
     ]

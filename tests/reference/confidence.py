@@ -1,4 +1,4 @@
-"""Confidences, rebuilt slowly, row by row."""
+"""Confidences, rebuilt slowly, sample by sample."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""SkipNet's and BlockDrop's gates, slowly: one row at a time, from a state dict of NumPy arrays."""
+"""SkipNet's and BlockDrop's gates, slowly: one sample at a time, from a state dict of NumPy arrays."""
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def feedforward_tokens(tap: np.ndarray, state: State) -> float:
 
 
 def recurrent(taps: list[np.ndarray], state: State) -> list[float]:
-    """The shared LSTM over the taps of one row ``[c h w]``: the probability to run each stage."""
+    """The shared LSTM over the taps of one sample ``[c h w]``: the probability to run each stage."""
     size = state["decide.weight"].shape[1]
     hidden, cell = np.zeros(size), np.zeros(size)
     found = []
@@ -86,7 +86,7 @@ def recurrent(taps: list[np.ndarray], state: State) -> list[float]:
 
 
 def policy(x: np.ndarray, state: State) -> np.ndarray:
-    """BlockDrop's policy network on one row ``[c h w]``: the probability to run each stage ``[g]``."""
+    """BlockDrop's policy network on one sample ``[c h w]``: the probability to run each stage ``[g]``."""
     x = conv_bn_relu(x, state, "conv", "norm", 1)
     for block, stride in enumerate((1, 2, 2)):
         name = f"blocks.{block}"

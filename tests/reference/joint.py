@@ -23,7 +23,7 @@ def balanced(gradient_e: list[np.ndarray], segment: int) -> np.ndarray:
 
 
 def drift(logits: np.ndarray, teacher: np.ndarray) -> tuple[list[float], float]:
-    """Agreement of each exit ``[n e k]`` with the teacher ``[n k]``, and KL(teacher || last exit) a row."""
+    """Agreement of each exit ``[n e k]`` with the teacher ``[n k]``, and KL(teacher || last exit) a sample."""
     agreement = [float(np.mean(logits[:, e].argmax(1) == teacher.argmax(1))) for e in range(logits.shape[1])]
     p, q = softmax(teacher), softmax(logits[:, -1])
     return agreement, float((p * np.log(p / q)).sum(1).mean())

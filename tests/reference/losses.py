@@ -11,7 +11,7 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 def distillation(
     student: np.ndarray, teacher: np.ndarray, temperature: float, weight: np.ndarray | None = None
 ) -> float:
-    """Hinton et al. 2015: KL between softened answers, times tau^2, mean over rows (each times its weight)."""
+    """Hinton et al. 2015: KL between softened answers, times tau^2, mean over samples (each times its weight)."""
     total = 0.0
     for row, (s, t) in enumerate(zip(student, teacher, strict=True)):
         p, q = softmax(t, temperature), softmax(s, temperature)
@@ -20,7 +20,7 @@ def distillation(
 
 
 def survivor_weights(logits: np.ndarray, strength: float, thresholds: int = 20_000) -> np.ndarray:
-    """``[e b]`` from ``[e b k]``: try many thresholds, and count at how many a row has not left before an exit."""
+    """``[e b]`` from ``[e b k]``: try many thresholds, and count at how many a sample has not left before an exit."""
     sure = softmax(logits).max(-1)
     share = np.ones(sure.shape)
     for e in range(1, len(sure)):
@@ -39,7 +39,7 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def soft_cross_entropy(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
-    """tau^2 H(p, q), mean over rows."""
+    """tau^2 H(p, q), mean over samples."""
     rows = zip(student, teacher, strict=True)
     found = [-(softmax(t, temperature) * np.log(softmax(s, temperature))).sum() for s, t in rows]
     return float(temperature**2 * np.mean(found))
@@ -86,7 +86,7 @@ def gate_targets(loss: np.ndarray, cost: np.ndarray, price: float) -> np.ndarray
 
 
 def gated(loss: np.ndarray, gate: np.ndarray, cost: np.ndarray, price: float) -> float:
-    """JEI-DNN: the exits' losses where rows are sent, and the gates' binary cross-entropies."""
+    """JEI-DNN: the exits' losses where samples are sent, and the gates' binary cross-entropies."""
     sent, right = exit_probabilities(gate), gate_targets(loss, cost, price)
     total = 0.0
     for b in range(len(loss)):

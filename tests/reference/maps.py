@@ -13,13 +13,13 @@ def attention_map(feature: np.ndarray, power: float = 2.0) -> np.ndarray:
 
 
 def at(feature: np.ndarray) -> np.ndarray:
-    """normalize(flatten(mean_c x^2)) of one row."""
+    """normalize(flatten(mean_c x^2)) of one sample."""
     flat = attention_map(feature).reshape(-1)
     return flat / np.sqrt((flat**2).sum())
 
 
 def transfer(student: np.ndarray, teacher: np.ndarray) -> float:
-    """||at(S) - at(T)||^2, mean over rows ``[b c h w]``."""
+    """||at(S) - at(T)||^2, mean over samples ``[b c h w]``."""
     return float(np.mean([((at(s) - at(t)) ** 2).sum() for s, t in zip(student, teacher, strict=True)]))
 
 

@@ -1,6 +1,6 @@
 """Meta-learning in NumPy, slowly: one linear softmax classifier, every derivative by hand.
 
-Shapes: b rows, d inputs, k classes. W is ``[d k]``.
+Shapes: b samples, d inputs, k classes. W is ``[d k]``.
 """
 
 from __future__ import annotations

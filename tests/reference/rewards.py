@@ -1,4 +1,4 @@
-"""Rewards and returns of SkipNet and BlockDrop, one row and one block at a time."""
+"""Rewards and returns of SkipNet and BlockDrop, one sample and one block at a time."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def blockdrop_reward(run: np.ndarray, right: bool, penalty: float) -> float:
 
 
 def policy_probability(probability: np.ndarray, run: np.ndarray, mix: float) -> float:
-    """Of one row's whole policy: the product over blocks, after mixing."""
+    """Of one sample's whole policy: the product over blocks, after mixing."""
     total = 1.0
     for p, u in zip(probability, run, strict=True):
         mixed = mix * p + (1 - mix) * (1 - p)

@@ -1,11 +1,11 @@
-"""What a policy does on a table, one row and one exit after the other."""
+"""What a policy does on a table, one sample and one exit after the other."""
 
 import numpy as np
 from reference.confidence import confidence, patience
 
 
 def simulate(logits_nek, trunk_e, head_e, measure, threshold_e, temperature_e):
-    """Exit and MACs of every row."""
+    """Exit and MACs of every sample."""
     exits, macs = [], []
     for row_ek in np.asarray(logits_nek, np.float64):
         paid, answers = 0, []

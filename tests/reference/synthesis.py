@@ -1,4 +1,4 @@
-"""What synthesized rows are made for, as the papers write it, in NumPy, one row at a time."""
+"""What synthesized samples are made for, as the papers write it, in NumPy, one sample at a time."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def competition(exits: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 
 def adversarial(exits: np.ndarray, answers: np.ndarray) -> float:
-    """CMI's KL(teacher || student) where both name the same class, 0 elsewhere; mean over rows and exits."""
+    """CMI's KL(teacher || student) where both name the same class, 0 elsewhere; mean over samples and exits."""
     found = []
     for row, answer in zip(exits, answers, strict=True):
         for logits in row:
@@ -43,7 +43,7 @@ def mode_seeking(x1: np.ndarray, x2: np.ndarray, z1: np.ndarray, z2: np.ndarray)
 
 
 def similarity(weight: np.ndarray) -> np.ndarray:
-    """ZSKD's class similarity: cosines of the last layer's weights ``[k d]``, each row brought to [0, 1]."""
+    """ZSKD's class similarity: cosines of the last layer's weights ``[k d]``, each sample brought to [0, 1]."""
     k = len(weight)
     found = np.empty((k, k))
     for i in range(k):
@@ -61,7 +61,7 @@ def published_concentration(row: np.ndarray, beta: float) -> np.ndarray:
 
 
 def impression_loss(logits: np.ndarray, target: np.ndarray, temperature: float) -> float:
-    """ZSKD's cross-entropy H(y, softmax(logits / tau)), mean over rows."""
+    """ZSKD's cross-entropy H(y, softmax(logits / tau)), mean over samples."""
     rows = zip(logits, target, strict=True)
     return float(np.mean([-(y * np.log(softmax(row / temperature))).sum() for row, y in rows]))
 
@@ -82,7 +82,7 @@ def inversion_loss(
 
 
 def mean_cosine_distance(feature: np.ndarray) -> float:
-    """1 - cosine, mean over all pairs of different rows."""
+    """1 - cosine, mean over all pairs of different samples."""
     found = []
     for i in range(len(feature)):
         for j in range(i):

@@ -1,4 +1,4 @@
-"""Thresholds by trying them all, and MSDNet's by counting rows one by one."""
+"""Thresholds by trying them all, and MSDNet's by counting samples one by one."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ def front(sure_ne, right_ne, trunk_e, head_e):
 
 
 def quota_thresholds(sure_ne, share_e):
-    """As MSDNet's public code goes about it: walk down the sorted rows, count those that have not left."""
+    """As MSDNet's public code goes about it: walk down the sorted samples, count those that have not left."""
     n, num_exits = sure_ne.shape
     gone, found = set(), []
     for e in range(num_exits - 1):

@@ -1,4 +1,4 @@
-"""Leave one kind out, slowly: every threshold tried on one table, the loss on the other counted row by row."""
+"""Leave one kind out, slowly: every threshold tried on one table, the loss on the other counted sample by sample."""
 
 import numpy as np
 from reference.losses import softmax
@@ -10,7 +10,7 @@ def loss(sure: np.ndarray, wrong: np.ndarray, threshold: float) -> int:
 
 
 def overshoot(first: np.ndarray, second: np.ndarray, max_drop: float, delta: float) -> float:
-    """Of one exit: logits ``[n 2 k]`` of the exit and the full net, on two kinds of rows."""
+    """Of one exit: logits ``[n 2 k]`` of the exit and the full net, on two kinds of samples."""
     (sure_a, wrong_a), (sure_b, wrong_b) = (
         (softmax(t[:, 0]).max(1), t[:, 0].argmax(1) != t[:, 1].argmax(1)) for t in (first, second)
     )

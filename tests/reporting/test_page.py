@@ -40,7 +40,7 @@ def test_one_page_that_loads_nothing(tmp_path):
     path = write_page(
         tmp_path / "deep" / "report.html",
         title="A net <script>alert(1)</script>",
-        reports=[shown("On <test> rows", basis="labels"), shown("On others", rows="rows & more")],
+        reports=[shown("On <test> samples", basis="labels"), shown("On others", rows="samples & more")],
         pictures={"first & last": torch.rand(70, 1, 9, 9), "color": torch.rand(2, 3, 9, 9)},
         timing={"batch 1": {"static": "4 ms", "dynamic": "<2 ms"}},
         provenance={"seed": 0},
@@ -48,8 +48,8 @@ def test_one_page_that_loads_nothing(tmp_path):
     page = path.read_text(encoding="utf-8")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert "<script" not in page
-    assert "On &lt;test&gt; rows" in page
-    assert "rows &amp; more" in page
+    assert "On &lt;test&gt; samples" in page
+    assert "samples &amp; more" in page
     assert "&lt;2 ms" in page
     # namespaces aside, every address is data or a place in the page
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -69,7 +69,7 @@ def test_without_labels_the_word_is_agreement(tmp_path):
         encoding="utf-8"
     )
     assert "accuracy" not in page.lower()
-    assert "agreement with the full net on synthesized rows" in page
+    assert "agreement with the full net on synthesized samples" in page
 
 
 def test_the_same_figures_give_the_same_page(tmp_path):

@@ -67,7 +67,9 @@ def test_an_exit_that_is_off_is_shown_as_off():
     assert sum(" all " in line for line in lines) == 3  # the exit, the last one, and the legend's or title's words
 
 
-@pytest.mark.parametrize(("synthetic", "says"), [(False, "full net (basis: teacher)"), (True, "on synthesized rows")])
+@pytest.mark.parametrize(
+    ("synthetic", "says"), [(False, "full net (basis: teacher)"), (True, "on synthesized samples")]
+)
 def test_agreement_is_never_called_accuracy(synthetic, says):
     table = make_table(300, synthetic=synthetic)
     text = str(report(table, choose(table, max_drop=0.05)))
@@ -108,7 +110,7 @@ def test_what_is_skipped_is_told_and_weighed(basis):
     assert found.kept == table.skipped.kept_g
     assert found.paths == 4
     text = str(found)
-    assert f"Of 2 stages that may be skipped a row runs {sum(found.kept):.1f} on its way" in text
+    assert f"Of 2 stages that may be skipped a sample runs {sum(found.kept):.1f} on its way" in text
     assert "4 different paths" in text
     assert json.loads(json.dumps(found.to_dict()))["kept"] == list(found.kept)
     if basis == "teacher":

@@ -36,7 +36,7 @@ def dynamic(name: str, seed: int = 0) -> tuple[DynamicNet, nn.Module, torch.Tens
 
 
 def some_policy(net: DynamicNet, x: torch.Tensor, quantile: float = 0.5) -> Policy:
-    """About half of the rows leave at each exit."""
+    """About half of the samples leave at each exit."""
     confidence = net.all_exits(x).softmax(-1).amax(-1)
     thresholds = confidence.quantile(quantile, dim=0).tolist()
     return Policy(threshold_e=(*thresholds[:-1], 0.0), temperature_e=(1.0,) * net.num_exits)
@@ -78,7 +78,7 @@ class TestZoo:
             torch.testing.assert_close(single[i].logits[0], whole.logits[i], rtol=1e-4, atol=1e-5)
 
     def test_predicted_macs_are_observed_macs(self, name: str) -> None:
-        """The flagship: what the table predicts, what `run` books, what torch counts while a row runs alone."""
+        """The flagship: what the table predicts, what `run` books, what torch counts while a sample runs alone."""
         net, _, x = dynamic(name)
         policy = some_policy(net, x)
         clear = clear_rows(net, x, policy)
@@ -102,7 +102,7 @@ class TestZoo:
 
 
 def clear_rows(net: DynamicNet, x: torch.Tensor, policy: Policy) -> torch.Tensor:
-    """Rows that no exit is undecided about: kernels may differ in the last bit with the number of rows."""
+    """Samples that no exit is undecided about: kernels may differ in the last bit with the number of samples."""
     confidence = net.all_exits(x).softmax(-1).amax(-1)[:, :-1]
     thresholds = torch.tensor(policy.threshold_e[:-1])
     return ((confidence - thresholds).abs() > 1e-5).all(1)
@@ -125,7 +125,7 @@ def test_table_and_run_agree_under_random_policies(thresholds, temperatures, mea
         temperature_e=(*temperatures[: net.num_exits - 1], 1.0),
     )
     predicted, booked = simulate(table_of(net, x), policy), net.run(x, policy)
-    assert (predicted.exit_n == booked.exit).float().mean() >= 8 / 9  # one row may sit on a threshold
+    assert (predicted.exit_n == booked.exit).float().mean() >= 8 / 9  # one sample may sit on a threshold
     same = predicted.exit_n == booked.exit
     assert predicted.macs_n[same].tolist() == booked.macs[same].tolist()
 
@@ -204,7 +204,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 
 def test_a_temperature_rounds_nothing_in_half_precision() -> None:
-    """The table divides logits in float32; dividing them in their own type moves rows to other exits."""
+    """The table divides logits in float32; dividing them in their own type moves samples to other exits."""
     net, _, _ = dynamic("residual")
     x = torch.randn(200, *net.staged.input_shape, generator=torch.Generator().manual_seed(4)).bfloat16()
     net = net.bfloat16()
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused() -> None:
     net, _, x = dynamic("residual")
     with pytest.raises(PolicyError, match=r"policy is for 2 exits"):
         net.run(x, Policy.never(2) if net.num_exits != 2 else Policy.never(3))
-    with pytest.raises(SourceError, match=r"the net eats"):
+    with pytest.raises(SourceError, match=r"the model expects"):
         net.run(x[..., :-1], Policy.never(net.num_exits))
     with pytest.raises(PolicyError, match=r"'auto', 'always' or 'never'"):
         net.run(x, Policy.never(net.num_exits), compact="sometimes")

@@ -1,4 +1,4 @@
-"""A row that is alone has books of its own: they say what a batch's say."""
+"""A sample that is alone has books of its own: they say what a batch's say."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def test_with_every_kind_of_threshold(measure: str, threshold_e: tuple[float | N
 
 
 def test_a_gate_that_sits_on_its_threshold_runs_as_in_a_batch() -> None:
-    """Thresholds are rounded as the gate's logits are: a gate that has died says the same of every row."""
+    """Thresholds are rounded as the gate's logits are: a gate that has died says the same of every sample."""
     net = gated_net(exits=False)
     torch.nn.init.zeros_(net.gates.body.decide.weight)
     x = rows_for(net, 2)

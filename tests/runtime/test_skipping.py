@@ -25,7 +25,7 @@ KINDS = sorted(LEARNED)
 
 
 def halving_policy(net: DynamicNet, x: torch.Tensor) -> tuple[Policy, torch.Tensor]:
-    """About half of the rows skip at each gate and leave at each exit; and the rows that sit on no threshold."""
+    """About half of the samples skip at each gate and leave at each exit; and the samples that sit on no threshold."""
     keep_g, clear = halving_rule(net, x)
     table = collect(net, source_of(x), keep=keep_g)
     sure_ne = table.logits_nek.softmax(-1).amax(-1)[:, :-1]
@@ -45,7 +45,9 @@ def test_a_batch_is_its_rows_in_any_order_and_as_masks_say(name: str, kind: str)
 @pytest.mark.parametrize("name", WITH_BLOCKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predicted_macs_are_observed_macs(name: str, kind: str) -> None:
-    """The flagship, with exits and gates in one policy: the table, the books, and what torch counts of a row alone."""
+    """The flagship, with exits and gates in one policy: the table, the books, and what torch counts of a sample
+    alone.
+    """
     net = gated_net(name, kind)
     x = rows_for(net)
     policy, clear = halving_policy(net, x)
@@ -77,7 +79,7 @@ def test_gathering_changes_no_answer(kind: str, compact: str) -> None:
 
 
 def seen_by(net: DynamicNet) -> list[int]:
-    """How many rows each gated stage is given from now on."""
+    """How many samples each gated stage is given from now on."""
     seen: list[int] = []
     for s in net.gates.at:
         net.staged.stages[s].register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
@@ -181,7 +183,7 @@ def test_gates_of_one_look_bring_rows_of_one_path_together() -> None:
         net.staged.stages[s].register_forward_pre_hook(lambda module, live: given.append(is_view(live[0])))
     ran = net.run(x, Policy.skipping(1, net.num_gates), compact="always").ran
     assert len(ran.unique(dim=0)) == 2**net.num_gates
-    assert given[0], "the rows of the first gated stage lie side by side: a view, nothing is gathered"
+    assert given[0], "the samples of the first gated stage lie side by side: a view, nothing is gathered"
 
 
 def test_stages_that_exits_cut_off_are_not_reported_as_run() -> None:
@@ -280,7 +282,7 @@ def test_other_precisions(kind: str, dtype: torch.dtype) -> None:
     ids=str,
 )
 def test_gates_go_with_every_measure_of_confidence(kind: str, confidence: Measure) -> None:
-    """Gates of one look put rows in another order; what exits remember or have learned follows them."""
+    """Gates of one look put samples in another order; what exits remember or have learned follows them."""
     gates = gated_net(kind=kind)
     heads = default_heads(gates.num_classes, hidden=64, separable=0)
     exits = attach(gates.staged, heads, at=gates.staged.skippable)

@@ -1,4 +1,6 @@
-"""A tiny residual net that knows its job: four classes of noisy stripes, learned in seconds; and rows of that job."""
+"""A tiny residual net that knows its job: four classes of noisy stripes, learned in seconds; and samples of that
+job.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is right about rows: labels or a teacher's probabilities; and how the trunk normalizes meanwhile."""
+"""What is right about samples: labels or a teacher's probabilities; and how the trunk normalizes meanwhile."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_labels_are_the_truth_unless_there_is_a_teacher(static, train_rows) -> N
     taught = Lessons(train_rows, static, static, "frozen", augmented=False)
     with taught.beside(static, batch, like) as lesson:
         assert_close(lesson.target, static(batch.x).softmax(1).detach())
-    with pytest.raises(FitError, match="the rows have no labels; give teacher="):
+    with pytest.raises(FitError, match="the samples have no labels; give teacher="):
         Lessons(train_rows.unlabelled(), static, None, "frozen", augmented=False)
 
 
@@ -67,5 +67,5 @@ def test_a_teacher_lends_its_statistics_to_as_many_passes_as_are_made(static, tr
 def test_rows_of_another_shape_are_refused(static) -> None:
     spec = dx.InputSpec(shape=(1, 9, 9), mean=(0.5,), std=(0.25,))
     rows = dx.data.Samples(pixels=torch.zeros(4, 1, 9, 9), y=torch.zeros(4, dtype=torch.int64), spec=spec)
-    with pytest.raises(SourceError, match=r"rows of shape \(1, 9, 9\); the net eats \(1, 8, 8\)"):
+    with pytest.raises(SourceError, match=r"samples of shape \(1, 9, 9\); the model expects \(1, 8, 8\)"):
         Lessons(rows, static, None, "frozen", augmented=False)

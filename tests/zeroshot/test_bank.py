@@ -61,7 +61,7 @@ def test_saved_bank_comes_back_bit_for_bit(teacher: nn.Module, tmp_path: Path) -
 def test_provenance_tells_how_to_make_it_again(teacher: nn.Module) -> None:
     found = make(teacher, n=5, seed=3).provenance
     assert (found.method, found.seed, found.n, found.spec) == ("leaves", 3, 5, SPEC)
-    assert str(found).startswith("5 rows of 3x8x8 by leaves, seed 3, teacher ")
+    assert str(found).startswith("5 samples of 3x8x8 by leaves, seed 3, teacher ")
     assert found.torch in str(found)
 
 
@@ -89,7 +89,7 @@ def damage_head(folder: Path, **changes: object) -> None:
         (lambda folder: damage_head(folder, version=99), "version 99, this dynext reads 'dynext bank' version 1"),
         (lambda folder: damage_head(folder, format="cake"), "format 'cake'"),
         (lambda folder: damage_head(folder, provenance={"n": 3}), "is damaged"),
-        (lambda folder: damage_head(folder, rows_done=256), "holds 256 of 600 rows"),
+        (lambda folder: damage_head(folder, rows_done=256), "holds 256 of 600 samples"),
         (lambda folder: (folder / "shard-00001.safetensors").unlink(), "shard-00001.* is missing or truncated"),
         (
             lambda folder: (folder / "shard-00001.safetensors").write_bytes(
@@ -99,7 +99,7 @@ def damage_head(folder: Path, **changes: object) -> None:
         ),
         (
             lambda folder: (folder / "shard-00002.safetensors").replace(folder / "shard-00001.safetensors"),
-            r"holds torch.float16 rows of \(88, 3, 8, 8\), expected torch.float16 of \(256, 3, 8, 8\)",
+            r"holds torch.float16 samples of \(88, 3, 8, 8\), expected torch.float16 of \(256, 3, 8, 8\)",
         ),
     ],
 )
@@ -112,11 +112,11 @@ def test_damaged_banks_are_refused(teacher: nn.Module, tmp_path: Path, damage, t
 
 def test_bank_and_provenance_must_agree(teacher: nn.Module) -> None:
     bank = make(teacher)
-    with pytest.raises(SourceError, match="a bank of 512 rows whose provenance says 600"):
+    with pytest.raises(SourceError, match="a bank of 512 samples whose provenance says 600"):
         Bank(shards=bank.shards[:2], provenance=bank.provenance)
 
 
 def test_no_batch_is_left_with_a_single_row(teacher: nn.Module) -> None:
-    bank = replace(make(teacher), batch_size=599)  # 600 rows
+    bank = replace(make(teacher), batch_size=599)  # 600 samples
     assert [len(batch.x) for batch in bank] == [300, 300]
     assert [len(batch.x) for batch in replace(bank, batch_size=200)] == [200, 200, 200]

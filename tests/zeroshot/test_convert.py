@@ -67,7 +67,7 @@ def test_calibration_rows_judge_but_do_not_teach() -> None:
     assert same_weights(bare, judged)
     assert not judged.table.synthetic
     assert len(judged.table) == 48
-    assert "48 unlabelled rows" in judged.table.rows
+    assert "48 unlabelled samples" in judged.table.rows
 
 
 def test_distilling_on_calibration_rows_judges_on_answers_of_exits_that_did_not_see_them() -> None:
@@ -85,7 +85,7 @@ def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
     rows = real(64)
     found = convert(teacher(), distill_on=rows, calibrate=real(), **SMALL)
     assert found.rows is rows
-    assert found.provenance["method"] == "given rows"
+    assert found.provenance["method"] == "given samples"
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -147,7 +147,7 @@ def test_a_table_that_says_no_gives_the_static_net() -> None:
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(SourceError, match="give an example batch or spec"):
         convert(teacher())
-    with pytest.raises(SourceError, match="distill_on_calibration needs rows"):
+    with pytest.raises(SourceError, match="distill_on_calibration needs samples"):
         convert(teacher(), distill_on_calibration=True, **SMALL)
     with pytest.raises(FitError, match="with distill_on they are there, give steps"):
         convert(teacher(), distill_on=real(), minutes=5, **SMALL)
@@ -172,7 +172,7 @@ class Ending(nn.Module):
     ("behind", "told"),
     [
         (nn.Softmax(1), "answers probabilities .* leave its softmax out"),
-        (nn.Linear(10, 1), "answers one number a row; exits need a logit for each"),
+        (nn.Linear(10, 1), "answers one number a sample; exits need a logit for each"),
     ],
 )
 def test_answers_that_are_no_logits_are_refused(behind: nn.Module, told: str) -> None:
@@ -187,7 +187,7 @@ def test_rows_say_how_they_are_normalized() -> None:
     assert spec_for(None, None, None, rows) == own
     assert spec_for(torch.zeros(1, 3, 8, 8), None, None).mean == (0.5,) * 3
     with pytest.raises(
-        SourceError, match=r"calibrate is normalized by mean \(0\.4, .*give the rows the net's own spec"
+        SourceError, match=r"calibrate is normalized by mean \(0\.4, .*give the samples the net's own spec"
     ):
         convert(teacher(), calibrate=rows, **SMALL)
 
@@ -195,14 +195,14 @@ def test_rows_say_how_they_are_normalized() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"distill_on": real(0), "calibrate": real()}, "distill_on has no rows"),
-        ({"calibrate": real(0)}, "calibrate has no rows"),
-        ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Rows"),
+        ({"distill_on": real(0), "calibrate": real()}, "distill_on has no samples"),
+        ({"calibrate": real(0)}, "calibrate has no samples"),
+        ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Samples"),
         ({"distill_on": torch.zeros(4, 3, 8, 8)}, "distill_on is a Tensor; give a bank"),
         ({"calibrate": Samples(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))}, "resize them"),
         ({"example": torch.zeros(3, 8, 8)}, r"the example is of shape \(3, 8, 8\); give a batch"),
         ({"example": [0.0]}, "the example is a list; give a batch"),
-        ({"spec": InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)}, r"rows of shape \(2,\); give \(channels"),
+        ({"spec": InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)}, r"samples of shape \(2,\); give \(channels"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_before_the_work(given: dict, told: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows that are distilled on and judged by: no answer comes from exits that saw the row."""
+"""Samples that are distilled on and judged by: no answer comes from exits that saw the sample."""
 
 import torch
 from zoo import NETS
@@ -38,7 +38,7 @@ def test_each_row_is_answered_by_exits_that_saw_no_view_of_it() -> None:
 
     table = held_out_table(net, real, synthetic, train, rows=ROWS, seed=0)
     assert len(seen) == FOLDS
-    # each row is missing from exactly one training, and every training misses some
+    # each sample is missing from exactly one training, and every training misses some
     assert sorted(row for found in seen for row in set(range(ROWS)) - found) == list(range(ROWS))
     torch.testing.assert_close(table.logits_nek, head_logits(net, real.subset(torch.arange(ROWS))))
     assert table.basis == "teacher"

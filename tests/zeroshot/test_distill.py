@@ -111,7 +111,7 @@ def test_a_killed_distillation_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     fewer = features.subset(torch.arange(48))
-    with pytest.raises(FitError, match="belongs to another run .*48 rows"):
+    with pytest.raises(FitError, match="belongs to another run .*48 samples"):
         distill(net, teacher, fewer, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
 
 
@@ -133,13 +133,13 @@ def test_one_row_alone_has_no_statistics() -> None:
     )
     net = attach(split(net.eval(), torch.zeros(2, 3, 8, 8), ["1"]), default_heads(3))
     alone = Samples(pixels=torch.zeros(1, 3, 8, 8), spec=SPEC, bn="batch")
-    with pytest.raises(SourceError, match="a batch of one row has no statistics .* at least two rows"):
+    with pytest.raises(SourceError, match="a batch of one sample has no statistics .* at least two samples"):
         cache_features(net, None, alone, progress=False)
 
 
 def test_what_cannot_be_distilled_is_refused() -> None:
     net, teacher, rows = setting()
-    with pytest.raises(SourceError, match="has no rows"):
+    with pytest.raises(SourceError, match="has no samples"):
         distill(net, teacher, rows.subset(torch.arange(0)), progress=False)
     with pytest.raises(FitError, match="no early exit to train"):
         distill(DynamicNet(net.staged, []), teacher, rows, progress=False)

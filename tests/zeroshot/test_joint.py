@@ -38,7 +38,7 @@ def setting(name: str = "residual", n: int = 64) -> Setting:
 
 
 def held_out(rows: Samples, seed: int = 0) -> Samples:
-    """As the docstring says: an eighth of the rows, by seed."""
+    """As the docstring says: an eighth of the samples, by seed."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return rows.subset(order[: len(rows) // 8])
 
@@ -188,7 +188,7 @@ def test_two_classes_in_float64_without_batch_norm() -> None:
 
 
 class Stream:
-    """Rows that can only be iterated."""
+    """Samples that can only be iterated."""
 
     bn = "running"
     shape = SPEC.shape
@@ -255,10 +255,10 @@ def test_what_cannot_be_distilled_is_refused() -> None:
         distill_jointly(net, teacher, rows, lr=0, progress=False)
     with pytest.raises(FitError, match="bn='update'; give 'frozen'"):
         distill_jointly(net, teacher, rows, bn="update", progress=False)
-    with pytest.raises(SourceError, match="3 rows; joint distillation"):
+    with pytest.raises(SourceError, match="3 samples; joint distillation"):
         distill_jointly(net, teacher, rows.subset(torch.arange(3)), progress=False)
     large = Samples(pixels=torch.zeros(8, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))
-    with pytest.raises(SourceError, match="the net eats"):
+    with pytest.raises(SourceError, match="the model expects"):
         distill_jointly(net, teacher, large, progress=False)
     other = build_other(teacher)
     with pytest.raises(FitError, match=r"before any training, max_drift=0.02 wants 98.00%"):

@@ -15,7 +15,7 @@ SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def lopsided(count: int = 60) -> tuple[dx.DynamicNet, dx.data.Samples]:
-    """A net whose exits are copies of each other's kind and shout one class; rows for it."""
+    """A net whose exits are copies of each other's kind and shout one class; samples for it."""
     model, example = NETS["residual"]()
     net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.heads.conv_heads(10, hidden=8))
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_a_row_is_judged_by_biases_that_did_not_see_it() -> None:
     biases_ek = class_biases(table.subset((~fold).nonzero()[:, 0]))
     assert_close(judged.logits_nek[fold], table.logits_nek[fold] + biases_ek.float())
     logits_nek = table.logits_nek.clone()
-    logits_nek[own, :-1] = logits_nek[own, :-1].flip(-1)  # moves no other row of its fold
+    logits_nek[own, :-1] = logits_nek[own, :-1].flip(-1)  # moves no other sample of its fold
     _, other = recalibrated(net, replace(table, logits_nek=logits_nek))
     fold[own] = False
     assert torch.equal(other.logits_nek[fold], judged.logits_nek[fold])
@@ -68,7 +68,7 @@ def test_a_row_is_judged_by_biases_that_did_not_see_it() -> None:
 
 def test_rows_that_come_class_by_class_in_turn_are_judged_like_any() -> None:
     net, rows = lopsided(100)
-    wanted_nk = torch.nn.functional.one_hot(torch.arange(100) % 10, 10).float()  # every fifth row is of two classes
+    wanted_nk = torch.nn.functional.one_hot(torch.arange(100) % 10, 10).float()  # every fifth sample is of two classes
     noise_nk = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
     logits_nek = torch.stack([3 * wanted_nk + noise_nk] * 2 + [9 * wanted_nk], 1)
     table = replace(dx.collect(net, rows), logits_nek=logits_nek)

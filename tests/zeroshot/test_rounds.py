@@ -63,7 +63,7 @@ def test_killed_between_rounds_it_goes_on_to_the_same_rows(
 
 
 def test_nonsense_is_refused(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
-    with pytest.raises(SourceError, match="1 rows in 2 rounds"):
+    with pytest.raises(SourceError, match="1 samples in 2 rounds"):
         in_rounds(student, teacher, spec=spec, n=1, seed=0, **QUICK)
     with pytest.raises(SourceError, match="method leaves has no option against"):
         in_rounds(student, teacher, spec=spec, n=4, seed=0, method="leaves", steps=1, progress=False)

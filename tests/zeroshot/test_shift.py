@@ -1,4 +1,4 @@
-"""The shift between kinds of rows: the formula, and a rule that refuses where kinds contradict one another."""
+"""The shift between kinds of samples: the formula, and a rule that refuses where kinds contradict one another."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def sure_but_wrong(table: ExitTable, share: float, seed: int = 0) -> ExitTable:
-    """The same kind of rows, except that its early exits are sure of a wrong class on some."""
+    """The same kind of samples, except that its early exits are sure of a wrong class on some."""
     logits_nek = table.logits_nek.clone()
     hit_n = torch.rand(len(table), generator=torch.Generator().manual_seed(seed)) < share
     wrong_n = (table.answer_ne[:, -1] + 1) % table.num_classes

@@ -95,7 +95,7 @@ def test_exits_stand_where_they_would_without_skipping() -> None:
     assert all(min(abs(ours - theirs) for theirs in plain.trunk_macs_e) <= block for ours in net.trunk_macs_e)
     assert len(net.exits) >= 3
     model, example = NETS["plain"]()
-    with pytest.raises(SplitError, match="no residual block that a row may skip; leave skip out"):
+    with pytest.raises(SplitError, match="no residual block that a sample may skip; leave skip out"):
         attach_around_blocks(model, example, None, None, seed=0)
 
 

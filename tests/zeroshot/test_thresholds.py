@@ -1,4 +1,4 @@
-"""Thresholds without a real row: as cautious as the shift demands, and none where it is too large."""
+"""Thresholds without a real sample: as cautious as the shift demands, and none where it is too large."""
 
 from __future__ import annotations
 

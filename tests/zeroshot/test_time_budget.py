@@ -1,4 +1,4 @@
-"""A time budget becomes rows and steps: in proportion, within the budget, and the same again after a kill."""
+"""A time budget becomes samples and steps: in proportion, within the budget, and the same again after a kill."""
 
 from dataclasses import replace
 from pathlib import Path

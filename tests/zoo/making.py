@@ -20,7 +20,7 @@ def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
 
 
 def build(kind: Callable[[], nn.Module], seed: int = 0) -> Made:
-    """One model with its BatchNorm statistics away from their defaults, and two rows for it."""
+    """One model with its BatchNorm statistics away from their defaults, and two samples for it."""
     with seeded(seed):
         model = kind().eval()
         for module in model.modules():

@@ -38,10 +38,10 @@ from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import choose_unseen
 
 METHOD = "fitted"
-"""How rows are synthesized where there are none."""
+"""How samples are synthesized where there are none."""
 
 APART = 1000
-"""Most real rows that are kept apart for thresholds; a quarter of them where that is less."""
+"""Most real samples that are kept apart for thresholds; a quarter of them where that is less."""
 
 
 VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
@@ -51,7 +51,7 @@ VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
 @artefact_options
 @click.option(
     "--source", required=True, metavar="ROWS",
-    help="bank (rows made from the net), fashion-mnist, bundled, a folder of images or of a bank, or a .npz file.",
+    help="bank (samples made from the net), fashion-mnist, bundled, a folder of images or of a bank, or a .npz file.",
 )  # fmt: skip
 @output_option("-o", "--output", help="Where the aligned net goes; into DIR itself without it.")
 @click.option(
@@ -62,9 +62,16 @@ VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
     "--trunk", type=click.Choice(get_args(Trunk)), default="frozen", show_default=True,
     help="joint trains the layers before the exits as well.",
 )  # fmt: skip
-@click.option("--rows", type=click.IntRange(min=8), default=8192, show_default=True, help="Most rows to take or make.")
+@click.option(
+    "--samples",
+    "rows",
+    type=click.IntRange(min=8),
+    default=8192,
+    show_default=True,
+    help="Most samples to take or make.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps of training.")
-@click.option("--views", type=click.IntRange(0, 2), default=0, show_default=True, help="Random views of each row.")
+@click.option("--views", type=click.IntRange(0, 2), default=0, show_default=True, help="Random views of each sample.")
 @click.option("--drop-conflicts", is_flag=True, help="No alignment on steps where it works against classification.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01, a point]")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Share of the static net's MACs to spend.")
@@ -94,9 +101,9 @@ def align(
 ) -> None:
     """Align the exits of the dynamic net in DIR with its last exit, on ROWS whose labels nobody looks at.
 
-    Exits learn to answer as the full net does and, through heads that are dropped afterwards, to see rows as it does.
-    Confidences move: temperatures and thresholds are chosen anew, on rows kept apart, and told before and after. A run
-    that was interrupted goes on when the same command is run again.
+    Exits learn to answer as the full net does and, through heads that are dropped afterwards, to see samples as it
+    does. Confidences move: temperatures and thresholds are chosen anew, on samples kept apart, and told before and
+    after. A run that was interrupted goes on when the same command is run again.
 
     \b
     Example: dynext align fashion --source fashion-mnist --loss cosine
@@ -134,7 +141,7 @@ def align(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Given:
-    """Rows to align on, others to choose and judge thresholds on, and what they are in words."""
+    """Samples to align on, others to choose and judge thresholds on, and what they are in words."""
 
     taught: Samples | Bank
     apart: Samples | Bank
@@ -148,7 +155,7 @@ class _Given:
         if source == "bank" or (Path(source) / HEAD).is_file():
             bank = _synthesized(net, kept, METHOD, rows, seed, work / "bank") if source == "bank" else Bank.open(source)
             apart = _synthesized(net, kept, "leaves", min(APART, len(bank)), seed + 1, None)
-            words = f"{len(apart):,} synthesized rows (leaves)"
+            words = f"{len(apart):,} synthesized samples (leaves)"
             return cls(taught=bank, apart=apart, words=words, seed=seed)
         if source == "fashion-mnist":
             found = replace(fashion_mnist("train", root=root).unlabelled(), spec=kept.spec)
@@ -158,15 +165,15 @@ class _Given:
         cut = min(APART, len(order) // 4)
         if cut < 1:
             raise SourceError(
-                f"{len(found)} rows in {source}; give 4 at least, a quarter of them is kept for thresholds"
+                f"{len(found)} samples in {source}; give 4 at least, a quarter of them is kept for thresholds"
             )
-        words = f"{cut:,} unlabelled rows of {source}, kept apart"
+        words = f"{cut:,} unlabelled samples of {source}, kept apart"
         return cls(taught=found.subset(order[cut:]), apart=found.subset(order[:cut]), words=words, seed=seed)
 
     def rechosen(
         self, before: DynamicNet, aligned: DynamicNet, kept: Artifact, max_drop: float | None, budget: float | None
     ) -> Rechosen:
-        """On real rows as these say; on synthesized ones, thresholds must hold on two kinds."""
+        """On real samples as these say; on synthesized ones, thresholds must hold on two kinds."""
         if isinstance(self.apart, Samples):
             return rechoose(before, aligned, kept.policy, self.apart, max_drop=max_drop, budget=budget, rows=self.words)
         made = partial(_synthesized, before, kept, seed=self.seed + 2, folder=None)

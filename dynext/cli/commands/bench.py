@@ -27,13 +27,13 @@ TIMED_ROWS = 1024
 @click.command(short_help="Milliseconds against the static net.")
 @artefact_options
 @click.option(
-    "--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Rows a batch; repeat.  [default: 1, 64]"
+    "--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Samples a batch; repeat.  [default: 1, 64]"
 )
 @click.option("--write", is_flag=True, help="Measure each stage on this machine too, and keep that in DIR.")
 @click.option(
     "--budget-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="Choose thresholds that take at most so long a row, one at a time, by those times; keep them in DIR.",
+    help="Choose thresholds that take at most so long a sample, one at a time, by those times; keep them in DIR.",
 )
 @data_options(required=False)
 @device_option
@@ -51,10 +51,10 @@ def bench(
     device: str,
     as_json: bool,
 ) -> None:
-    """Time the dynamic net in DIR against its static net: in turn, on the same rows, in this process.
+    """Time the dynamic net in DIR against its static net: in turn, on the same samples, in this process.
 
-    The rows are --data, or the bundled sample where it fits the net, or else random noise, on which the share of rows
-    leaving early means nothing.
+    The samples are --data, or the bundled sample where it fits the net, or else random noise, on which the share of
+    samples leaving early means nothing.
 
     \b
     Example: dynext bench fashion --batch 1 --batch 256
@@ -81,13 +81,13 @@ def bench(
     shares = ", ".join(
         f"{share:.0%} after {name}" for share, name in zip(leaving.tolist(), net.exit_names, strict=True)
     )
-    click.echo(f"Rows leave {shares}.")
+    click.echo(f"Samples leave {shares}.")
     if not real:
-        click.echo("These rows are noise: where they leave says nothing about real ones. Give --data to time those.")
+        click.echo("These samples are noise: where they leave says nothing about real ones. Give --data to time those.")
     if write:
-        click.echo(f"Measured stage times are kept in {folder}; runs gather rows by them.")
+        click.echo(f"Measured stage times are kept in {folder}; runs gather samples by them.")
     if budget_ms is not None:
-        click.echo(f"Thresholds chosen for {budget_ms:g} ms a row are kept in {folder}: {kept.policy.note}")
+        click.echo(f"Thresholds chosen for {budget_ms:g} ms a sample are kept in {folder}: {kept.policy.note}")
 
 
 def _within(kept: Artifact, budget_ms: float) -> Policy:

@@ -46,17 +46,19 @@ TIMED_ROWS = 512
     "--synth",
     type=click.Choice([name for name in METHODS if name != "patches"]),
     default="fitted",
-    help="How rows are synthesized.",
+    help="How samples are synthesized.",
 )
 @click.option(
     "--bank",
     metavar="FOLDER",
     type=click.Path(exists=True, file_okay=False),
-    help="Rows that dynext synthesize has made, instead.",
+    help="Samples that dynext synthesize has made, instead.",
 )
-@click.option("--rows", type=click.IntRange(min=1), default=8192, show_default=True, help="Rows to synthesize.")
+@click.option(
+    "--samples", "rows", type=click.IntRange(min=1), default=8192, show_default=True, help="Samples to synthesize."
+)
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Distillation steps.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Plan rows and steps to take so long.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Plan samples and steps to take so long.")
 @click.option(
     "--train",
     type=click.Choice(get_args(Train)),
@@ -69,7 +71,7 @@ TIMED_ROWS = 512
     type=click.Choice(get_args(SkipKind)),
     is_flag=False,
     flag_value="skipnet",
-    help="Also let rows skip residual blocks; --skip alone is skipnet.",
+    help="Also let samples skip residual blocks; --skip alone is skipnet.",
 )
 @click.option("--skip-steps", type=click.IntRange(min=2), default=SKIP_STEPS, show_default=True, help="Steps for that.")
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
@@ -111,7 +113,7 @@ def convert(
     if distill_on_calibration and calibrate is None:
         raise click.UsageError("--distill-on-calibration needs images: give --calibrate DATA too")
     if bank is not None and minutes is not None:
-        raise click.UsageError("--minutes plans how many rows to make; with --bank they are there, give --steps")
+        raise click.UsageError("--minutes plans how many samples to make; with --bank they are there, give --steps")
     made = None if bank is None else Bank.open(bank)
     opened = open_given(model, **given)
     if not opened.trained and opened.recipe["kind"] != "file":
@@ -171,16 +173,19 @@ def convert(
 def _timed(
     teacher: nn.Module, conversion: Conversion, seen: Samples | None, distilled_on_seen: bool
 ) -> tuple[tuple[Timing, ...], str]:
-    """The clock on real rows if there are any; else on synthesized ones, where it says what exits cost, not save."""
+    """The clock on real samples if there are any; else on synthesized ones, where it says what exits cost, not save."""
     source = seen if seen is not None else conversion.rows
     x = source.take(drawn(len(source), TIMED_ROWS)).x if isinstance(source, Samples | Bank) else next(iter(source)).x
     x = x.to(next(teacher.parameters()))
     timings = side_by_side(teacher, conversion.net, conversion.policy, x)
     if seen is None:
-        return timings, f"{len(x):,} synthesized rows; real rows leave elsewhere (dynext bench DIR --data)"
+        return timings, f"{len(x):,} synthesized samples; real samples leave elsewhere (dynext bench DIR --data)"
     if distilled_on_seen:
-        return timings, f"{len(x):,} calibration rows, which the exits have seen (for others: dynext bench DIR --data)"
-    return timings, f"{len(x):,} calibration rows"
+        return (
+            timings,
+            f"{len(x):,} calibration samples, which the exits have seen (for others: dynext bench DIR --data)",
+        )
+    return timings, f"{len(x):,} calibration samples"
 
 
 def _pictures(conversion: Conversion, seen: Samples | None) -> dict[str, torch.Tensor]:

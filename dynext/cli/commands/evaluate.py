@@ -1,4 +1,4 @@
-"""``dynext evaluate``: what the dynamic net loses and saves on real rows, and thresholds chosen anew on such."""
+"""``dynext evaluate``: what the dynamic net loses and saves on real samples, and thresholds chosen anew on such."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dynext.zeroshot.thresholds import choose_cautiously
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-@click.command(short_help="What the dynamic net loses and saves on test rows.")
+@click.command(short_help="What the dynamic net loses and saves on test samples.")
 @artefact_options
 @data_options(required=False)
 @click.option(
@@ -67,10 +67,11 @@ def evaluate(
     as_json: bool,
     **shaped: Any,
 ) -> None:
-    """Judge the dynamic net in DIR on test rows: at its saved policy, and along budgets.
+    """Judge the dynamic net in DIR on test samples: at its saved policy, and along budgets.
 
     With labels (a data set, a .npz with y, a folder with one sub-folder a class, named like the net's classes or in the
-    order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test rows.
+    order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test
+    samples.
 
     With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
     were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose), with class biases that
@@ -90,7 +91,7 @@ def evaluate(
     if not choosing and (max_drop is not None or budget is not None):
         raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
     if choosing and unlabelled is None:
-        raise click.UsageError("--choose takes --unlabelled images, never the test rows of --data")
+        raise click.UsageError("--choose takes --unlabelled images, never the test samples of --data")
     kept = open_artefact(folder, model, arguments)
     if episodes is not None:
         if data is None:
@@ -116,7 +117,7 @@ def evaluate(
     if kept.table is None:
         click.echo("No budgets: the folder keeps no table to choose other thresholds on.")
         return
-    click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the rows above):")
+    click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the samples above):")
     click.echo(columns([_titles(saved), *(_cells(budget, found, saved) for budget, found in along)], left=()))
 
 
@@ -137,7 +138,7 @@ def _check(
             f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
             f"that they have not seen"
         )
-    told = f"{len(rows):,} unlabelled rows of {unlabelled}"
+    told = f"{len(rows):,} unlabelled samples of {unlabelled}"
     judged = _Judged(net=kept.net.to(device), rows=rows, words=told)
     before = now = judged.report(kept.policy)
     if choosing:
@@ -171,7 +172,9 @@ def _check(
 def _chosen(
     judged: _Judged, policy: Policy, max_drop: float | None, budget: float | None
 ) -> tuple[DynamicNet, Policy, ExitTable]:
-    """Thresholds as `dx.convert` takes them from calibration rows, class biases included where nothing is skipped."""
+    """Thresholds as `dx.convert` takes them from calibration samples, class biases included where nothing is
+    skipped.
+    """
     if judged.net.gates is None:
         net, table = recalibrated(judged.net, judged.table(None))
         return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
@@ -182,7 +185,7 @@ def _chosen(
 
 @dataclass(eq=False)
 class _Judged:
-    """One net on one set of rows, a table for each skip rule that is asked for.
+    """One net on one set of samples, a table for each skip rule that is asked for.
 
     The full net is this one with nothing skipped, as training left it.
     """

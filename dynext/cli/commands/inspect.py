@@ -22,7 +22,7 @@ from dynext.models.catalog import Opened
     type=click.Choice(["stage", "block"]),
     default="stage",
     show_default=True,
-    help="block also makes each residual block a stage, which a row may skip.",
+    help="block also makes each residual block a stage, which a sample may skip.",
 )
 @json_option
 def inspect(
@@ -48,8 +48,8 @@ def inspect(
         return
     size = "x".join(map(str, opened.spec.shape))
     weights = "" if opened.trained else ", random weights"
-    click.echo(f"{model}{weights}: eats {size}, answers {opened.num_classes:,} classes")
-    click.echo(f"{_parameters(opened):,} parameters, {macs(staged.macs)} MACs a row\n")
+    click.echo(f"{model}{weights}: expects {size}, answers {opened.num_classes:,} classes")
+    click.echo(f"{_parameters(opened):,} parameters, {macs(staged.macs)} MACs a sample\n")
     click.echo(staged.table())
     click.echo(f"\nExits of their own accord would stand after {', '.join(automatic)} (--after moves them).")
 

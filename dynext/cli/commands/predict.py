@@ -32,7 +32,8 @@ def predict(
 ) -> None:
     """Classify IMAGES with the dynamic net in DIR: class, confidence, the exit each left at, and its share of the MACs.
 
-    Images are resized and cropped to what the net eats; light objects on dark ground stay so, and the other way round.
+    Images are resized and cropped to what the model expects; light objects on dark ground stay so, and the other way
+    round.
 
     \b
     Example: dynext predict fashion shoe.png coat.png
@@ -56,7 +57,7 @@ def predict(
 
 
 def _answers(kept: Artifact, found: Prediction, images: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """One object a row: the confidence is the largest probability at the temperature of the exit it left at."""
+    """One object a sample: the confidence is the largest probability at the temperature of the exit it left at."""
     temperature_b = torch.tensor(kept.policy.temperature_e)[found.exit.cpu()]
     confidence_b, class_b = (found.logits.float().cpu() / temperature_b[:, None]).softmax(1).max(1)
     static = kept.net.trunk_macs_e[-1]

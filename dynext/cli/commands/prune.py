@@ -45,8 +45,10 @@ WAYS = [way for way in get_args(By) if way != "attention"]
 )
 @click.option("--blocks", type=click.IntRange(min=0), default=0, help="Residual blocks to leave out (cut by blocks).")
 @click.option("--unused-exits", is_flag=True, help="Leave out exits that the saved thresholds never use.")
-@click.option("--unlabelled", metavar="DATA", help="Images without labels to work on; else rows are synthesized.")
-@click.option("--rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Rows to synthesize.")
+@click.option("--unlabelled", metavar="DATA", help="Images without labels to work on; else samples are synthesized.")
+@click.option(
+    "--samples", "rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Samples to synthesize."
+)
 @click.option("--steps", type=click.IntRange(min=0), default=1000, show_default=True, help="Fine-tuning steps.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01]")
 @seed_option
@@ -70,7 +72,7 @@ def prune(
 ) -> None:
     """Remove channels (and blocks, and exits) from the dynamic net in DIR, fine-tune it, and put it into 8 bits.
 
-    The net before is the teacher: no label is needed, and with no images of yours rows are synthesized out of it.
+    The net before is the teacher: no label is needed, and with no images of yours samples are synthesized out of it.
     Thresholds are chosen anew, and what the smaller net has lost already is taken off what they may lose.
 
     \b
@@ -79,7 +81,7 @@ def prune(
     if budget == 1 and bits is None and not blocks and not unused_exits:
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
     kept = open_artefact(folder, model, arguments)
-    check_prunable(kept.net)  # before rows are synthesized
+    check_prunable(kept.net)  # before samples are synthesized
     seen = None if unlabelled is None else unlabelled_rows(unlabelled, kept.spec)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)
     made = make_smaller(
@@ -109,10 +111,10 @@ def _bank(kept: Artifact, method: str, count: int, seed: int) -> Bank:
 def _thresholds(
     kept: Artifact, made: Pruned, seen: Samples | None, max_drop: float | None, seed: int
 ) -> tuple[Policy, ExitTable]:
-    """For images of the kind to come, or else for synthesized rows of two kinds."""
+    """For images of the kind to come, or else for synthesized samples of two kinds."""
     before: DynamicNet = kept.net
     if seen is not None:
-        table = collect(made.net, seen, rows=f"{len(seen):,} unlabelled rows")
+        table = collect(made.net, seen, rows=f"{len(seen):,} unlabelled samples")
         return choose_cautiously([table], max_drop=max_drop, spent=1 - made.agreement), table
     found = choose_unseen(
         made.net, before.staged, lambda method, count: _bank(kept, method, count, seed + 1), METHOD, max_drop=max_drop

@@ -34,7 +34,7 @@ def report(
 ) -> None:
     """Write DIR/report.html: one page with everything in it, plots and pictures too.
 
-    It shows the rows that thresholds were chosen on; with --data, test rows before them.
+    It shows the samples that thresholds were chosen on; with --data, test samples before them.
 
     \b
     Example: dynext report fashion --data fashion-mnist --open
@@ -45,13 +45,13 @@ def report(
     if data is not None:
         rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
         table = collect(kept.net, Watched(rows=rows), keep=kept.policy.skip_rule, rows=words)
-        shown.append(("Test rows", table, kept.policy, report_on(table, kept.policy)))
+        shown.append(("Test samples", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)
     if kept.table is not None:
         found = report_on(kept.table, kept.policy)
-        shown.append(("The rows that thresholds were chosen on", kept.table, kept.policy, found))
+        shown.append(("The samples that thresholds were chosen on", kept.table, kept.policy, found))
     if not shown:
-        raise ArtifactError(f"{folder} keeps no table to report on; give rows with --data")
+        raise ArtifactError(f"{folder} keeps no table to report on; give samples with --data")
     provenance, timing = page_facts(kept.provenance)
     page = write_page(
         folder / PAGE,

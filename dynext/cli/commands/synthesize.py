@@ -1,4 +1,4 @@
-"""``dynext synthesize``: a bank of rows out of a net alone, a picture of some, and how good they are."""
+"""``dynext synthesize``: a bank of samples out of a net alone, a picture of some, and how good they are."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def _sheet_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
     return value
 
 
-@click.command(short_help="Make a bank of rows out of a net alone.")
+@click.command(short_help="Make a bank of samples out of a net alone.")
 @model_options
 @click.option(
-    "--method", type=click.Choice(list(METHODS)), default="fitted", show_default=True, help="How rows are made."
+    "--method", type=click.Choice(list(METHODS)), default="fitted", show_default=True, help="How samples are made."
 )
-@click.option("-n", "--rows", type=click.IntRange(min=1), default=4096, show_default=True, help="How many.")
+@click.option("-n", "--samples", "rows", type=click.IntRange(min=1), default=4096, show_default=True, help="How many.")
 @click.option(
     "--out", metavar="FOLDER", type=click.Path(path_type=Path), required=True, callback=_bank_folder,
     help="Where the bank goes.",
@@ -69,11 +69,11 @@ def _sheet_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
 )
 @click.option(
     "--against", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A dynamic net whose exits the rows should teach what they do not know.",
+    help="A dynamic net whose exits the samples should teach what they do not know.",
 )  # fmt: skip
 @click.option(
     "--sheet", metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), callback=_sheet_file,
-    help="Put pictures of some rows there.",
+    help="Put pictures of some samples there.",
 )  # fmt: skip
 @seed_option
 @device_option
@@ -92,7 +92,7 @@ def synthesize(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Synthesize rows out of MODEL, without any training image, and say how good its own statistics find them.
+    """Synthesize samples out of MODEL, without any training image, and say how good its own statistics find them.
 
     The bank can be distilled on (dx.Bank.open, dx.distill). A synthesis that was interrupted goes on when the same
     command is run again.
@@ -113,7 +113,9 @@ def synthesize(
         if "against" in option_names(METHODS[method]):
             options["against"] = student
         else:
-            click.echo(f"Note: {method} makes the same rows for every student; --against is only measured.", err=True)
+            click.echo(
+                f"Note: {method} makes the same samples for every student; --against is only measured.", err=True
+            )
     teacher = opened.model.to(device)
     bank = make_rows(
         teacher, shape=opened.spec.shape, n=rows, seed=seed, method=method, spec=opened.spec, folder=out, **options
@@ -161,21 +163,21 @@ def _like(key: str, value: Any, default: Any) -> Any:
 
 
 def write_sheet(bank: Bank, path: Path) -> None:
-    """Rows spread evenly over the bank, side by side, as a PNG; atomically.
+    """Samples spread evenly over the bank, side by side, as a PNG; atomically.
 
     Raises:
-        SourceError: rows that are no pictures.
+        SourceError: samples that are no pictures.
     """
     pixels = bank.sheet(SHOWN)
     if pixels.shape[1] not in (1, 3):
-        raise SourceError(f"rows of {pixels.shape[1]} channels cannot be shown; leave --sheet out")
+        raise SourceError(f"samples of {pixels.shape[1]} channels cannot be shown; leave --sheet out")
     canvas = _side_by_side(pixels)
     height, width = canvas.shape[:2]
     figure = Figure(figsize=(8, 8 * height / width + 0.4), dpi=max(100, -(-width // 8)))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.4 / figure.get_figheight()))
     axes.imshow(canvas, interpolation="nearest")
     axes.axis("off")
-    figure.suptitle(f"{len(bank):,} rows by {bank.provenance.method}, seed {bank.provenance.seed}", fontsize=9)
+    figure.suptitle(f"{len(bank):,} samples by {bank.provenance.method}, seed {bank.provenance.seed}", fontsize=9)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(partial, format="png")
     os.replace(partial, path)

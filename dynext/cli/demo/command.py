@@ -33,7 +33,7 @@ MODEL = "bundled:fashion_resnet20"
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much work the demo does: synthesized rows, distillation steps, test images (or all), seconds of timing."""
+    """How much work the demo does: synthesized samples, distillation steps, test images (or all), seconds of timing."""
 
     rows: int
     steps: int
@@ -71,7 +71,7 @@ def demo(output: Path, seed: int, quick: bool, show: bool) -> None:
     click.secho("What it comes to", bold=True)
     click.echo(final_table(chapters, seed=seed))
     if quick:
-        click.echo("A quick run: few rows, few steps, few test images. Leave --quick out for figures worth quoting.")
+        click.echo("A quick run: few samples, few steps, few test images. Leave --quick out for figures worth quoting.")
     _follow(chapters[-1], opened, test)
     _keep(output, opened, chapters, test, {"seed": seed, "quick": quick, **asdict(sizes)})
     click.echo(f"\n{time.monotonic() - began:.0f} s in all. The report, with plots: {(output / PAGE).absolute()}")
@@ -94,7 +94,7 @@ def _described(opened: Opened, test: Samples) -> str:
 
 
 def _chapters(judge: Judge, calibration: Samples, sizes: Sizes, seed: int) -> list[Chapter]:
-    """Three nets out of one bank of synthesized rows; the first two even share their exits."""
+    """Three nets out of one bank of synthesized samples; the first two even share their exits."""
     model, spec, count = judge.opened.model, judge.opened.spec, len(calibration)
     alone = judge.chapter(
         "2. Made dynamic without any image",
@@ -107,7 +107,7 @@ def _chapters(judge: Judge, calibration: Samples, sizes: Sizes, seed: int) -> li
         lambda: _rechosen(alone.conversion, calibration),
     )
     taught = judge.chapter(
-        f"4. The same {count} images distilled on as well (the synthesized rows are those of 2.)",
+        f"4. The same {count} images distilled on as well (the synthesized samples are those of 2.)",
         "also distilled on them",
         lambda: convert(
             model,

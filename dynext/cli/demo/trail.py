@@ -1,4 +1,4 @@
-"""One row on its way through the exits, for a terminal."""
+"""One sample on its way through the exits, for a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INK = " .:-=+*#%@"
 
 
 def easy_and_hard(table: ExitTable, policy: Policy) -> tuple[int, int]:
-    """Two rows of a labelled table, both right in the end: the surest of the first, the least sure of the last."""
+    """Two samples of a labelled table, both right in the end: the surest of the first, the least sure of the last."""
     outcome = simulate(table, policy)
     conf_n = _confidence_ne(table, policy).gather(1, outcome.exit_n[:, None])[:, 0].double()
     late_n = outcome.exit_n - conf_n / 2
@@ -22,7 +22,7 @@ def easy_and_hard(table: ExitTable, policy: Policy) -> tuple[int, int]:
 
 
 def trail(table: ExitTable, policy: Policy, row: int, pixels: Tensor, class_names: tuple[str, ...]) -> str:
-    """The row's picture ``[c h w]`` in [0, 1] in characters; beside it, exit by exit, what the net thinks of it."""
+    """The sample's picture ``[c h w]`` in [0, 1] in characters; beside it, exit by exit, what the net thinks of it."""
     exit = int(simulate(table, policy).exit_n[row])
     confidence_e = _confidence_ne(table, policy)[row]
     macs_e = table.macs_e(policy.enabled_e)

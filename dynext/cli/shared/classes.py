@@ -1,4 +1,4 @@
-"""Labelled rows for commands that learn classes from a few of them."""
+"""Labelled samples for commands that learn classes from a few of them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SPLIT = "class_split"
 
 
 def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> Samples:
-    """Labelled rows to draw episodes from, as ``spec`` wants them; gray images are repeated over its channels.
+    """Labelled samples to draw episodes from, as ``spec`` wants them; gray images are repeated over its channels.
 
     Raises:
-        SourceError: nothing there, no labels, or rows that cannot be made to fit.
+        SourceError: nothing there, no labels, or samples that cannot be made to fit.
     """
     kind, _, part = data.partition(":")
     channels, side = spec.shape[0], spec.shape[-1]
@@ -42,7 +42,7 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
             raise SourceError(f"no {data or 'data'}; give {KINDS}")
         rows = images(path, spec, labelled=True) if path.is_dir() else array(path, spec)
     if rows.y is None:
-        raise SourceError(f"the rows of {data} have no labels, and episodes are drawn by class; give them as 'y'")
+        raise SourceError(f"the samples of {data} have no labels, and episodes are drawn by class; give them as 'y'")
     gray = rows.pixels.shape[1] == 1 < channels
     return Samples(pixels=rows.pixels.expand(-1, channels, -1, -1) if gray else rows.pixels, y=rows.y, spec=spec)
 
@@ -50,7 +50,7 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
 def class_folder(
     folder: Path, spec: InputSpec, names: tuple[str, ...] | None = None
 ) -> tuple[Samples, tuple[str, ...]]:
-    """Rows of a folder with one sub-folder a class, and the classes' names; numbered as in ``names`` if given.
+    """Samples of a folder with one sub-folder a class, and the classes' names; numbered as in ``names`` if given.
 
     Raises:
         SourceError: no such folder, or a class that is not in ``names``.
@@ -76,7 +76,7 @@ def _plain(data: str) -> str:
 
 
 def split_rows(rows: Samples, split: str | None, seed: int) -> tuple[Samples, Samples | None]:
-    """Rows of the classes to train on and of those kept apart, by ``"6/4"``; all of them without it.
+    """Samples of the classes to train on and of those kept apart, by ``"6/4"``; all of them without it.
 
     Raises:
         SourceError: no such split, or more classes than there are.

@@ -39,7 +39,7 @@ def write_folder(
         same_net: the net is the one that was there. Another one does not start where that was meta-trained to.
     """
     told, timing = page_facts(provenance)
-    shown = ("The rows that thresholds were chosen on", table, policy, report(table, policy))
+    shown = ("The samples that thresholds were chosen on", table, policy, report(table, policy))
     save(
         net,
         folder,

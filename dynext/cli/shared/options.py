@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Shape(click.ParamType):
-    """``3x32x32``: channels, height, width of one row."""
+    """``3x32x32``: channels, height, width of one sample."""
 
     name = "CxHxW"
 

@@ -27,15 +27,18 @@ LARGEST = 64
 
 
 def synthesized(bank: Bank) -> dict[str, Tensor]:
-    """Some of the rows that the exits were distilled on, ``[n c h w]`` in [0, 1]; nothing if they are no pictures."""
+    """Some of the samples that the exits were distilled on, ``[n c h w]`` in [0, 1]; nothing if they are no
+    pictures.
+    """
     if bank.shape[0] not in SHOWABLE:
         return {}
     return {f"Synthesized inputs ({bank.provenance.method}), made from the net alone": _small(bank.sheet(COUNT))}
 
 
 def first_and_last(table: ExitTable, policy: Policy, rows: Samples) -> dict[str, Tensor]:
-    """The rows of ``table``, given as ``rows``, that leave first (surest before), and those that leave last; nothing if
-    they are no pictures."""
+    """The samples of ``table``, given as ``rows``, that leave first (surest before), and those that leave last; nothing
+    if they are no pictures.
+    """
     if rows.shape[0] not in SHOWABLE:
         return {}
     exit_n = simulate(table, policy).exit_n

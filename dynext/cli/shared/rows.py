@@ -1,4 +1,4 @@
-"""Where the rows of a command come from: ``--data`` in all its forms."""
+"""Where the samples of a command come from: ``--data`` in all its forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Watched:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        with tqdm(total=len(self), desc="test rows", unit="row", disable=None, leave=False) as bar:
+        with tqdm(total=len(self), desc="test samples", unit="row", disable=None, leave=False) as bar:
             for batch in self.rows:
                 yield batch
                 bar.update(len(batch.x))
@@ -51,13 +51,13 @@ def open_rows(
     download: bool = False,
     names: Sequence[str] | None = None,
 ) -> tuple[Samples, str]:
-    """Test rows for a net that eats ``spec``, normalized as it wants them, and what they are in words.
+    """Test samples for a net that expects ``spec``, normalized as it wants them, and what they are in words.
 
     Args:
         names: of the net's classes. Sub-folders that all bear one of these are numbered so, others in their own order.
 
     Raises:
-        SourceError: nothing there, or rows of another shape than the net eats.
+        SourceError: nothing there, or samples of another shape than the model expects.
     """
     rows, words = _open(data, spec, root, download)
     rows = replace(rows, spec=spec)
@@ -66,7 +66,7 @@ def open_rows(
         if set(there) <= set(names):
             rows = replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y])
     if not len(rows):
-        raise SourceError(f"{data} holds no row; give some")
+        raise SourceError(f"{data} holds no sample; give some")
     return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
 
 
@@ -85,7 +85,7 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
         return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")
-    return array(path, spec), f"rows of {path}"
+    return array(path, spec), f"samples of {path}"
 
 
 def _given(data: str) -> Path:
@@ -99,7 +99,7 @@ def unlabelled_rows(data: str, spec: InputSpec) -> Samples:
     """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
 
     Raises:
-        SourceError: no image there, or rows of another shape than the net eats.
+        SourceError: no image there, or samples of another shape than the model expects.
     """
     if data == "bundled":
         return replace(bundled_sample()[0], spec=spec)
@@ -110,16 +110,16 @@ def unlabelled_rows(data: str, spec: InputSpec) -> Samples:
 
 
 def drawn(rows: int, count: int) -> torch.Tensor:
-    """At most ``count`` of ``rows`` places, in random order: a folder's first rows may all be of one class."""
+    """At most ``count`` of ``rows`` places, in random order: a folder's first samples may all be of one class."""
     return torch.randperm(rows, generator=generator(0))[:count]
 
 
 def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Samples, str, bool]:
-    """Rows for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
+    """Samples for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
     if data is not None:
         return (*open_rows(data, spec, root=root, download=download), True)
     sample = bundled_sample()[1]
     if sample.shape == spec.shape:
         return (*open_rows("bundled", spec), True)
     noise = torch.rand(256, *spec.shape, generator=generator(0))
-    return Samples(pixels=noise, spec=spec), "256 rows of random noise", False
+    return Samples(pixels=noise, spec=spec), "256 samples of random noise", False

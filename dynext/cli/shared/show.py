@@ -13,7 +13,7 @@ from dynext.net.timing import Timing
 
 
 def columns(lines: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Titles, a rule, then rows; the columns in ``left`` stand to the left, the others to the right."""
+    """Titles, a rule, then samples; the columns in ``left`` stand to the left, the others to the right."""
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     texts = [
         "  ".join(

@@ -73,7 +73,7 @@ class Front:
             PolicyError: ``max_drop`` is no share of the rows.
         """
         if not 0 <= max_drop <= 1:
-            raise PolicyError(f"max_drop {max_drop}; give a share of the rows from 0 to 1, 0.01 for one point")
+            raise PolicyError(f"max_drop {max_drop}; give a share of the samples from 0 to 1, 0.01 for one point")
         least = self.static_right - max_drop
         return next(p for p, right in zip(self.policies, self.right_p, strict=True) if right >= least)
 

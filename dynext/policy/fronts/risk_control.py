@@ -52,14 +52,14 @@ def control_risk(
         )
     table.check_whole("risk control")
     if risk == "accuracy" and table.basis != "labels":
-        raise PolicyError("accuracy is bounded on labelled rows only; give some, or risk='disagreement'")
+        raise PolicyError("accuracy is bounded on labelled samples only; give some, or risk='disagreement'")
     told = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
     picked: tuple[Policy, str] | None = None
     for policy, lost in _lost(front, table, risk):
         bound = float(upper_bound(lost, len(table), delta))
         if bound > max_drop and any(policy.enabled_e[:-1]):
             break
-        picked = policy, f"{lost} rows lost, bound {bound:.2%}"
+        picked = policy, f"{lost} samples lost, bound {bound:.2%}"
     if picked is None or not any(picked[0].enabled_e[:-1]):
         return replace(Policy.never(table.num_exits), basis=table.basis, note=f"No exit is safe: {told}.")
     policy, found = picked

@@ -34,7 +34,7 @@ def be_your_own_teacher(
 
     Raises:
         FitError: no early exit, a share outside [0, 1], or a net that does not end in a linear layer.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Zhang et al., ICCV 2019, arXiv:1905.08094: alpha .3, temperature 3, hint .03. Ours takes squared distances
     of pooled features, not of maps, so that exits of any shape can learn.
@@ -60,7 +60,7 @@ def self_distilled(
     hint: float,
     batch_size: int,
 ) -> DynamicNet:
-    """The last exit teaches the others, on labelled rows: shared with SCAN."""
+    """The last exit teaches the others, on labelled samples: shared with SCAN."""
     check_plain(net)
     if not 0 <= alpha <= 1 or not temperature > 0 or hint < 0:
         raise FitError(

@@ -1,9 +1,9 @@
 """BlockDrop: one look at the input decides which blocks run; a curriculum on a frozen net, then both nets together.
 
 Source: Wu et al., CVPR 2018, arXiv:1711.08393. Ours trains any kind of gates this way, and decides about the stages
-that a row may skip (blocks that change the shape of their input always run).
+that a sample may skip (blocks that change the shape of their input always run).
 
-Shapes: b rows, g gated stages.
+Shapes: b samples, g gated stages.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def blockdrop_finetune(
 ) -> tuple[DynamicNet, GateTraining]:
     """Both nets together, after the curriculum. A copy of ``net``, and how it went.
 
-    Loss: the policy gradient, summed over the rows as in the paper's code, and the cross-entropy of the drawn path.
+    Loss: the policy gradient, summed over the samples as in the paper's code, and the cross-entropy of the drawn path.
 
     Args:
         penalty: of a wrong answer: 10 on CIFAR, 5 on ImageNet.

@@ -22,14 +22,14 @@ def boostnet(
     batch_size: int = 64,
     augment: Augment | None = None,
 ) -> DynamicNet:
-    """A cascade of ``net`` (`dynext.cascade`, rule "boost"), trunk and exits trained together on labelled rows.
+    """A cascade of ``net`` (`dynext.cascade`, rule "boost"), trunk and exits trained together on labelled samples.
 
     Loss: the sum of the cross-entropies of ``F_n = b_n + stopgrad(F_{n-1}) / 2``, b_n what head n itself says, the last
     exit included, with gradients in balance (`dynext.net.equilibrium`).
 
     Raises:
         FitError: no early exit.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Yu et al., AAAI 2023, arXiv:2211.16726. Ours draws one batch a step for all exits; there each exit has its
     own.

@@ -47,7 +47,7 @@ def imta(
 
     Raises:
         FitError: no early exit, or a share outside [0, 1].
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Li et al., ICCV 2019, arXiv:1908.06294; gamma .1 and temperature 1 as in its public script. There the second
     step makes the last classifier anew too; ours keeps it, and its gradients rescale all tensors that are live.

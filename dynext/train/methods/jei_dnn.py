@@ -29,11 +29,11 @@ def jei_dnn(
     warmup: float = 0.3,
     batch_size: int = 64,
 ) -> tuple[DynamicNet, Policy]:
-    """A copy of ``net`` whose exits were trained on labelled rows, the trunk frozen, and gates for it, as a policy.
+    """A copy of ``net`` whose exits were trained on labelled samples, the trunk frozen, and gates for it, as a policy.
 
-    At first exits learn alone. Then each row's loss at an exit counts by the probability that the gates send it there,
-    and the gates learn to leave where no later exit has a smaller loss plus ``price`` times its cost. By the policy a
-    row leaves where its gate says a half or more; `dx.choose` finds other thresholds.
+    At first exits learn alone. Then each sample's loss at an exit counts by the probability that the gates send it
+    there, and the gates learn to leave where no later exit has a smaller loss plus ``price`` times its cost. By the
+    policy a sample leaves where its gate says a half or more; `dx.choose` finds other thresholds.
 
     Args:
         price: what the whole net's MACs cost, in units of cross-entropy; more means earlier exits.
@@ -41,7 +41,7 @@ def jei_dnn(
 
     Raises:
         FitError: no early exit, or figures out of range.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Regol et al., ICLR 2024, arXiv:2310.09163, section 4. Ours takes a step of both levels at once, and its
     gates are linear in max probability, margin and entropy.
@@ -73,7 +73,9 @@ def jei_dnn(
 
 
 def gated_loss(loss_be: Tensor, gate_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
-    """The exits' losses where the gates send rows, and the gates' on what they should have said; sums of row means."""
+    """The exits' losses where the gates send samples, and the gates' on what they should have said; sums of sample
+    means.
+    """
     sent_be = exit_probabilities(gate_be.detach())[:, :-1]
     right_be = gate_targets(loss_be, cost_e, price)
     return (sent_be * loss_be[:, :-1]).mean(0).sum() + F.binary_cross_entropy(gate_be, right_be, reduction="none").mean(
@@ -82,7 +84,7 @@ def gated_loss(loss_be: Tensor, gate_be: Tensor, cost_e: Tensor, price: float) -
 
 
 def costs(net: DynamicNet) -> list[float]:
-    """MACs of a row that leaves at each exit, all heads on its way included, as shares of the whole net's."""
+    """MACs of a sample that leaves at each exit, all heads on its way included, as shares of the whole net's."""
     heads = [sum(net.head_macs_e[: e + 1]) for e in range(net.num_exits)]
     return [(trunk + head) / net.trunk_macs_e[-1] for trunk, head in zip(net.trunk_macs_e, heads, strict=True)]
 

@@ -23,7 +23,7 @@ def joint(
     batch_size: int = 64,
     augment: Augment | None = None,
 ) -> DynamicNet:
-    """A copy of ``net``, trunk and exits trained together on labelled rows.
+    """A copy of ``net``, trunk and exits trained together on labelled samples.
 
     Args:
         weight_e: what each exit's loss counts, the last exit included. All alike without it, as MSDNet has it;
@@ -31,7 +31,7 @@ def joint(
 
     Raises:
         FitError: no early exit, or weights of another number than exits.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: BranchyNet, Teerapittayanon et al., ICPR 2016, arXiv:1709.01686; MSDNet, Huang et al., ICLR 2018,
     arXiv:1703.09844 (SGD .1, momentum .9, weight decay 1e-4, batch 64, 300 epochs, a tenth at 150 and 225).

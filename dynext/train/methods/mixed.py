@@ -26,7 +26,7 @@ def mixed(
 
     Raises:
         FitError: no early exit.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Kubaty et al., ICML 2025, which finds about two points more at the last exit than with heads trained on the
     frozen backbone. Give the two configs checkpoints of their own.

@@ -29,17 +29,17 @@ def multi_exit_distillation(
 ) -> DynamicNet:
     """A copy of ``net`` whose exits learn from labels and from later exits; trunk and exits together.
 
-    Loss: ``10/e [(1 - share) sum_e CE_e + share D]`` with D of `dynext.losses.multi_exit_loss`; on rows without
+    Loss: ``10/e [(1 - share) sum_e CE_e + share D]`` with D of `dynext.losses.multi_exit_loss`; on samples without
     labels D alone, as many of them a step as of the others. The temperature starts at 1 and rises by a twentieth
     whenever the last exit's mean largest probability exceeds a half.
 
     Args:
-        unlabelled: further rows; real ones, or a bank of synthesized ones.
+        unlabelled: further samples; real ones, or a bank of synthesized ones.
         teachers: the last exit, or all later ones.
 
     Raises:
         FitError: no early exit, no such ``teachers``, or a share outside [0, 1].
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Phuong & Lampert, ICCV 2019 (deck's formula); factors as in its code, which has ``share`` .5.
     """

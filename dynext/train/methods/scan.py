@@ -32,7 +32,7 @@ def scan(
 
     Raises:
         FitError: exits without attention (attach `dx.heads.attention_heads`), or figures out of range.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Zhang et al., NeurIPS 2019, arXiv:1906.03951: attention modules, hint 5e-7, thresholds by a genetic
     algorithm, the ensemble as the last word.

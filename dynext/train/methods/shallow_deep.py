@@ -37,18 +37,18 @@ def shallow_deep(
     batch_size: int = 64,
     augment: Augment | None = None,
 ) -> DynamicNet:
-    """A copy of ``net`` with its exits trained on labelled rows: alone, or together with the trunk.
+    """A copy of ``net`` with its exits trained on labelled samples: alone, or together with the trunk.
 
     ``"frozen"`` (the paper's "IC only") trains heads on cached features; the last exit is bit for bit what it was.
     ``"joint"`` weighs exit i by ``min(d_i, .01 + t d_i)`` at a share t of the training, d_i its share of the MACs.
 
     Args:
-        most_confident: a row of which no exit is sure gets the answer of the surest one (`cascade`, rule "surest").
+        most_confident: a sample of which no exit is sure gets the answer of the surest one (`cascade`, rule "surest").
         augment: with ``trunk="joint"``; cached features cannot be augmented.
 
     Raises:
         FitError: no early exit, or no such ``trunk``.
-        SourceError: no labels, or rows of another shape than the net eats.
+        SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Kaya et al., ICML 2019, arXiv:1810.07052: exits at 15 to 90 % of the MACs behind a learned mix of pooled
     maximum and average (`dx.heads.pooled_heads`); frozen: Adam 1e-3, 25 epochs. Its frozen trainer runs the net in

@@ -3,7 +3,7 @@
 Source: Wang et al., ECCV 2018, arXiv:1711.09485. Ours executes only what runs (`dynext.runtime.engine`); blocks that
 change the shape of their input always run, where the paper skips them down to their shortcut.
 
-Shapes: b rows, g gated stages.
+Shapes: b samples, g gated stages.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def skipnet_reinforce(
     Args:
         alpha: reward of skipping everything, in nats of cross-entropy; the paper's are .1, .01, .001.
         gamma: how much of what follows counts.
-        baseline: compare a row's return with the mean of the others (`without_oneself`). The expected gradient stays;
-        ours. by_macs: weigh a skipped stage by its MACs instead of alike.
+        baseline: compare a sample's return with the mean of the others (`without_oneself`). The expected gradient
+        stays; ours. by_macs: weigh a skipped stage by its MACs instead of alike.
 
     Raises:
         FitError, SourceError: as `dynext.train.gate_loop.train_gates`; figures out of range.

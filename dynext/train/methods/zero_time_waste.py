@@ -14,16 +14,16 @@ from dynext.types import Source
 
 
 def zero_time_waste(net: DynamicNet, source: Source, config: FitConfig, *, batch_size: int = 64) -> DynamicNet:
-    """A cascade of ``net`` (`dynext.cascade`, rule "stack") with its exits trained on rows, the trunk frozen.
+    """A cascade of ``net`` (`dynext.cascade`, rule "stack") with its exits trained on samples, the trunk frozen.
 
     Loss: the sum of the cross-entropies of what each head says and of what each exit answers, a geometric mean of all
     heads so far. What a head learns from it is its own cross-entropy alone, as heads are detached from each other and
-    from the means. The last exit is bit for bit what it was. Rows without labels, such as a bank synthesized from the
-    net, are learned from by the full net's probabilities.
+    from the means. The last exit is bit for bit what it was. Samples without labels, such as a bank synthesized from
+    the net, are learned from by the full net's probabilities.
 
     Raises:
         FitError: no early exit.
-        SourceError: labels for some rows only, or rows of another shape than the net eats.
+        SourceError: labels for some samples only, or samples of another shape than the model expects.
 
     Source: Wolczyk et al., NeurIPS 2021, arXiv:2106.05409. There heads are trained first and means afterwards; ours at
     once, since no gradient goes from one to the other.

@@ -1,1 +1,1 @@
-"""Rows out of a net alone: every method behind `dynext.synthesize`, and what judges their rows."""
+"""Samples out of a net alone: every method behind `dynext.synthesize`, and what judges their samples."""

@@ -1,6 +1,6 @@
 """What a teacher must answer before anything can be learned from it.
 
-Shapes: b rows, k classes.
+Shapes: b samples, k classes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ROWS = 4
 
 @torch.no_grad()
 def answers(teacher: nn.Module, spec: InputSpec) -> Tensor:
-    """What ``teacher``, in evaluation, answers to a few rows of noise ``[b k]``.
+    """What ``teacher``, in evaluation, answers to a few samples of noise ``[b k]``.
 
     Raises:
-        SourceError: it fails on rows of this shape, or answers something else than one tensor ``[b k]``.
+        SourceError: it fails on samples of this shape, or answers something else than one tensor ``[b k]``.
     """
     kind = type(teacher).__name__
     x = as_input(teacher, torch.randn(ROWS, *spec.shape, generator=generator(0)))
@@ -31,11 +31,14 @@ def answers(teacher: nn.Module, spec: InputSpec) -> Tensor:
             found = teacher(x)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise SourceError(
-            f"{kind} does not take rows of shape {spec.shape} ({line(error)}); give the shape of one row that it eats"
+            f"{kind} does not take samples of shape {spec.shape} ({line(error)}); give the shape of one sample that it "
+            f"expects"
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != ROWS:
         told = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise SourceError(f"{kind} answers {told} for {ROWS} rows; give a net that answers one tensor of logits [b k]")
+        raise SourceError(
+            f"{kind} answers {told} for {ROWS} samples; give a net that answers one tensor of logits [b k]"
+        )
     return found
 
 
@@ -44,17 +47,17 @@ def check_logits(teacher: nn.Module, spec: InputSpec) -> None:
 
     Raises:
         SourceError: as `answers`; or one class alone, or probabilities, on which a softmax would make every answer look
-            unsure: what a wrong answer costs is then told too low, and thresholds let too many rows leave.
+            unsure: what a wrong answer costs is then told too low, and thresholds let too many samples leave.
     """
     kind = type(teacher).__name__
     found_bk = answers(teacher, spec).float()
     if found_bk.shape[1] < 2:
         raise SourceError(
-            f"{kind} answers one number a row; exits need a logit for each of two or more classes "
+            f"{kind} answers one number a sample; exits need a logit for each of two or more classes "
             f"(for a yes-or-no net with logit z: torch.cat([torch.zeros_like(z), z], 1))"
         )
     if bool((found_bk >= 0).all()) and bool(((found_bk.sum(1) - 1).abs() < 0.01).all()):
         raise SourceError(
-            f"{kind} answers probabilities (each row adds up to 1), not logits; leave its softmax out, or take the "
+            f"{kind} answers probabilities (each sample adds up to 1), not logits; leave its softmax out, or take the "
             f"logarithm of what it gives"
         )

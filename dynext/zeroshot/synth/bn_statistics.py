@@ -1,6 +1,6 @@
 """How far a batch is from what a teacher was trained on, by the statistics stored in its BatchNorms.
 
-Shapes: b rows in a batch, c channels.
+Shapes: b samples in a batch, c channels.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance ``[c]`` of each channel of ``x [b c ...]``, in single precision at least.
 
     `torch.var_mean` and its gradient go over ``x`` often enough to take a fifth of an inversion's time; this goes over
-    it twice forward and once backward. Each row is summed on its own first, which keeps rounding small.
+    it twice forward and once backward. Each sample is summed on its own first, which keeps rounding small.
     """
     mean_c, var_c = _Moments.apply(x)
     return mean_c, var_c

@@ -1,4 +1,4 @@
-"""Procedural rows fitted to a teacher: of a few dozen looks, those that its statistics and its answers like best."""
+"""Procedural samples fitted to a teacher: of a few dozen looks, those that its statistics and its answers like best."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FittedLook:
 
     look: Look
     distance: float
-    """`bn_distance` of its rows; 0 for a teacher without BatchNorm."""
+    """`bn_distance` of its samples; 0 for a teacher without BatchNorm."""
     balance: float
     """Entropy of the mean answer, in [0, 1]; 1 is every class alike."""
 
@@ -40,9 +40,9 @@ def fit_look(
 ) -> tuple[FittedLook, ...]:
     """The best ``looks`` of presets, random looks and variations of the best three, the best first.
 
-    A look is judged by how near its rows' statistics are to those stored in the teacher's BatchNorms, and how evenly
-    the teacher's answers fall on the classes: all by a few rows, the best third again by a full batch (so do at least
-    ``looks``). No image is needed; a small net takes seconds.
+    A look is judged by how near its samples' statistics are to those stored in the teacher's BatchNorms, and how evenly
+    the teacher's answers fall on the classes: all by a few samples, the best third again by a full batch (so do at
+    least ``looks``). No image is needed; a small net takes seconds.
 
     Raises:
         SourceError: fewer than one look or candidate.
@@ -76,13 +76,13 @@ def _judge(teacher: nn.Module, spec: InputSpec, look: Look, seed: int, rows: int
             answer, distance = teacher(x), torch.zeros(())
     mean_k = answer.float().softmax(-1).mean(0)
     entropy = float(-(mean_k * mean_k.clamp_min(1e-12).log()).sum())
-    # A few rows cannot have more classes than they are, but each may be of two minds: hence the second bound.
+    # A few samples cannot have more classes than they are, but each may be of two minds: hence the second bound.
     balance = min(entropy / math.log(max(min(len(mean_k), rows), 2)), 1.0)
     return FittedLook(look=look, distance=float(distance), balance=balance)
 
 
 def mixture(n: int, shape: tuple[int, ...], draw: Generator, looks: Sequence[Look]) -> Tensor:
-    """Rows ``[n c h w]`` in mixed order: half by the first look, the rest by the others in equal parts."""
+    """Samples ``[n c h w]`` in mixed order: half by the first look, the rest by the others in equal parts."""
     others = max(len(looks) - 1, 1)
     share = [n - n // 2 if len(looks) > 1 else n] + [(n // 2 + i) // others for i in range(len(looks) - 1)]
     painted = [paint(rows, shape, draw, look) for look, rows in zip(looks, share, strict=True) if rows]
@@ -90,7 +90,7 @@ def mixture(n: int, shape: tuple[int, ...], draw: Generator, looks: Sequence[Loo
 
 
 def fitted(teacher: nn.Module, spec: InputSpec, seed: int, *, looks: int = 4, candidates: int = 24) -> Maker:
-    """Mixed rows of the ``looks`` best looks among ``candidates``."""
+    """Mixed samples of the ``looks`` best looks among ``candidates``."""
     best = fit_look(teacher, spec, seed, looks=looks, candidates=candidates)
     return Maker(
         rows=lambda count, draw: spec.normalize(mixture(count, spec.shape, draw, [f.look for f in best])),

@@ -1,6 +1,6 @@
-"""Rows drawn from a generator that was trained for one teacher.
+"""Samples drawn from a generator that was trained for one teacher.
 
-Shapes: b rows, n rows of a chunk, k classes, d latent values.
+Shapes: b samples, n samples of a chunk, k classes, d latent values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dynext.zeroshot.synth.teacher_student import check_student
 DEFAULT = Training()
 
 POOL, POOL_VALUES = 2048, 2**25
-"""Starting rows that a warm generator trains on at most (fewer large ones); it paints over fresh ones afterwards."""
+"""Starting samples that a warm generator trains on at most (fewer large ones); it paints over fresh ones afterwards."""
 
 
 def generator(
@@ -40,15 +40,15 @@ def generator(
     settings: Training = DEFAULT,
     against: DynamicNet | None = None,
 ) -> Plan:
-    """Rows of a conditional generator, trained once; a training that was killed goes on where its folder left it.
+    """Samples of a conditional generator, trained once; a training that was killed goes on where its folder left it.
 
     The loss is ``bn * bn_distance + ce * cross-entropy to the wanted class - adv * adversarial + diversity *
-    mode_seeking``: without BatchNorm in the teacher the first term is left out, without ``against`` the third. Rows
+    mode_seeking``: without BatchNorm in the teacher the first term is left out, without ``against`` the third. Samples
     are drawn from the last generator and from younger ones (``settings.ages``), classes evenly.
 
     Args:
-        start: ``"fitted"``: the generator changes rows that fit the teacher, instead of making some from nothing.
-        against: a net whose exits should learn from the rows; it stays as it is, a copy of its exits plays along.
+        start: ``"fitted"``: the generator changes samples that fit the teacher, instead of making some from nothing.
+        against: a net whose exits should learn from the samples; it stays as it is, a copy of its exits plays along.
 
     Raises:
         SourceError: no such start, or a student that cannot disagree with the teacher.
@@ -77,7 +77,7 @@ def generator(
 
 
 def _pool(teacher: nn.Module, spec: InputSpec, warm: Starts, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to start from as pixels ``[n c h w]``, and the class that suits each ``[n]``."""
+    """Samples to start from as pixels ``[n c h w]``, and the class that suits each ``[n]``."""
     draw, size = Draw().manual_seed(seed), rows_per_chunk(spec.shape)
     wanted = min(POOL, POOL_VALUES // math.prod(spec.shape))
     parts = [warm.rows(size, draw) for _ in range(max(wanted // size, 1))]
@@ -92,13 +92,13 @@ def _classes(teacher: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _drawn(game: Game, teacher: nn.Module, spec: InputSpec, warm: Starts | None, count: int, draw: Draw) -> Tensor:
-    """``count`` rows, in mixed order of class and age."""
+    """``count`` samples, in mixed order of class and age."""
     painters = [*game.ages, game.painter]
     like = game.painter.fill.weight
     num_classes, latent = game.painter.classes.weight.shape
     start = None if warm is None else warm.rows(count, draw)
     if start is None:
-        # The classes, too, in another order each time: a chunk may hold fewer rows than there are classes.
+        # The classes, too, in another order each time: a chunk may hold fewer samples than there are classes.
         class_n = torch.randperm(num_classes, generator=draw)[torch.arange(count) % num_classes]
     else:
         class_n = _classes(teacher, start)

@@ -1,6 +1,6 @@
-"""The net that paints rows from a latent and a class, and, if it is given some, from rows to start from.
+"""The net that paints samples from a latent and a class, and, if it is given some, from samples to start from.
 
-Shapes: b rows, c channels, h height, w width, d latent values.
+Shapes: b samples, c channels, h height, w width, d latent values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The game in which a generator is trained: it paints what the teacher asks for and what exits do not know yet.
 
-Shapes: b rows, e exits (the early ones), k classes, d latent values.
+Shapes: b samples, e exits (the early ones), k classes, d latent values.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Training:
 
     steps: int = 300
     batch_size: int = 128
-    """At most; of large rows as many as a chunk holds."""
+    """At most; of large samples as many as a chunk holds."""
     lr: float = 2e-3
     latent: int = 64
     width: int = 32
@@ -51,15 +51,15 @@ class Training:
     """Weight of the exits' divergence from the teacher; counts only where there is a student (``against``)."""
     diversity: float = 0.0
     chase: bool = True
-    """The student's exits (a copy) learn on the painted rows meanwhile, so that the generator has to move on."""
+    """The student's exits (a copy) learn on the painted samples meanwhile, so that the generator has to move on."""
     ages: int = 3
-    """Generators that rows are drawn from: the last, and ones kept at even distances on the way's second half."""
+    """Generators that samples are drawn from: the last, and ones kept at even distances on the way's second half."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 2 or self.latent < 1 or self.width < 1:
             raise SourceError(
                 f"steps={self.steps}, batch_size={self.batch_size}, latent={self.latent}, width={self.width}; "
-                f"give at least 1 (2 rows a batch)"
+                f"give at least 1 (2 samples a batch)"
             )
         if not self.lr > 0 or not 1 <= self.ages <= self.steps:
             raise SourceError(f"lr={self.lr}, ages={self.ages}; give a positive rate, 1 to {self.steps} ages")
@@ -105,7 +105,7 @@ def trained(
     """The game after its training, in eval, on the teacher's device; teacher and ``against`` stay as they are.
 
     Args:
-        pool: pixels to start from ``[n c h w]`` with a class each ``[n]``, for a generator that changes rows.
+        pool: pixels to start from ``[n c h w]`` with a class each ``[n]``, for a generator that changes samples.
     """
     settings = replace(settings, batch_size=min(settings.batch_size, rows_per_chunk(spec.shape)))
     # Copies: the parameters of the caller's nets must collect no gradient.
@@ -179,7 +179,7 @@ def _loss(judge: Judge, game: Game, settings: Training, x: Tensor, z_bd: Tensor,
 
 
 def _frozen_exits(game: Game, taps: list[Tensor]) -> Tensor:
-    """The exits' logits ``[b e k]`` in eval, so that gradients reach the rows and not the exits."""
+    """The exits' logits ``[b e k]`` in eval, so that gradients reach the samples and not the exits."""
     logits_e = []
     for exit, tap in zip(game.exits, taps, strict=True):
         with evaluating(exit):

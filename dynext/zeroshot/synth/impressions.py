@@ -1,6 +1,6 @@
-"""Class impressions: rows on which the teacher answers as its own last layer says that classes resemble each other.
+"""Class impressions: samples on which the teacher answers as its own last layer says that classes resemble each other.
 
-Shapes: b rows, k classes, d features.
+Shapes: b samples, k classes, d features.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ def impressions(
     candidates: int = 24,
     settings: Impressions = DEFAULT,
 ) -> Maker:
-    """Rows moved until softmax(logits / temperature) is a target drawn around their class.
+    """Samples moved until softmax(logits / temperature) is a target drawn around their class.
 
-    Needs no BatchNorm. Classes are evened out as in `inversion`; a class that no row can reach (a dead one) gets its
-    share of targets all the same, and its rows end wherever the descent leaves them.
+    Needs no BatchNorm. Classes are evened out as in `inversion`; a class that no sample can reach (a dead one) gets its
+    share of targets all the same, and its samples end wherever the descent leaves them.
 
     Raises:
         SourceError: the teacher's last linear layer cannot be found.
 
-    Source: ZSKD, Nayak et al., ICML 2019, arXiv:1905.08114, section 3. Ours starts from rows that fit the teacher
+    Source: ZSKD, Nayak et al., ICML 2019, arXiv:1905.08114, section 3. Ours starts from samples that fit the teacher
     (``start="noise"`` is the paper's), keeps pixels in [0, 1], and lets beta scale the concentrations: the public code
     brings them to [0, 1] once more after multiplying, which cancels it.
     """
@@ -88,22 +88,23 @@ def impressions(
 
 
 def similarity(weight_kd: Tensor) -> Tensor:
-    """How alike classes are ``[k k]``, double, each row from 0 (least alike) to 1 (the class itself).
+    """How alike classes are ``[k k]``, double, each sample from 0 (least alike) to 1 (the class itself).
 
-    Cosine between the last layer's weights, brought to [0, 1] row by row. A class without weights is like no other.
+    Cosine between the last layer's weights, brought to [0, 1] sample by sample. A class without weights is like no
+    other.
     """
     unit_kd = F.normalize(weight_kd.double().cpu(), dim=1)
     cosine_kk = unit_kd @ unit_kd.T
     low_k1 = cosine_kk.amin(1, keepdim=True)
-    # Clamped: where all classes are alike, a row has no span.
+    # Clamped: where all classes are alike, a sample has no span.
     found_kk = (cosine_kk - low_k1) / (cosine_kk.amax(1, keepdim=True) - low_k1).clamp_min(1e-12)
     return found_kk.fill_diagonal_(1.0)
 
 
 def targets(class_b: Tensor, similarity_kk: Tensor, betas: tuple[float, ...], draw: Generator) -> Tensor:
-    """One answer a row ``[b k]``, double, each drawn from Dirichlet(beta S_c + 1e-4) for the row's class c.
+    """One answer a sample ``[b k]``, double, each drawn from Dirichlet(beta S_c + 1e-4) for the sample's class c.
 
-    The betas are dealt out in turn along the rows of each class, so that every class sees every beta.
+    The betas are dealt out in turn along the samples of each class, so that every class sees every beta.
     """
     beta_b = torch.empty(len(class_b), dtype=torch.double)
     beta_b[class_b.argsort(stable=True)] = torch.tensor(betas, dtype=torch.double).repeat(len(class_b))[: len(class_b)]

@@ -1,6 +1,6 @@
-"""Inversion: rows that are changed until the teacher's BatchNorms and its answers find them right.
+"""Inversion: samples that are changed until the teacher's BatchNorms and its answers find them right.
 
-Shapes: b rows in a batch, c channels, h height, w width, k classes.
+Shapes: b samples in a batch, c channels, h height, w width, k classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Inversion:
     """Weights of the loss and size of the steps, in normalized units."""
 
     iterations: int = 7
-    """Few, with large steps: twice the rows are worth more than twice the iterations."""
+    """Few, with large steps: twice the samples are worth more than twice the iterations."""
     lr: float = 0.1
     bn: float = 1.0
     ce: float = 0.2
@@ -60,10 +60,10 @@ def inversion(
     settings: Inversion = DEFAULT,
     against: DynamicNet | None = None,
 ) -> Maker:
-    """Rows warm-started from the looks that fit the teacher best (or from ``start``), then inverted chunk by chunk.
+    """Samples warm-started from the looks that fit the teacher best (or from ``start``), then inverted chunk by chunk.
 
-    With ``against``, a net whose exits were distilled on earlier rows, they also move to where those exits disagree
-    with the teacher: rows for a second round (`dynext.zeroshot.rounds`).
+    With ``against``, a net whose exits were distilled on earlier samples, they also move to where those exits disagree
+    with the teacher: samples for a second round (`dynext.zeroshot.rounds`).
     """
     if against is not None:
         check_student(teacher, against, spec)
@@ -88,11 +88,11 @@ def invert(
 
     The loss is ``bn * bn_distance + ce * cross-entropy + tv * total variation + l2 * mean square``, and with a student
     ``+ compete * (1 - competition)``; each step under a random shift (and, half of the time, mirrored). A teacher
-    without BatchNorm leaves the first term out. Classes: what the teacher takes each row for, evened out so that no
+    without BatchNorm leaves the first term out. Classes: what the teacher takes each sample for, evened out so that no
     class has more than its share. Pixels stay in [0, 1].
 
     Source: DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795, eqs. 2-4 and its adaptive version. Ours starts from
-    procedural rows, which tens of steps improve where noise takes thousands, and normalizes the BatchNorm term.
+    procedural samples, which tens of steps improve where noise takes thousands, and normalizes the BatchNorm term.
     """
     judge = Judge(teacher, against)
     with torch.no_grad(), evaluating(teacher):
@@ -132,7 +132,7 @@ def _loss(judge: Judge, x: Tensor, target_b: Tensor, config: Inversion) -> Tenso
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighboring pixels, both directions added; rows one pixel high have but one."""
+    """Mean absolute difference of neighboring pixels, both directions added; samples one pixel high have but one."""
     found = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
     return torch.stack(found).sum() if found else x.new_zeros(())
 
@@ -145,9 +145,9 @@ def _jittered(x: Tensor, draw: Generator, config: Inversion) -> Tensor:
 
 
 def balanced_targets(answer_bk: Tensor) -> Tensor:
-    """A class for each row ``[b]``, by the teacher's answers, no class more than ``ceil(b / k)`` times.
+    """A class for each sample ``[b]``, by the teacher's answers, no class more than ``ceil(b / k)`` times.
 
-    The surest rows choose first; a row whose class is full takes the next it looks like.
+    The surest samples choose first; a sample whose class is full takes the next it looks like.
     """
     b, k = answer_bk.shape
     room = [-(-b // k)] * k

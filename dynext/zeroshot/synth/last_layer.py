@@ -1,6 +1,6 @@
 """The last linear layer of a classifier: its weights tell which classes are alike, its input is the net's feature.
 
-Shapes: b rows, k classes, d features.
+Shapes: b samples, k classes, d features.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def last_linear(teacher: nn.Module, spec: InputSpec) -> Linear:
         k = answer_bk.shape[-1]
         if answer_bk.ndim != 2 or k < 2:
             raise SourceError(
-                f"the teacher answers {list(answer_bk.shape)} for 2 rows; expected [2, classes], at least 2"
+                f"the teacher answers {list(answer_bk.shape)} for 2 samples; expected [2, classes], at least 2"
             )
         for layer in reversed(ran):
             if _outputs(layer) == k and all(_decides(teacher, layer, x, c) for c in (0, k - 1)):

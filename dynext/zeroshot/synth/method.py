@@ -1,4 +1,4 @@
-"""What a synthesizer hands over: a function that makes rows, chunk by chunk."""
+"""What a synthesizer hands over: a function that makes samples, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
-    """How rows are made. Chunks have a fixed size and a generator each, so that a killed synthesis can go on.
+    """How samples are made. Chunks have a fixed size and a generator each, so that a killed synthesis can go on.
 
     A method is a function ``(teacher, spec, seed, **options) -> Maker``, or ``-> Plan`` where something has to be
     trained first. What is found out about the teacher in seconds is found out in the call itself.
     """
 
     rows: Callable[[int, Generator], Tensor]
-    """``rows(count, draw)``: ``count`` rows ``[count c h w]``, normalized."""
+    """``rows(count, draw)``: ``count`` samples ``[count c h w]``, normalized."""
     per_chunk: int
     notes: dict[str, Any] = field(default_factory=dict)
     """What was found out, for the bank's provenance."""
@@ -53,7 +53,9 @@ class Maker:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A maker that takes long to get ready: `synthesize` asks for it once it knows that rows are wanted and where."""
+    """A maker that takes long to get ready: `synthesize` asks for it once it knows that samples are wanted and
+    where.
+    """
 
     prepare: Callable[[Work], Maker]
     per_chunk: int
@@ -61,7 +63,9 @@ class Plan:
 
 
 def rows_per_chunk(shape: tuple[int, ...]) -> int:
-    """256 small rows, or as many large ones as fit a few megabytes, so that a chunk stays in the processor's cache."""
+    """256 small samples, or as many large ones as fit a few megabytes, so that a chunk stays in the processor's
+    cache.
+    """
     return max(16, min(256, 2**18 // (shape[-1] * shape[-2])))
 
 

@@ -1,4 +1,4 @@
-"""Rows of several methods together, in shares that suit the teacher, the most useful ones kept."""
+"""Samples of several methods together, in shares that suit the teacher, the most useful ones kept."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from dynext.zeroshot.synth.row_filter import Filter, keep
 from dynext.zeroshot.synth.teacher_student import check_student
 
 DEFAULT = Filter(oversample=1.0)
-"""Every row is kept: on the bundled net the surest rows taught its first exits less than rows taken as they come."""
+"""Every sample is kept: on the bundled net the surest samples taught its first exits less than samples taken as they
+come.
+"""
 
 PARTS = ("fitted", "inversion")
 ITERATIVE = ("inversion", "impressions", "generator")
 MOST = 0.5
-"""Share that iterative methods have at most together, where shares are found automatically: such a row costs twenty
+"""Share that iterative methods have at most together, where shares are found automatically: such a sample costs twenty
 painted ones, and BatchNorm statistics, which it was made for, would give it everything."""
 
 LEAST = 0.1
@@ -48,14 +50,14 @@ def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[...
         settings: Filter = DEFAULT,
         against: DynamicNet | None = None,
     ) -> Plan:
-        """Rows of several ``methods``; of ``settings.oversample`` times as many as wanted, the most useful are kept.
+        """Samples of several ``methods``; of ``settings.oversample`` times as many as wanted, the most useful are kept.
 
         Args:
-            shares: of each method; found automatically without: of a few rows of each, the shares with which all
+            shares: of each method; found automatically without: of a few samples of each, the shares with which all
                 together come nearest to the teacher's BatchNorm statistics and an even use of its classes, iterative
                 methods held to a half (`affordable`).
             parts: options of the methods, by name.
-            against: a net whose exits should learn from the rows; handed to the methods that can use it.
+            against: a net whose exits should learn from the samples; handed to the methods that can use it.
 
         Raises:
             SourceError: methods, shares or options that do not fit together.
@@ -147,7 +149,7 @@ def affordable(names: Sequence[str], shares: Sequence[float]) -> list[float]:
 
 
 def dealt(count: int, shares: Sequence[float], draw: Generator) -> list[int]:
-    """``count`` rows dealt out by ``shares``: right to within a row, and on average exactly right."""
+    """``count`` samples dealt out by ``shares``: right to within a sample, and on average exactly right."""
     offset = float(torch.rand((), generator=draw, dtype=torch.double))
     edges, reached = [0], 0.0
     for share in shares[:-1]:

@@ -1,6 +1,6 @@
-"""How much of each kind of row a mixture takes: so that together they have the teacher's statistics and classes.
+"""How much of each kind of sample a mixture takes: so that together they have the teacher's statistics and classes.
 
-Shapes: m kinds of rows, b rows of one kind, c channels of all BatchNorms one after the other, k classes.
+Shapes: m kinds of samples, b samples of one kind, c channels of all BatchNorms one after the other, k classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS, RATE = 300, 0.1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
-    """What one kind of row brings to each channel and class; a mixture's is the mean of these by shares."""
+    """What one kind of sample brings to each channel and class; a mixture's is the mean of these by shares."""
 
     mean_c: Tensor
     square_c: Tensor
@@ -41,7 +41,7 @@ class Wanted:
 
 @torch.no_grad()
 def moments(teacher: nn.Module, x: Tensor) -> tuple[Moments, Wanted]:
-    """What the rows ``x [b ...]`` bring to the teacher's BatchNorms and classes; the teacher runs in eval."""
+    """What the samples ``x [b ...]`` bring to the teacher's BatchNorms and classes; the teacher runs in eval."""
     found: list[tuple[Tensor, ...]] = []
 
     def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:

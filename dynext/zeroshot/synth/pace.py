@@ -1,4 +1,4 @@
-"""How long a method takes on this machine: to get ready, and for a row."""
+"""How long a method takes on this machine: to get ready, and for a sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynext.zeroshot.synth.method import Work, rows_per_chunk
 from dynext.zeroshot.synth.synthesize import METHODS
 
 ROWS = 64
-"""Made to find out; few, since an inverted row takes a large part of a second on a large net."""
+"""Made to find out; few, since an inverted sample takes a large part of a second on a large net."""
 
 GAME_STEPS = 8
 """Of a generator's training that are tried; the rest is expected to take as long a step."""
@@ -23,14 +23,14 @@ GAME_STEPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds until the first row, and for each."""
+    """Seconds until the first sample, and for each."""
 
     ready: float
     row: float
 
 
 def pace(teacher: nn.Module, spec: InputSpec, method: str) -> Pace:
-    """What ``method``, with its own defaults, takes here and now; the rows are thrown away."""
+    """What ``method``, with its own defaults, takes here and now; the samples are thrown away."""
     options, longer = _shortened(method)
     began = time.monotonic()
     maker = METHODS[method](teacher, spec, 0, **options).prepare(Work(progress=False))

@@ -1,6 +1,6 @@
 """Patches of one natural image of the user's: crops at many scales, turned, mirrored, recolored.
 
-Shapes: n rows, c channels, h height, w width.
+Shapes: n samples, c channels, h height, w width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Patching:
     """How patches are cut. Lengths are shares of the longest crop that fits the image."""
 
     scale: tuple[float, float] = (0.1, 0.9)
-    """Shortest and longest crop; none is cut smaller than two thirds of the row's own pixels."""
+    """Shortest and longest crop; none is cut smaller than two thirds of the sample's own pixels."""
     turn: float = 35.0
     """Largest rotation either way, in degrees."""
     brightness: float = 0.3
@@ -52,20 +52,20 @@ def patches(
     image: Path | str | np.ndarray | Tensor | None = None,
     settings: Patching = DEFAULT,
 ) -> Maker:
-    """Rows cut from ``image``: a file, or pixels ``[h w]``, ``[h w c]`` or ``[c h w]``, uint8 or float in [0, 1].
+    """Samples cut from ``image``: a file, or pixels ``[h w]``, ``[h w c]`` or ``[c h w]``, uint8 or float in [0, 1].
 
     A large picture full of different things serves best. Gray nets see it in gray.
 
     Raises:
-        SourceError: no image, none that can be read, or one too small to cut rows from.
+        SourceError: no image, none that can be read, or one too small to cut samples from.
 
-    Source: Asano & Saeed, ICLR 2023, arXiv:2112.00725. Ours cuts anew from the whole image for each row, where theirs
-    makes its patches in two steps and augments them again in training.
+    Source: Asano & Saeed, ICLR 2023, arXiv:2112.00725. Ours cuts anew from the whole image for each sample, where
+    theirs makes its patches in two steps and augments them again in training.
     """
     if image is None:
         raise SourceError(
-            "method patches cuts rows from one image of yours; give image=, a file or an array (to convert with them: "
-            "synthesize a bank first and give it as distill_on=, or --bank)"
+            "method patches cuts samples from one image of yours; give image=, a file or an array (to convert with "
+            "them: synthesize a bank first and give it as distill_on=, or --bank)"
         )
     levels = _levels(_pixels(image, spec), spec)
     return Maker(
@@ -84,7 +84,7 @@ def _pixels(image: Path | str | np.ndarray | Tensor, spec: InputSpec) -> Tensor:
     channels = spec.shape[0]
     if raw.ndim != 3 or raw.shape[0] not in (1, 3) or channels not in (1, 3):
         raise SourceError(
-            f"an image of shape {list(raw.shape)} for rows of {channels} channels; give [h w], [h w 3] or [3 h w]"
+            f"an image of shape {list(raw.shape)} for samples of {channels} channels; give [h w], [h w 3] or [3 h w]"
         )
     pixels = raw.float() / 255 if raw.dtype == torch.uint8 else raw.float()
     if not (pixels.min() >= 0 and pixels.max() <= 1):
@@ -112,7 +112,7 @@ def _levels(pixels: Tensor, spec: InputSpec) -> list[Tensor]:
     _, height, width = spec.shape
     if min(pixels.shape[-2:]) < 2 * max(height, width):
         raise SourceError(
-            f"the image has {pixels.shape[-1]}x{pixels.shape[-2]} pixels, rows {width}x{height}; "
+            f"the image has {pixels.shape[-1]}x{pixels.shape[-2]} pixels, samples {width}x{height}; "
             f"give an image with at least twice as many on each side"
         )
     levels = [pixels[None]]
@@ -122,12 +122,12 @@ def _levels(pixels: Tensor, spec: InputSpec) -> list[Tensor]:
 
 
 def cut(levels: list[Tensor], n: int, spec: InputSpec, draw: Generator, config: Patching) -> Tensor:
-    """Rows ``[n c h w]`` in [0, 1]: a place, a size, an angle and colors of its own for each."""
+    """Samples ``[n c h w]`` in [0, 1]: a place, a size, an angle and colors of its own for each."""
     _, height, width = spec.shape
     image_h, image_w = levels[0].shape[-2:]
     angle_n = (torch.rand(n, generator=draw) * 2 - 1) * math.radians(config.turn)
     cos, sin = angle_n.cos().abs(), angle_n.sin().abs()
-    # The box around a turned row of one pixel's size; what fits the image bounds the crop's size in pixels a pixel.
+    # The box around a turned sample of one pixel's size; what fits the image bounds the crop's size in pixels a pixel.
     box_w, box_h = width * cos + height * sin, width * sin + height * cos
     longest_n = torch.minimum(image_w / box_w, image_h / box_h)
     low, high = (math.log(share) for share in config.scale)
@@ -150,7 +150,7 @@ def cut(levels: list[Tensor], n: int, spec: InputSpec, draw: Generator, config: 
 def _grid(
     spec: InputSpec, x_n: Tensor, y_n: Tensor, zoom_n: Tensor, angle_n: Tensor, mirror_n: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Where each pixel of each row is looked up ``[n h w 2]``, the image spanning -1 to 1 both ways."""
+    """Where each pixel of each sample is looked up ``[n h w 2]``, the image spanning -1 to 1 both ways."""
     _, height, width = spec.shape
     across_w = torch.arange(width) - (width - 1) / 2
     down_h = torch.arange(height) - (height - 1) / 2

@@ -1,6 +1,7 @@
-"""Procedural rows: noise, dead leaves and simple objects, pure functions of a generator and a few parameters.
+"""Procedural samples: noise, dead leaves and simple objects, pure functions of a generator and a few parameters.
 
-Shapes: n rows, c channels, h height, w width. Pixels are float in [0, 1]; a picture spans -1 to 1 along its short side.
+Shapes: n samples, c channels, h height, w width. Pixels are float in [0, 1]; a picture spans -1 to 1 along its short
+side.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Look
 
 
 def gaussian(n: int, shape: tuple[int, ...], draw: Generator) -> Tensor:
-    """Independent standard normal values ``[n c h w]``: what a net eats, not pixels."""
+    """Independent standard normal values ``[n c h w]``: what a model expects, not pixels."""
     return torch.randn(n, *shape, generator=draw)
 
 
 def pink(n: int, shape: tuple[int, ...], draw: Generator, look: Look = LEAVES) -> Tensor:
-    """Noise ``[n c h w]`` with an amplitude of 1/frequency^exponent, around one random color a row."""
+    """Noise ``[n c h w]`` with an amplitude of 1/frequency^exponent, around one random color a sample."""
     channels, h, w = shape
     field = _noise(n, 1, (h, w), draw, look.exponent)
     if channels > 1 and look.saturation:
@@ -65,7 +66,7 @@ def paint(n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class _Shapes:
-    """One ellipse or rectangle a row: center, half-axes, angle, all ``[n]``."""
+    """One ellipse or rectangle a sample: center, half-axes, angle, all ``[n]``."""
 
     x: Tensor
     y: Tensor
@@ -77,7 +78,7 @@ class _Shapes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Picture:
-    """Rows being painted: pixels ``[n c h w]``, coordinates ``y [1 h]`` and ``x [n w]``, textures ``[n 2 h w]``."""
+    """Samples being painted: pixels ``[n c h w]``, coordinates ``y [1 h]`` and ``x [n w]``, textures ``[n 2 h w]``."""
 
     pixels: Tensor
     x: Tensor
@@ -93,7 +94,7 @@ class _Picture:
         mirrored = torch.rand(n, 1, generator=draw) < look.mirror
         return cls(
             pixels=_ground(n, shape, draw, look),
-            # Painting on |x| makes a row symmetric at no cost.
+            # Painting on |x| makes a sample symmetric at no cost.
             x=torch.where(mirrored, x_w.abs(), x_w),
             y=((torch.arange(h) + 0.5 - h / 2) / half)[None],
             textures=_noise(n, 2, (h, w), draw, look.exponent),
@@ -105,11 +106,11 @@ class _Picture:
         return self.look.level + _colors(n, channels, draw, self.look)
 
     def plane(self, a_n: Tensor, b_n: Tensor, c_n: Tensor) -> Tensor:
-        """``a x + b y + c`` over the grid ``[n h w]``: sums of a row and a column, which is what makes this fast."""
+        """``a x + b y + c`` over the grid ``[n h w]``: sums of a sample and a column, which is what makes this fast."""
         return (b_n[:, None] * self.y + c_n[:, None])[:, :, None] + (a_n[:, None] * self.x)[:, None]
 
     def paint(self, k: int, shapes: _Shapes, color_nc: Tensor, draw: Generator, shown_n: Tensor | None = None) -> None:
-        """Cover what lies below with the ``k``-th shape of each row (only those shown), edges one pixel soft."""
+        """Cover what lies below with the ``k``-th shape of each sample (only those shown), edges one pixel soft."""
         n = len(self.pixels)
         mask = self._mask(shapes)
         if shown_n is not None:
@@ -117,7 +118,7 @@ class _Picture:
         slope_x, slope_y = torch.randn(2, n, generator=draw) * self.look.shading
         value = self.plane(slope_x, slope_y, -(slope_x * shapes.x + slope_y * shapes.y))
         amplitude = torch.rand(n, generator=draw) * 2 * self.look.texture
-        # Rolled along the rows: each shape wears another row's texture, without a new one being made.
+        # Rolled along the samples: each shape wears another sample's texture, without a new one being made.
         value += amplitude[:, None, None] * self.textures[:, k % 2].roll(k // 2, 0)
         for c in range(self.pixels.shape[1]):
             self.pixels[:, c].lerp_(value + color_nc[:, c, None, None], mask)
@@ -204,7 +205,7 @@ def _noise(n: int, channels: int, size: tuple[int, int], draw: Generator, expone
 
 
 def _colors(n: int, channels: int, draw: Generator, look: Look) -> Tensor:
-    """Deviations ``[n c]`` from the look's level: a brightness a row, tinted."""
+    """Deviations ``[n c]`` from the look's level: a brightness a sample, tinted."""
     gray = torch.randn(n, 1, generator=draw)
     tint = torch.randn(n, channels, generator=draw)
     return look.contrast * _tinted(gray, tint, look.saturation if channels > 1 else 0.0)

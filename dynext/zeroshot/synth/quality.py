@@ -1,6 +1,6 @@
-"""How good a bank of synthesized rows is, as far as the teacher can tell without one real image.
+"""How good a bank of synthesized samples is, as far as the teacher can tell without one real image.
 
-Shapes: n rows looked at, k classes, d features.
+Shapes: n samples looked at, k classes, d features.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from dynext.zeroshot.synth.teacher_student import check_student
 from dynext.zeroshot.synth.terms import competition
 
 LOOKED_AT = 2048
-"""Rows of a bank that are looked at, spread evenly over it."""
+"""Samples of a bank that are looked at, spread evenly over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BankQuality:
-    """What the teacher makes of a bank. None of it is an accuracy: only real rows tell how much exits learn from these.
+    """What the teacher makes of a bank. None of it is an accuracy: only real samples tell how much exits learn from
+    these.
 
     Answers are given as distillation sees them, with BatchNorms on the bank's own choice of statistics.
     """
@@ -45,7 +46,7 @@ class BankQuality:
     confidence: float
     """Mean of the teacher's largest probability."""
     diversity: float
-    """Mean distance (1 - cosine) of two rows in the teacher's last feature; 0 is one row over and over."""
+    """Mean distance (1 - cosine) of two samples in the teacher's last feature; 0 is one sample over and over."""
     disagreement: float | None
     """Mean Jensen-Shannon divergence of the exits from the teacher, over its most (ln 2); ``None`` without exits."""
     seconds: float
@@ -59,17 +60,17 @@ class BankQuality:
         return {**asdict(self), "rows_per_second": self.rows_per_second}
 
     def __str__(self) -> str:
-        speed = "" if self.rows_per_second is None else f", {self.rows_per_second:,.1f} rows a second"
+        speed = "" if self.rows_per_second is None else f", {self.rows_per_second:,.1f} samples a second"
         lines = [
             ("BN loss", "no BatchNorm" if self.bn_loss is None else f"{self.bn_loss:.3f}", "0: the teacher's own"),
             ("class balance", f"{self.class_balance:.3f}", f"{self.classes_seen} of {self.num_classes} classes seen"),
             ("confidence", f"{self.confidence:.3f}", "mean of the teacher's largest probability"),
-            ("diversity", f"{self.diversity:.3f}", "0: one row over and over"),
+            ("diversity", f"{self.diversity:.3f}", "0: one sample over and over"),
         ]
         if self.disagreement is not None:
             lines.append(("disagreement", f"{self.disagreement:.3f}", "0: the exits have nothing to learn here"))
         told = "\n".join(f"  {name:<14}{value:>12}   {hint}" for name, value, hint in lines)
-        head = f"{self.rows:,} rows by {self.method} in {self.seconds:,.1f} s{speed}; {self.looked_at:,} looked at:"
+        head = f"{self.rows:,} samples by {self.method} in {self.seconds:,.1f} s{speed}; {self.looked_at:,} looked at:"
         return f"{head}\n{told}"
 
 
@@ -78,7 +79,7 @@ def quality(bank: Bank, teacher: nn.Module, exits: DynamicNet | None = None) -> 
     """Measure ``bank`` by ``teacher``, and, if given, by how far the early exits of a net still are from it there.
 
     Raises:
-        SourceError: rows of another shape than the teacher eats, or exits that are the teacher itself.
+        SourceError: samples of another shape than the teacher expects, or exits that are the teacher itself.
     """
     if exits is not None:
         check_student(teacher, exits, bank.spec)
@@ -87,7 +88,9 @@ def quality(bank: Bank, teacher: nn.Module, exits: DynamicNet | None = None) -> 
     answer_nk = torch.cat([batch[0] for batch in found])
     feature_nd = torch.cat([batch[1] for batch in found])
     if not torch.isfinite(answer_nk).all():
-        raise SourceError("the teacher's answers hold NaN or infinity on these rows; look at the rows' normalization")
+        raise SourceError(
+            "the teacher's answers hold NaN or infinity on these samples; look at the samples' normalization"
+        )
     share_k = answer_nk.argmax(-1).bincount(minlength=answer_nk.shape[1]).double() / len(answer_nk)
     return BankQuality(
         method=bank.provenance.method,
@@ -105,19 +108,19 @@ def quality(bank: Bank, teacher: nn.Module, exits: DynamicNet | None = None) -> 
 
 
 def diversity(feature_nd: Tensor) -> float:
-    """Mean of 1 - cosine over all pairs of different rows; 0 for a single row."""
+    """Mean of 1 - cosine over all pairs of different samples; 0 for a single sample."""
     n = len(feature_nd)
     if n < 2:
         return 0.0
     unit_nd = F.normalize(feature_nd.double(), dim=1)
-    # The square of the sum holds every pair's cosine, and each row's with itself.
+    # The square of the sum holds every pair's cosine, and each sample's with itself.
     cosines = unit_nd.sum(0).square().sum() - unit_nd.square().sum()
     return max(0.0, 1 - float(cosines) / (n * (n - 1)))
 
 
 def _spread(bank: Bank) -> list[Tensor]:
     index = torch.linspace(0, len(bank) - 1, min(LOOKED_AT, len(bank))).round().long()
-    # Parts of one size: a last batch of one row would have no statistics.
+    # Parts of one size: a last batch of one sample would have no statistics.
     return list(index.tensor_split(-(-len(index) // bank.batch_size)))
 
 

@@ -1,6 +1,6 @@
-"""Which of many rows are worth keeping: those the teacher is sure of, unlike each other, that exits still get wrong.
+"""Which of many samples are worth keeping: those the teacher is sure of, unlike each other, that exits still get wrong.
 
-Shapes: n rows to choose from, e exits (the early ones), k classes, d features.
+Shapes: n samples to choose from, e exits (the early ones), k classes, d features.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from dynext.zeroshot.synth.terms import competition
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """How many rows are made for each one kept, and what counts when the best are chosen."""
+    """How many samples are made for each one kept, and what counts when the best are chosen."""
 
     oversample: float = 2.0
-    """1 keeps every row."""
+    """1 keeps every sample."""
     confidence: float = 0.5
     """Weight of the teacher's largest probability, by rank."""
     disagreement: float = 1.0
     """Weight of the exits' divergence from the teacher, by rank; counts only where there is a student."""
     diversity: float = 1.0
-    """Weight of the distance to the nearest row kept already (1 - cosine of centered features, at most 1)."""
+    """Weight of the distance to the nearest sample kept already (1 - cosine of centered features, at most 1)."""
     balance: float = 1.0
-    """Weight of how full the row's class is already."""
+    """Weight of how full the sample's class is already."""
 
     def __post_init__(self) -> None:
         if not self.oversample >= 1:
@@ -43,9 +43,9 @@ class Filter:
 def keep(
     teacher: nn.Module, layer: Linear | None, x: Tensor, count: int, config: Filter, against: DynamicNet | None = None
 ) -> Tensor:
-    """Which ``count`` of the rows ``x [n ...]`` to keep, ascending ``[count]``.
+    """Which ``count`` of the samples ``x [n ...]`` to keep, ascending ``[count]``.
 
-    Teacher and exits look at them as distillation will, BatchNorms on the statistics of these rows.
+    Teacher and exits look at them as distillation will, BatchNorms on the statistics of these samples.
 
     Args:
         layer: the teacher's last linear layer, whose input is the feature; its logits without one.
@@ -70,7 +70,7 @@ def ranks(value_n: Tensor) -> Tensor:
 
 
 def chosen(worth_n: Tensor, feature_nd: Tensor, class_n: Tensor, count: int, config: Filter) -> Tensor:
-    """``count`` rows one after the other, each the best that is left after those before it ``[count]``.
+    """``count`` samples one after the other, each the best that is left after those before it ``[count]``.
 
     Source of the greedy distance term: k-center, Sener & Savarese, ICLR 2018, arXiv:1708.00489.
     """

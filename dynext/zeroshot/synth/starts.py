@@ -1,4 +1,4 @@
-"""What iterative methods start from: rows that already look like something, or noise."""
+"""What iterative methods start from: samples that already look like something, or noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Literal["fitted", "objects", "leaves", "noise"]
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """``rows(count, draw)``: rows to start from ``[count c h w]``, normalized; ``notes`` for the provenance."""
+    """``rows(count, draw)``: samples to start from ``[count c h w]``, normalized; ``notes`` for the provenance."""
 
     rows: Callable[[int, Generator], Tensor]
     notes: dict[str, Any] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Starts:
 def starts(
     teacher: nn.Module, spec: InputSpec, seed: int, kind: Start, *, looks: int = 4, candidates: int = 24
 ) -> Starts:
-    """Rows of the ``looks`` that fit the teacher best, of one of the named looks, or Gaussian noise.
+    """Samples of the ``looks`` that fit the teacher best, of one of the named looks, or Gaussian noise.
 
     Raises:
         SourceError: no such start.

@@ -1,4 +1,4 @@
-"""How procedural rows look: a few parameters, some named settings, random ones.
+"""How procedural samples look: a few parameters, some named settings, random ones.
 
 Lengths are shares of half the short side, amplitudes shares of the pixel range.
 """

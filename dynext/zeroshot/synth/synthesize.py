@@ -1,4 +1,4 @@
-"""Rows from a teacher alone. There is no data parameter, by design."""
+"""Samples from a teacher alone. There is no data parameter, by design."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
 
 
 def _painter(verb: Callable[..., Tensor], default: Look) -> Callable[..., Maker]:
-    """A method that paints the same rows for every teacher."""
+    """A method that paints the same samples for every teacher."""
 
     def method(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = default) -> Maker:
         return Maker(
@@ -81,7 +81,7 @@ def synthesize(
     progress: bool = True,
     **options: Any,
 ) -> Bank:
-    """``n`` rows of ``shape`` (c, h, w) made without any image; the teacher is not changed.
+    """``n`` samples of ``shape`` (c, h, w) made without any image; the teacher is not changed.
 
     Args:
         method: one of `METHODS`; ``options`` are that method's own.
@@ -89,7 +89,7 @@ def synthesize(
         folder: where to keep the bank; a synthesis that was killed goes on there and ends at the same bytes.
 
     Raises:
-        SourceError: nonsense among the arguments, a teacher that is looked at and does not answer such rows with one
+        SourceError: nonsense among the arguments, a teacher that is looked at and does not answer such samples with one
             tensor ``[b k]``, or a folder that holds something else.
     """
     spec = _checked(shape, n, method, spec, options)
@@ -140,9 +140,9 @@ def _checked(shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None
         hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(METHODS)}"
         raise SourceError(f"no method {method!r}; {hint}")
     if n < 1:
-        raise SourceError(f"n={n}; ask for at least one row")
+        raise SourceError(f"n={n}; ask for at least one sample")
     if len(shape) != 3 or min(shape) < 1:
-        raise SourceError(f"shape {tuple(shape)}; give one row's (channels, height, width)")
+        raise SourceError(f"shape {tuple(shape)}; give one sample's (channels, height, width)")
     known = option_names(METHODS[method])
     unknown = [k for k in options if k not in known]
     if unknown:

@@ -1,6 +1,6 @@
-"""A teacher, and a student's exits if there are some, looking at the same rows.
+"""A teacher, and a student's exits if there are some, looking at the same samples.
 
-Shapes: b rows, e exits (the early ones), k classes.
+Shapes: b samples, e exits (the early ones), k classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAME = 1e-4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """What was found about ``b`` rows, differentiable in them."""
+    """What was found about ``b`` samples, differentiable in them."""
 
     answer_bk: Tensor
     """The teacher's logits."""
@@ -35,7 +35,7 @@ class Verdict:
 
 
 class Judge:
-    """Looks at rows through the teacher and, if given, through the trunk of ``against``.
+    """Looks at samples through the teacher and, if given, through the trunk of ``against``.
 
     Where that trunk still is the teacher (frozen heads), one pass does for both. Nothing is changed in either.
     """
@@ -88,8 +88,8 @@ def check_student(teacher: nn.Module, against: DynamicNet, spec: InputSpec) -> N
     """That ``against`` has exits which can disagree with ``teacher``.
 
     Raises:
-        SourceError: no dynamic net, none for these rows or classes, one without exits, or one whose exits all answer
-            what the teacher answers: no row would then be better than another, and the term always 0.
+        SourceError: no dynamic net, none for these samples or classes, one without exits, or one whose exits all answer
+            what the teacher answers: no sample would then be better than another, and the term always 0.
     """
     if not isinstance(against, DynamicNet):
         raise SourceError(
@@ -98,7 +98,9 @@ def check_student(teacher: nn.Module, against: DynamicNet, spec: InputSpec) -> N
     if not len(against.exits):
         raise SourceError("the net given as against= has no early exit that could disagree; attach some (dx.attach)")
     if against.staged.input_shape != spec.shape:
-        raise SourceError(f"against= eats rows {against.staged.input_shape}, rows of {spec.shape} are synthesized")
+        raise SourceError(
+            f"against= expects samples {against.staged.input_shape}, samples of {spec.shape} are synthesized"
+        )
     x = as_input(teacher, torch.randn(4, *spec.shape, generator=generator(0)))
     with torch.no_grad(), evaluating(teacher), evaluating(against):
         answer_bk, exits_bek = teacher(x), against.all_exits(x)[:, :-1]
@@ -106,6 +108,6 @@ def check_student(teacher: nn.Module, against: DynamicNet, spec: InputSpec) -> N
         raise SourceError(f"against= knows {exits_bek.shape[-1]} classes, the teacher {answer_bk.shape[-1]}")
     if torch.allclose(exits_bek, answer_bk[:, None].expand_as(exits_bek), rtol=SAME, atol=SAME):
         raise SourceError(
-            "every exit of against= answers just what the teacher answers, so that no row tells them apart; "
+            "every exit of against= answers just what the teacher answers, so that no sample tells them apart; "
             "give the student, not the teacher"
         )

@@ -1,6 +1,6 @@
-"""What synthesized rows are trained for besides statistics and classes: rows on which exits and teacher differ.
+"""What synthesized samples are trained for besides statistics and classes: samples on which exits and teacher differ.
 
-Shapes: b rows, e exits (the early ones), k classes, d latent values.
+Shapes: b samples, e exits (the early ones), k classes, d latent values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 def jensen_shannon(p_bk: Tensor, q_bk: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of two distributions, per row ``[b]`` (leading axes may be more): 0 alike, ln 2 apart.
+    """Jensen-Shannon divergence of two distributions, per sample ``[b]`` (leading axes may be more): 0 alike, ln 2
+    apart.
 
     >>> import torch
     >>> jensen_shannon(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [0.5, 0.5]])).tolist()
@@ -23,7 +24,7 @@ def jensen_shannon(p_bk: Tensor, q_bk: Tensor) -> Tensor:
 
 
 def competition(exits_bek: Tensor, answer_bk: Tensor) -> Tensor:
-    """How far the exits' answers are from the teacher's, per row ``[b]``: the mean Jensen-Shannon divergence.
+    """How far the exits' answers are from the teacher's, per sample ``[b]``: the mean Jensen-Shannon divergence.
 
     Source: DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795 (``R_compete = 1 - JS``, one student). Ours takes the
     mean over the exits.
@@ -32,10 +33,11 @@ def competition(exits_bek: Tensor, answer_bk: Tensor) -> Tensor:
 
 
 def adversarial(exits_bek: Tensor, answer_bk: Tensor) -> Tensor:
-    """KL(teacher || exit) on the rows and exits that give the teacher's class, 0 on the others: a scalar to maximize.
+    """KL(teacher || exit) on the samples and exits that give the teacher's class, 0 on the others: a scalar to
+    maximize.
 
     An exit that already differs in its class has nothing more to gain, and without this mask a generator runs away
-    with a few rows that no exit gets right.
+    with a few samples that no exit gets right.
 
     Source: CMI, Fang et al., IJCAI 2021, arXiv:2105.08584; the game: DFAD, Fang et al. 2019,
     arXiv:1912.11006. Ours takes the mean over the exits.
@@ -49,7 +51,7 @@ def adversarial(exits_bek: Tensor, answer_bk: Tensor) -> Tensor:
 
 
 def mode_seeking(first_b: Tensor, second_b: Tensor, z_first_bd: Tensor, z_second_bd: Tensor) -> Tensor:
-    """``|z - z'| / |x - x'|``, mean over pairs of rows made for one class from two latents: a scalar to minimize.
+    """``|z - z'| / |x - x'|``, mean over pairs of samples made for one class from two latents: a scalar to minimize.
 
     Distances are mean absolute differences.
 

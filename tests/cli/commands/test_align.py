@@ -11,7 +11,7 @@ from shell import done, refused, run
 
 import dynext as dx
 
-FEW = ("--steps", "3", "--rows", "48")
+FEW = ("--steps", "3", "--samples", "48")
 
 
 def test_a_folder_is_aligned_in_place(net: Path, images: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_folder_is_aligned_in_place(net: Path, images: Path) -> None:
     assert told["after"]["num_rows"] == told["before"]["num_rows"] == len(after.table) == 12
     assert told["after"]["basis"] == "teacher"
     assert after.provenance["alignment"]["loss"] == "cosine"
-    assert after.provenance["thresholds"] == f"chosen anew on 12 unlabelled rows of {images}, kept apart"
+    assert after.provenance["thresholds"] == f"chosen anew on 12 unlabelled samples of {images}, kept apart"
     assert (net / "report.html").stat().st_size > 1000
     assert [p.name for p in net.parent.iterdir() if "work" in p.name] == []
 
@@ -34,7 +34,7 @@ def test_a_folder_is_aligned_in_place(net: Path, images: Path) -> None:
 def test_it_tells_before_and_after(net: Path, images: Path, tmp_path: Path) -> None:
     card = (net / "net.json").read_text()
     text = done("align", net, "--source", images, *FEW, "--loss", "barlow", "--views", "2", "-o", tmp_path / "new")
-    for word in ("aligned by barlow", "Before alignment", "at that old policy", "chosen anew", "12 unlabelled rows"):
+    for word in ("aligned by barlow", "Before alignment", "at that old policy", "chosen anew", "12 unlabelled samples"):
         assert word in text
     assert "accuracy" not in text.lower()
     assert (net / "net.json").read_text() == card
@@ -70,5 +70,5 @@ def test_killed_it_goes_on_and_ends_the_same(
 def test_what_is_no_source_is_refused(net: Path, tmp_path: Path) -> None:
     assert "no nowhere; give a folder of images" in refused("align", net, "--source", "nowhere")
     np.savez(tmp_path / "three.npz", x=np.zeros((3, 3, 32, 32), np.uint8))
-    assert "3 rows in" in refused("align", net, "--source", tmp_path / "three.npz")
+    assert "3 samples in" in refused("align", net, "--source", tmp_path / "three.npz")
     assert "'simclr' is not one of" in refused("align", net, "--source", "bank", "--loss", "simclr")

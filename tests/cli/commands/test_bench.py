@@ -1,4 +1,4 @@
-"""Bench from the shell: which rows, what it writes."""
+"""Bench from the shell: which samples, what it writes."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ def test_on_data_it_does_not(net: Path, images: Path) -> None:
 def test_rows_that_are_sorted_by_class_are_not_timed_by_the_first_class_alone(
     net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = np.arange(200, dtype=np.uint8).repeat(3 * 32 * 32).reshape(200, 3, 32, 32)  # row r is all r
+    x = np.arange(200, dtype=np.uint8).repeat(3 * 32 * 32).reshape(200, 3, 32, 32)  # sample r is all r
     np.savez(tmp_path / "sorted.npz", x=x)
     module, timed = importlib.import_module("dynext.cli.commands.bench"), []
     monkeypatch.setattr(module, "TIMED_ROWS", 100)
@@ -73,7 +73,7 @@ def test_a_budget_in_milliseconds_chooses_thresholds_and_keeps_them(net: Path) -
     assert timed.table.trunk_ms_e[-1] == pytest.approx(timed.cost.static(1))
     assert timed.table.trunk_ms_e != before.table.trunk_ms_e
     far = refused("bench", net, "--budget-ms", 1e-9)
-    assert re.search(r"budget_ms 1e-09 cannot be met: the cheapest within reach is \S+ ms a row", far)
+    assert re.search(r"budget_ms 1e-09 cannot be met: the cheapest within reach is \S+ ms a sample", far)
     untimed = dx.load(net)
     table = replace(untimed.table, trunk_ms_e=None, head_ms_e=None)
     dx.save(untimed.net, net, policy=untimed.policy, spec=untimed.spec, model_recipe=untimed.model_recipe, table=table)
@@ -83,4 +83,4 @@ def test_a_budget_in_milliseconds_chooses_thresholds_and_keeps_them(net: Path) -
 def test_mistakes(net: Path, tmp_path: Path) -> None:
     assert "0 is not in the range" in refused("bench", net, "--batch", "0")
     np.savez(tmp_path / "none.npz", x=np.zeros((0, 3, 32, 32), np.uint8))
-    assert "none.npz holds no row" in refused("bench", net, "--data", tmp_path / "none.npz")
+    assert "none.npz holds no sample" in refused("bench", net, "--data", tmp_path / "none.npz")

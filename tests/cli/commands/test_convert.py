@@ -30,10 +30,10 @@ def test_it_saves_a_net_that_answers_like_the_static_one(net: Path) -> None:
 
 def test_it_prints_one_table_and_both_clocks(tmp_path: Path) -> None:
     text = done("convert", *TINY, "-o", tmp_path / "net", *SMALL)
-    assert "synthesized rows" in text
+    assert "synthesized samples" in text
     for title in ("depth", "MACs", "leave", "agree", "T", "ECE"):
         assert f" {title}" in text
-    assert "real rows leave elsewhere" in text
+    assert "real samples leave elsewhere" in text
     assert "speed-up" in text
     assert "accuracy" not in text.lower()
     assert f"open {tmp_path / 'net' / 'report.html'}" in text
@@ -89,7 +89,7 @@ def test_an_interrupted_conversion_goes_on_and_ends_the_same(
     keep: Callable[..., None] = made.write_shard
     monkeypatch.setattr(made, "write_shard", lambda *a: (written.append(1), keep(*a)))
     done(*command)
-    assert not written, "rows that were there were synthesized again"
+    assert not written, "samples that were there were synthesized again"
     first, second = dx.load(net), dx.load(tmp_path / "again")
     torch.testing.assert_close(second.net.state_dict(), first.net.state_dict(), rtol=0, atol=0)
     assert second.policy == first.policy
@@ -120,7 +120,7 @@ def test_ones_own_model_needs_its_file_again(tmp_path: Path) -> None:
     assert "code of yours; open it and give model= (a command: --model " in refused(
         "evaluate", net, "--data", tmp_path / "rows.npz"
     )
-    assert "4 rows" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
+    assert "4 samples" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
 
 
 def test_rows_that_are_no_pictures(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_rows_may_skip_blocks(tmp_path: Path, images: Path, kind: tuple[str, ...
     assert "90%" in told
     if kind:  # untrained gates cost more than they save, a fixed set of blocks costs nothing
         assert kept.policy.skip_rule is not None
-        assert "stages that may be skipped a row runs" in text
-        assert "stages that may be skipped a row runs" in told
+        assert "stages that may be skipped a sample runs" in text
+        assert "stages that may be skipped a sample runs" in told
     assert "speed-up" in done("bench", tmp_path / "net", "--data", images)
     done("report", tmp_path / "net", "--data", images)
-    assert "Test rows" in (tmp_path / "net" / "report.html").read_text()
+    assert "Test samples" in (tmp_path / "net" / "report.html").read_text()
     done("evaluate", tmp_path / "net", "--unlabelled", images, "--choose", "--max-drop", "0")
     assert dx.load(tmp_path / "net").policy.skip_rule is None
 
@@ -162,18 +162,18 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     out = tmp_path / "net"
     command = ("convert", *TINY, "-o", out)
     assert "-1 is not in the range" in refused(*command, "--steps", "-1")
-    assert "0 is not in the range" in refused(*command, "--rows", "0")
+    assert "0 is not in the range" in refused(*command, "--samples", "0")
     assert "2.0 is not in the range" in refused(*command, "--max-drop", "2")
     assert "leaves" in refused(*command, "--method", "leavs")
     assert "give --steps" in refused(*command, "--bank", tmp_path, "--minutes", "3")
     assert "holds no bank that can be read" in refused(*command, "--bank", tmp_path)
     assert "blockdrop" in refused(*command, "--skip", "lottery")
     flat = ("convert", "torchvision:vgg11", "-o", out, "--skip", "static")
-    assert "no residual block that a row may skip" in refused(*flat)
+    assert "no residual block that a sample may skip" in refused(*flat)
     assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
     assert "give --calibrate DATA too" in refused(*command, "--distill-on-calibration")
     np.savez(tmp_path / "gray.npz", x=np.zeros((4, 28, 28), np.uint8))
-    assert "rows have shape (1, 28, 28), the net eats (3, 32, 32)" in refused(
+    assert "samples have shape (1, 28, 28), the model expects (3, 32, 32)" in refused(
         *command, "--calibrate", tmp_path / "gray.npz"
     )
     assert not out.exists()

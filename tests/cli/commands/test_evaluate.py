@@ -25,10 +25,10 @@ def test_the_figures_are_the_librarys(net: Path, images: Path) -> None:
 
 def test_text_says_basis_rows_and_where_thresholds_come_from(net: Path, images: Path) -> None:
     text = done("evaluate", net, "--data", images)
-    assert f"60 rows of {images}" in text
+    assert f"60 samples of {images}" in text
     assert "Accuracy" in text
     assert "basis: labels" in text
-    assert "thresholds chosen on 60 unlabelled rows" in text
+    assert "thresholds chosen on 60 unlabelled samples" in text
     assert "90%" in text
 
 
@@ -43,7 +43,7 @@ def test_without_labels_nothing_is_called_accuracy(net: Path, tmp_path: Path) ->
 def test_thresholds_are_checked_without_labels(net: Path, images: Path) -> None:
     card = (net / "net.json").read_text()
     text = done("evaluate", net, "--unlabelled", images)
-    assert f"60 unlabelled rows of {images}" in text
+    assert f"60 unlabelled samples of {images}" in text
     assert "at least" in text
     assert "points are lost, at most" in text
     told = json.loads(done("evaluate", net, "--unlabelled", images, "--json"))
@@ -60,7 +60,7 @@ def test_thresholds_are_chosen_anew(net: Path, images: Path) -> None:
     assert after.policy.threshold_e == tuple(line["threshold"] for line in told["chosen_policy"]["exits"])
     assert after.policy != before.policy
     assert told["chosen_policy"]["saved"] > 0
-    assert "chosen anew on 60 unlabelled rows" in after.provenance["thresholds"]
+    assert "chosen anew on 60 unlabelled samples" in after.provenance["thresholds"]
     assert "timing" not in after.provenance
     assert len(after.table) == 60
     for (name, old), new in zip(before.net.state_dict().items(), after.net.state_dict().values(), strict=True):
@@ -100,10 +100,12 @@ def test_a_net_without_a_table_has_no_budgets(net: Path, images: Path) -> None:
 def test_mistakes(net: Path, tmp_path: Path) -> None:
     assert "give --data DATA to judge on, or --unlabelled" in refused("evaluate", net)
     assert "not both" in refused("evaluate", net, "--data", "bundled", "--unlabelled", "bundled")
-    assert "never the test rows" in refused("evaluate", net, "--data", "bundled", "--choose")
+    assert "never the test samples" in refused("evaluate", net, "--data", "bundled", "--choose")
     assert "give --choose too" in refused("evaluate", net, "--unlabelled", "bundled", "--budget", "0.5")
     assert "no nowhere; give a folder" in refused("evaluate", net, "--unlabelled", "nowhere")
-    assert "rows have shape (1, 28, 28), the net eats (3, 32, 32)" in refused("evaluate", net, "--data", "bundled")
+    assert "samples have shape (1, 28, 28), the model expects (3, 32, 32)" in refused(
+        "evaluate", net, "--data", "bundled"
+    )
     assert "no nowhere.npz; give fashion-mnist" in refused("evaluate", net, "--data", "nowhere.npz")
     assert "Give --root" in refused("evaluate", net, "--data", "cifar10")
     (tmp_path / "empty").mkdir()

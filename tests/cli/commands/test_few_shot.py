@@ -32,7 +32,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of light and dark images, larger than the net eats: four to learn from, three to judge by."""
+    """Two classes of light and dark images, larger than the model expects: four to learn from, three to judge by."""
     folder = tmp_path_factory.mktemp("faces")
     draw = np.random.default_rng(0)
     for part, count in (("support", 4), ("query", 3)):
@@ -131,7 +131,7 @@ def test_one_image_a_class_keeps_the_saved_thresholds(learned: tuple[Path, str],
     for name in ("dark", "light"):
         (tmp_path / "one" / name).mkdir(parents=True)
         (tmp_path / "one" / name / "0.png").write_bytes((faces / "support" / name / "0.png").read_bytes())
-    assert "class 0 has one support row" in refused("adapt", learned[0], "--support", tmp_path / "one",
+    assert "class 0 has one support sample" in refused("adapt", learned[0], "--support", tmp_path / "one",
                                                     "--method", "prototypes")  # fmt: skip
     given = ("--support", tmp_path / "one", "--method", "prototypes", "--keep-thresholds", "-o", tmp_path / "net")
     assert "Saved in" in done("adapt", learned[0], *given)

@@ -13,7 +13,7 @@ from dynext.models.resnet import ResNet
 
 def test_the_table_shows_stages_and_automatic_exits() -> None:
     text = done("inspect", "cifar:resnet8", "--argument", "width=2")
-    assert "random weights: eats 3x32x32, answers 10 classes" in text
+    assert "random weights: expects 3x32x32, answers 10 classes" in text
     parameters = sum(p.numel() for p in ResNet(8, width=2).parameters())
     assert f"{parameters:,} parameters" in text
     staged = split(ResNet(8, width=2).eval(), torch.zeros(1, 3, 32, 32))

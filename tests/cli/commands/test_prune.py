@@ -14,7 +14,7 @@ command = importlib.import_module("dynext.cli.commands.prune")
 
 @pytest.mark.parametrize("rows", ["unlabelled", "synthesized"])
 def test_a_smaller_net_comes_out(net: Path, images: Path, tmp_path: Path, rows: str) -> None:
-    given = ["--unlabelled", images] if rows == "unlabelled" else ["--rows", 64]
+    given = ["--unlabelled", images] if rows == "unlabelled" else ["--samples", 64]
     asked = ["--budget", 0.8, "--quantize", "int8", "--steps", 2, *given, "-o", tmp_path / "small"]
     before = dx.load(net)
     told = json.loads(done("prune", net, *asked, "--json"))
@@ -74,5 +74,5 @@ def test_a_net_that_cannot_be_pruned_is_refused_before_rows_are_made(
     kept = dx.load(net)
     coarse = dx.prune.quantize(kept.net, dx.data.array(images, kept.spec), least_macs=0)
     dx.save(coarse, tmp_path / "coarse", policy=kept.policy, spec=kept.spec, model_recipe=kept.model_recipe)
-    monkeypatch.setattr(command, "synthesize", lambda *_, **__: pytest.fail("rows were synthesized first"))
+    monkeypatch.setattr(command, "synthesize", lambda *_, **__: pytest.fail("samples were synthesized first"))
     assert "is in 8 bits" in refused("prune", tmp_path / "coarse", "--budget", 0.5, "-o", tmp_path / "small")

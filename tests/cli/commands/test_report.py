@@ -1,4 +1,4 @@
-"""Report from the shell: the page, its rows and pictures."""
+"""Report from the shell: the page, its samples and pictures."""
 
 import importlib
 import json
@@ -20,15 +20,15 @@ def test_the_page_is_written_anew_with_its_pictures(net: Path) -> None:
     assert page.count("<img") == 3
     for caption in ("Synthesized inputs (leaves)", "Inputs that leave first", "Inputs that leave last"):
         assert caption in page
-    assert "60 unlabelled rows" in page
+    assert "60 unlabelled samples" in page
     assert not re.search(r"""(src|href)=["']http|url\(["']?http""", page)
 
 
 def test_test_rows_come_first(net: Path, images: Path) -> None:
     done("report", net, "--data", images)
     page = (net / "report.html").read_text()
-    assert page.index("Test rows") < page.index("The rows that thresholds were chosen on")
-    assert f"60 rows of {images}" in page
+    assert page.index("Test samples") < page.index("The samples that thresholds were chosen on")
+    assert f"60 samples of {images}" in page
 
 
 def test_it_opens_the_page_when_asked_only(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_mistakes(net: Path) -> None:
     assert "pictures.safetensors is damaged" in refused("report", net)
     (net / "pictures.safetensors").unlink()
     (net / "table.safetensors").unlink()
-    assert "give rows with --data" in refused("report", net)
+    assert "give samples with --data" in refused("report", net)
 
 
 def test_sub_folders_count_as_the_nets_classes_of_that_name(

@@ -28,7 +28,14 @@ def test_it_makes_a_bank_and_tells_its_quality(tmp_path: Path) -> None:
     result = run(*NET, "--method", "leaves", "-n", 40, "--out", tmp_path / "bank", "--sheet", tmp_path / "sheet.png")
     assert "has random weights" in result.stderr
     text = result.stdout
-    for word in ("40 rows by leaves", "BN loss", "class balance", "of 10 classes seen", "diversity", "rows a second"):
+    for word in (
+        "40 samples by leaves",
+        "BN loss",
+        "class balance",
+        "of 10 classes seen",
+        "diversity",
+        "samples a second",
+    ):
         assert word in text
     assert "accuracy" not in text.lower()
     assert f"pictures of it in {tmp_path / 'sheet.png'}" in text
@@ -89,7 +96,7 @@ def test_against_a_dynamic_net(net: Path, tmp_path: Path) -> None:
     assert told["provenance"]["options"]["against"].startswith("DynamicNet ")
     assert told["quality"]["disagreement"] > 0
     result = run(*NET, "--method", "leaves", "-n", "8", "--against", net, "--out", tmp_path / "leaves")
-    assert "leaves makes the same rows for every student" in result.stderr
+    assert "leaves makes the same samples for every student" in result.stderr
     assert "disagreement" in result.stdout
 
 

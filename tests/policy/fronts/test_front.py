@@ -99,7 +99,7 @@ def test_quotas_are_the_published_ones() -> None:
 
 def test_quota_thresholds_of_a_table_by_hand() -> None:
     sure_ne = np.array([[0.9, 0.5, 1], [0.8, 0.9, 1], [0.7, 0.3, 1], [0.6, 0.8, 1], [0.5, 0.7, 1], [0.4, 0.6, 1]])
-    # two of six leave first: rows 0 and 1; of the others the surest two at the second exit are rows 3 and 4
+    # two of six leave first: samples 0 and 1; of the others the surest two at the second exit are samples 3 and 4
     assert quota_thresholds(sure_ne, (1 / 3, 1 / 3, 1 / 3)) == [0.8, 0.7]
     assert quota_thresholds(sure_ne, (0.1, 0.4, 0.5)) == [None, 0.8]
     assert quota_thresholds(sure_ne, (0.9, 0.5, 0.1)) == [0.5, None]

@@ -1,4 +1,4 @@
-"""Risk control: the bound holds as often as it says, on a thousand draws of calibration rows."""
+"""Risk control: the bound holds as often as it says, on a thousand draws of calibration samples."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_the_path_ends_before_the_first_policy_that_fails() -> None:
     assert 0 < passed < len(bounds)
     assert policy.threshold_e == list(reversed(front.policies))[passed - 1].threshold_e
     assert f"bound {bounds[passed - 1]:.2%}" in policy.note
-    assert "made-up rows (n=400)" in policy.note
+    assert "made-up samples (n=400)" in policy.note
 
 
 def test_no_policy_is_safe_is_an_answer() -> None:
@@ -70,7 +70,7 @@ def test_wishes_that_make_no_sense_are_refused() -> None:
             control_risk(front, table, **wish)
     with pytest.raises(PolicyError, match="risk 'all'"):
         control_risk(front, table, max_drop=0.1, risk="all")
-    with pytest.raises(PolicyError, match="labelled rows only"):
+    with pytest.raises(PolicyError, match="labelled samples only"):
         control_risk(front, make_table(50), max_drop=0.1, risk="accuracy")
     with pytest.raises(PolicyError, match="for 4 exits"):
         control_risk(front, make_table(50, e=3), max_drop=0.1)

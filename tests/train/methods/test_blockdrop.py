@@ -59,7 +59,7 @@ def test_a_teacher_rewards_as_its_labels_would_where_it_is_sure(static, train_ro
 
 
 def test_the_baseline_is_the_reward_of_the_greedy_path(static, train_rows, quick, monkeypatch) -> None:
-    """By hand: what the greedy decisions of the same gates earn on the same rows."""
+    """By hand: what the greedy decisions of the same gates earn on the same samples."""
     seen = []
     reward = blockdrop.blockdrop_reward
 

@@ -100,9 +100,11 @@ def test_a_run_with_other_batches_or_rows_is_another_run(tmp_path: Path) -> None
     net, rows = setting(METHODS["joint"])
     kept = config(steps=1, checkpoint=tmp_path / "run.ckpt")
     dx.train.joint(net, rows, kept, batch_size=8)
-    with pytest.raises(FitError, match=r"was weights .*, batches of 8 from 64 rows, is .*, batches of 16 from 64 rows"):
+    with pytest.raises(
+        FitError, match=r"was weights .*, batches of 8 from 64 samples, is .*, batches of 16 from 64 samples"
+    ):
         dx.train.joint(net, rows, kept, batch_size=16)
-    with pytest.raises(FitError, match="batches of 8 from 40 rows"):
+    with pytest.raises(FitError, match="batches of 8 from 40 samples"):
         dx.train.joint(net, rows.subset(torch.arange(40)), kept, batch_size=8)
 
 
@@ -121,7 +123,7 @@ def test_without_labels_exits_learn_the_full_nets_answers(name: str) -> None:
     assert (gap(found)[:2] < gap(net)[:2]).all()
     some = dx.data.Batch(x=x[:2], y=rows.y[:2]), dx.data.Batch(x=x[2:4], y=None)
     assert torch.equal(found(x), net(x))
-    with pytest.raises(SourceError, match="2 labels for 4 rows"):
+    with pytest.raises(SourceError, match="2 labels for 4 samples"):
         trained(METHODS[name], net, Pieces(some), config(steps=1))
 
 
@@ -135,7 +137,7 @@ def test_what_cannot_be_learned_from_is_refused(method: Method) -> None:
         trained(method, net, replace(rows, y=rows.y + 10 * (rows.y == 9)), config(steps=1))
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
     small = dx.data.Samples(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
-    with pytest.raises(SourceError, match=r"rows of shape \(3, 4, 4\)"):
+    with pytest.raises(SourceError, match=r"samples of shape \(3, 4, 4\)"):
         trained(method, net, small, config(steps=1))
     if method.cascade is not None or method.frozen:
         with pytest.raises((FitError, SplitError), match="already"):

@@ -128,11 +128,11 @@ def test_a_fixed_set_of_blocks_is_fine_tuned_by_the_same_verb(static, train_rows
 
 def test_what_cannot_be_trained_is_told(static, train_rows, quick) -> None:
     net = dx.attach_gates(static, dx.gates.recurrent_gates())
-    with pytest.raises(FitError, match="the rows have no labels; give teacher="):
+    with pytest.raises(FitError, match="the samples have no labels; give teacher="):
         dx.train.skipnet_pretrain(net, train_rows.unlabelled(), quick)
     with pytest.raises(dx.errors.PolicyError, match="the net has no gates; attach some"):
         dx.train.skipnet_pretrain(dx.attach(static, None, at=[]), train_rows, quick)
-    with pytest.raises(SourceError, match="the source has no rows; nothing can be learned"):
+    with pytest.raises(SourceError, match="the source has no samples; nothing can be learned"):
         dx.train.skipnet_pretrain(net, train_rows.subset(torch.arange(0)), quick)
     with pytest.raises(FitError, match="price=-1"):
         dx.train.skipnet_pretrain(net, train_rows, quick, price=-1)

@@ -51,7 +51,7 @@ def test_the_public_code_cancels_beta_and_ours_does_not() -> None:
 
 
 def test_each_class_sees_both_betas_half_the_rows_each() -> None:
-    class_n = torch.arange(40) % 10  # in step with any rule that goes by the row's number
+    class_n = torch.arange(40) % 10  # in step with any rule that goes by the sample's number
     even = torch.ones(10, 10, dtype=torch.double)
     found = targets(class_n, even, (1e6, 1e-3), generator(0))
     soft_n = found.amax(1) < 0.2

@@ -1,4 +1,4 @@
-"""Inversion moves rows towards what the teacher's statistics and classes ask for, and moves nothing else."""
+"""Inversion moves samples towards what the teacher's statistics and classes ask for, and moves nothing else."""
 
 from dataclasses import replace
 
@@ -83,7 +83,7 @@ def test_double_precision_teacher(teacher: nn.Module) -> None:
 
 def test_targets_are_balanced_and_follow_the_answers() -> None:
     answer = torch.tensor([[9.0, 1.0, 0.0], [5.0, 4.0, 0.0], [8.0, 0.0, 1.0], [3.0, 0.0, 2.0]])
-    # Rows 0 and 2 are surest of class 0 and fill it (two each); row 1 then takes class 1 and row 3 class 2.
+    # Samples 0 and 2 are surest of class 0 and fill it (two each); sample 1 then takes class 1 and sample 3 class 2.
     assert balanced_targets(answer).tolist() == [0, 1, 0, 2]
     many = balanced_targets(torch.randn(30, 10, generator=generator(0)) + torch.arange(10))
     assert many.bincount(minlength=10).tolist() == [3] * 10

@@ -99,7 +99,7 @@ def test_a_dead_class_does_not_hide_the_layer(teacher: nn.Module, spec: InputSpe
 def test_a_net_without_one_says_so(spec: InputSpec) -> None:
     with pytest.raises(SourceError, match="Odd has no last linear layer .* whose 4 outputs decide"):
         last_linear(Odd().eval(), spec)
-    with pytest.raises(SourceError, match=r"answers \[2, 1\] for 2 rows"):
+    with pytest.raises(SourceError, match=r"answers \[2, 1\] for 2 samples"):
         last_linear(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval(), spec)
     assert feature_layer(Odd().eval(), spec) is None
     answer, feature = answer_and_feature(Odd().eval(), None, rows(spec))

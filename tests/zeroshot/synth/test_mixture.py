@@ -1,4 +1,4 @@
-"""Shares are those whose mixture the teacher likes best; the rows kept are the useful ones."""
+"""Shares are those whose mixture the teacher likes best; the samples kept are the useful ones."""
 
 import math
 from dataclasses import replace

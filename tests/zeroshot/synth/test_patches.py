@@ -99,13 +99,13 @@ def test_what_is_larger_is_shrunk_without_flicker() -> None:
 def test_what_cannot_be_cut_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="one image of yours; give image="):
         patches(NET, spec(3, 8, 8), 0)
-    with pytest.raises(SourceError, match="20x15 pixels, rows 8x8; give an image with at least twice"):
+    with pytest.raises(SourceError, match="20x15 pixels, samples 8x8; give an image with at least twice"):
         cut(torch.rand(3, 15, 20), (3, 8, 8))
     with pytest.raises(SourceError, match="is no image that can be read"):
         cut(tmp_path / "nowhere.png")
     with pytest.raises(SourceError, match=r"shape \[4, 40, 60\]"):
         cut(torch.rand(4, 40, 60))
-    with pytest.raises(SourceError, match="rows of 5 channels"):
+    with pytest.raises(SourceError, match="samples of 5 channels"):
         cut(slope(), (5, 8, 8))
     with pytest.raises(SourceError, match="pixels between 0 and 255"):
         cut(slope() * 255)

@@ -67,7 +67,7 @@ def test_worse_rows_have_worse_figures(teacher: nn.Module, spec: InputSpec) -> N
 def test_it_prints_and_goes_to_json(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
     found = quality(bank(teacher, spec), teacher, student)
     text = str(replace(found, seconds=2.0))
-    assert "40 rows by leaves in 2.0 s, 20.0 rows a second; 40 looked at:" in text
+    assert "40 samples by leaves in 2.0 s, 20.0 samples a second; 40 looked at:" in text
     for word in ("BN loss", "class balance", "classes seen", "confidence", "diversity", "disagreement"):
         assert word in text
     assert "accuracy" not in text
@@ -87,7 +87,7 @@ def test_a_large_bank_is_looked_at_in_part(teacher: nn.Module, spec: InputSpec, 
     assert found.looked_at == 25
     assert found.rows == 40
     sizes = [len(part) for part in subject._spread(rows)]
-    assert sizes == [7, 6, 6, 6], "a batch of one row has no statistics"
+    assert sizes == [7, 6, 6, 6], "a batch of one sample has no statistics"
     assert torch.cat(subject._spread(rows)).tolist() == sorted(set(torch.cat(subject._spread(rows)).tolist()))
 
 

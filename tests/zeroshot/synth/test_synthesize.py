@@ -1,4 +1,6 @@
-"""Rows from a teacher alone: no data comes in, no file is opened, the same seed gives the same rows, killed or not."""
+"""Samples from a teacher alone: no data comes in, no file is opened, the same seed gives the same samples, killed or
+not.
+"""
 
 import inspect
 import json
@@ -62,7 +64,7 @@ def test_there_is_no_data_parameter() -> None:
     options = {"look", "looks", "candidates", "settings", "start", "against", "methods", "shares", "parts"}
     for name, method in METHODS.items():
         known = set(inspect.signature(method).parameters)
-        # One image is all that `patches` ever sees, and it is no training row: its user brings it along.
+        # One image is all that `patches` ever sees, and it is no training sample: its user brings it along.
         allowed = options | {"image"} if name == "patches" else options
         assert {"teacher", "spec", "seed"} <= known <= {"teacher", "spec", "seed"} | allowed, name
 
@@ -117,7 +119,7 @@ def test_killed_synthesis_goes_on_to_the_same_bytes(teacher, tmp_path: Path, met
     monkeypatch.setattr(subject, "write_shard", dying_write)
     with pytest.raises(KeyboardInterrupt):
         make(teacher, 600, method, folder=tmp_path / "killed")
-    with pytest.raises(SourceError, match="holds 256 of 600 rows"):
+    with pytest.raises(SourceError, match="holds 256 of 600 samples"):
         Bank.open(tmp_path / "killed")
     monkeypatch.setattr(subject, "write_shard", lambda *a: written.append(a[1]) or write(*a))
     resumed = make(teacher, 600, method, folder=tmp_path / "killed")
@@ -198,8 +200,8 @@ def test_what_a_bank_tells_is_json_and_reads_back(teacher: nn.Module, tmp_path: 
     [
         ({"method": "leafs"}, "no method 'leafs'; did you mean leaves"),
         ({"method": "magic"}, "no method 'magic'; methods are gaussian"),
-        ({"n": 0}, "n=0; ask for at least one row"),
-        ({"shape": (8, 8)}, r"shape \(8, 8\); give one row's"),
+        ({"n": 0}, "n=0; ask for at least one sample"),
+        ({"shape": (8, 8)}, r"shape \(8, 8\); give one sample's"),
         ({"shape": (3, 0, 8)}, r"shape \(3, 0, 8\)"),
         ({"look": OBJECTS, "method": "gaussian"}, "method gaussian has no option look; it has none"),
         ({"looc": OBJECTS}, "method leaves has no option looc; it has look"),
@@ -221,11 +223,11 @@ class Named(nn.Module):
 @pytest.mark.parametrize(
     ("net", "told"),
     [
-        (Named(), r"Named answers a dict for 4 rows; give a net that answers one tensor of logits \[b k\]"),
-        (nn.Conv2d(3, 4, 3), r"Conv2d answers shape \(4, 4, 6, 6\) for 4 rows"),
+        (Named(), r"Named answers a dict for 4 samples; give a net that answers one tensor of logits \[b k\]"),
+        (nn.Conv2d(3, 4, 3), r"Conv2d answers shape \(4, 4, 6, 6\) for 4 samples"),
         (
             nn.Conv2d(1, 4, 3),
-            r"Conv2d does not take rows of shape \(3, 8, 8\) .*give the shape of one row that it eats",
+            r"Conv2d does not take samples of shape \(3, 8, 8\) .*give the shape of one sample that it expects",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Teacher and student look at the same rows; a student that is the teacher is refused."""
+"""Teacher and student look at the same samples; a student that is the teacher is refused."""
 
 import copy
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_a_student_is_refused(teacher: nn.Module, student: Dynami
         check_student(teacher, teacher, spec)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="has no early exit"):
         check_student(teacher, DynamicNet(student.staged, []), spec)
-    with pytest.raises(SourceError, match="eats rows"):
+    with pytest.raises(SourceError, match="expects samples"):
         check_student(teacher, student, InputSpec(shape=(3, 9, 9), mean=spec.mean, std=spec.std))
     other = ResNet(8, num_classes=5, width=4).eval()
     fives = attach(split(other, torch.zeros(1, 3, 8, 8), ["layer1"]), default_heads(5))
