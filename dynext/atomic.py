@@ -1,4 +1,4 @@
-"""Folders that are either the old one or the new one, never half of each."""
+"""Files and folders that are either the old one or the new one, never half of each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dynext.errors import ArtifactError
+
+
+@contextmanager
+def replaced_file(path: Path | str) -> Iterator[Path]:
+    """A file beside ``path`` to write: takes its place at the end of the block, vanishes on an error.
+
+    The folder is made where it is missing, and the file gets the mode that any new file of this user has.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        _as_any_new_file(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _as_any_new_file(path: Path) -> None:
+    """safetensors writes for the owner's eyes alone; what others may read is for the umask to say."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 @contextmanager
@@ -30,6 +54,8 @@ def replaced_folder(folder: Path, *, mark: str, owned: Collection[str]) -> Itera
     partial.mkdir()
     try:
         yield partial
+        for written in partial.iterdir():
+            _as_any_new_file(written)
         if folder.exists():
             _swap(partial, folder, owned)
         else:

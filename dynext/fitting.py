@@ -6,18 +6,19 @@ the generator it is given, so that a run which was killed and resumed ends bit f
 
 from __future__ import annotations
 
+import difflib
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from dynext.atomic import replaced_file
 from dynext.errors import FitError
 from dynext.seeding import generator
 
@@ -38,8 +39,13 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 class FitConfig:
     """How to train: the same few knobs for every method."""
 
-    steps: int
+    steps: int = 1000
     lr: float = 1e-3
+    trunk_lr: float | None = None
+    """Learning rate of the stages, where a method trains them beside heads or gates; 0 leaves them as they are, bit for
+    bit, and ``None`` takes what the method says."""
+    batch_size: int = 128
+    """Samples that a method draws at each step; `fit` itself draws none."""
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -64,14 +70,53 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise FitError(f"steps={self.steps}; give 0 or more")
-        if not self.lr > 0:
-            raise FitError(f"lr={self.lr}; give a positive learning rate")
+        if not self.lr > 0 or (self.trunk_lr is not None and not self.trunk_lr >= 0):
+            raise FitError(f"lr={self.lr}, trunk_lr={self.trunk_lr}; the first must be positive, none negative")
+        if self.batch_size < 1:
+            raise FitError(f"batch_size={self.batch_size}; give at least one sample")
         choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision}
         for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
                 raise FitError(f"{name}={getattr(self, name)!r}; give one of {', '.join(known)}")
         if self.checkpoint is not None:  # who gives text means a path
             object.__setattr__(self, "checkpoint", Path(self.checkpoint))
+
+
+class FitOptions(TypedDict, total=False):
+    """Fields of `FitConfig`, as the keywords that every method of training takes in its place or beside it."""
+
+    steps: int
+    lr: float
+    trunk_lr: float | None
+    batch_size: int
+    optimizer: Optimizer
+    momentum: float
+    weight_decay: float
+    schedule: Schedule
+    milestones: tuple[float, ...]
+    warmup: float
+    clip_norm: float | None
+    seed: int
+    checkpoint: Path | str | None
+    checkpoint_seconds: float
+    accelerator: str
+    precision: Precision
+    progress: bool
+
+
+def configured(usual: FitConfig, config: FitConfig | None, options: FitOptions) -> FitConfig:
+    """``config``, or what is ``usual`` for a method without one, with the given fields in place of its own.
+
+    Raises:
+        FitError: an option that is no field (the nearest is suggested), or a figure out of range.
+    """
+    known = FitOptions.__annotations__
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
+        raise FitError(f"there is no option {unknown[0]}; {hint}")
+    return replace(usual if config is None else config, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +260,8 @@ def _save(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, 
         "optimizer": optimizer.state_dict(),
         "generator": draw.get_state(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        torch.save(state, partial)
 
 
 def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, config: FitConfig) -> int:

@@ -7,7 +7,6 @@ Run `python recipes/bundle_sample.py` to make `data/fashion_sample.npz` anew; it
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 import dynext as dx
+from dynext.atomic import replaced_file
 from dynext.recipe import recipe_cli
 
 
@@ -37,15 +37,13 @@ def main(config: Config) -> dict[str, float]:
     draw = torch.Generator().manual_seed(config.seed)
     calibration = torch.randperm(len(train), generator=draw)[: config.calibration].sort().values
     judged = torch.randperm(len(test), generator=draw)[: config.test].sort().values
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = config.out.with_name(f".{os.getpid()}.{config.out.name}")
-    np.savez_compressed(
-        partial,
-        calibration=train.pixels[calibration, 0].numpy(),
-        test_x=test.pixels[judged, 0].numpy(),
-        test_y=test.y[judged].numpy().astype(np.uint8),
-    )
-    os.replace(partial, config.out)
+    with replaced_file(config.out) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            calibration=train.pixels[calibration, 0].numpy(),
+            test_x=test.pixels[judged, 0].numpy(),
+            test_y=test.y[judged].numpy().astype(np.uint8),
+        )
     content = config.out.read_bytes()
     print(f"{config.out}: {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
     return {"bytes": len(content), "calibration": config.calibration, "test": config.test}

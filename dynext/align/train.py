@@ -18,8 +18,8 @@ from dynext.align.monitor import LOOKS, Watch, look_at
 from dynext.align.objective import Learn, Objective
 from dynext.align.projection_heads import Space
 from dynext.align.result import Alignment, Trunk
-from dynext.data.indexing import by_index
-from dynext.errors import FitError, SourceError
+from dynext.data.indexing import by_index, check_samples
+from dynext.errors import FitError
 from dynext.fitting import FitConfig, check_same_run, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
@@ -243,7 +243,4 @@ def _check(
         )
     if classes is not None and (len(classes) < 2 or not 0 <= min(classes) <= max(classes) < net.num_classes):
         raise FitError(f"classes {classes} of a net with {net.num_classes}; give at least two, from 0")
-    if len(source) < 4:
-        raise SourceError(f"{len(source)} samples; alignment compares samples with each other, give at least 4")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape, least=4)  # some are held out, the others compared with each other

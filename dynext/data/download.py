@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from pathlib import Path
 
+from dynext.atomic import replaced_file
 from dynext.errors import SourceError
 
 
@@ -24,8 +24,6 @@ def fetch(url: str, path: Path, md5: str) -> Path:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise SourceError(f"{url} has checksum {found}, expected {md5}; the file changed or the download broke off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        partial.write_bytes(content)
     return path

@@ -25,6 +25,18 @@ def by_index(source: Source) -> Callable[[Tensor], Batch]:
     return lambda index: Batch(x=x[index], y=None if y is None else y[index])
 
 
+def check_samples(source: Source, shape: tuple[int, ...], *, least: int = 1, name: str = "the source") -> None:
+    """That ``source`` holds samples of the one ``shape`` that a model expects, and enough of them.
+
+    Raises:
+        SourceError: fewer than ``least``, or of another shape; ``name`` says which source is meant.
+    """
+    if len(source) < least:
+        raise SourceError(f"{name} has {len(source) or 'no'} samples; give at least {least}")
+    if tuple(source.shape) != tuple(shape):
+        raise SourceError(f"{name} has samples of shape {tuple(source.shape)}; the model expects {tuple(shape)}")
+
+
 def check_labels(y_b: Tensor, num_classes: int) -> None:
     """Refuse labels that no exit can answer with.
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.macs import count_macs
 from dynext.graph.normal import free_nodes
-from dynext.graph.stage import Stage, StagedNet
+from dynext.graph.stage import Stage, StagedNet, walk
 
 DEEPEST = "deepest map"
 """Name of the stage that ends there."""
@@ -42,10 +42,9 @@ def with_deepest(staged: StagedNet) -> StagedNet:
 @torch.no_grad()
 def _live_into_last(staged: StagedNet) -> tuple[Tensor, ...]:
     like = next(staged.parameters())
-    live: tuple[Tensor, ...] = (like.new_zeros(2, *staged.input_shape),)
-    for stage in staged.stages[:-1]:
-        live = stage(*live)
-    return live
+    x = like.new_zeros(2, *staged.input_shape)
+    lives = [(x,), *(live for _, live in walk(staged.stages[:-1], x))]
+    return lives[-1]
 
 
 class _Values(fx.Interpreter):

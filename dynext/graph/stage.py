@@ -5,7 +5,7 @@ Shapes: b samples in a batch, k classes. Shapes of live tensors are per sample, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -60,6 +60,15 @@ class Stage(nn.Module):
         return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"
 
 
+def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
+    """Run the live tensors through ``stages``, one after the other; gives each with the tensors that are live after
+    it.
+    """
+    for stage in stages:
+        live = stage(*live)
+        yield stage, live
+
+
 class StagedNet(nn.Module):
     """A net as a chain of stages; ``forward`` gives what the net gave, ``[b ...]`` to logits ``[b k]``.
 
@@ -85,9 +94,13 @@ class StagedNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         live: tuple[Tensor, ...] = (x,)
-        for stage in self.stages:
+        for stage in self.stages:  # no generator here: torch.compile and torch.export read this method
             live = stage(*live)
         return live[0]
+
+    def walk(self, x: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
+        """Run ``x [b ...]`` through the stages; gives each stage with the tensors that are live after it."""
+        return walk(self.stages, x)
 
     @property
     def macs(self) -> int:

@@ -9,12 +9,13 @@ Shapes: b samples, k classes, e exits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from dynext.graph.stage import Stage, walk
 from dynext.net.dynamic_net import DynamicNet
 
 Live = tuple[Tensor, ...]
@@ -34,16 +35,14 @@ class Learner(nn.Module):
         last = net.num_exits - 1
         places = [len(net.staged.stages) - 1 if e == last else int(net.exits[e].after) for e in exits]
         self.begin, self.numbers = begin, tuple(exits)
-        self.stages = nn.ModuleList(list(net.staged.stages)[begin : max(places) + 1])
+        self.stages = cast("list[Stage]", nn.ModuleList(list(net.staged.stages)[begin : max(places) + 1]))
         self.heads = nn.ModuleList(net.exits[e] for e in exits if e != last)
         self.taps = tuple(int(net.staged.stages[place].tap) for place in places)
         self.places = tuple(place - begin for place in places)
         """After which of its stages each exit stands; -1 where it stands right at the beginning."""
 
     def forward(self, *live: Tensor) -> list[Tensor]:
-        lives = [live]
-        for stage in self.stages:
-            lives.append(stage(*lives[-1]))
+        lives = [live, *(after for _, after in walk(self.stages, *live))]
         heads = iter(self.heads)
         early = len(self.heads)
         return [
@@ -58,12 +57,10 @@ class Trunk(nn.Module):
     def __init__(self, net: DynamicNet, begins: Iterable[int]) -> None:
         super().__init__()
         self.begins = tuple(sorted(set(begins)))
-        self.stages = nn.ModuleList(list(net.staged.stages)[: max(self.begins)])
+        self.stages = cast("list[Stage]", nn.ModuleList(list(net.staged.stages)[: max(self.begins)]))
 
     def forward(self, x: Tensor) -> list[Live]:
-        lives: list[Live] = [(x,)]
-        for stage in self.stages:
-            lives.append(stage(*lives[-1]))
+        lives: list[Live] = [(x,), *(live for _, live in walk(self.stages, x))]
         return [lives[begin] for begin in self.begins]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.errors import ArtifactError, FitError
 from dynext.meta.inner import InnerLoop
 from dynext.net.dynamic_net import DynamicNet
@@ -36,10 +36,8 @@ class MetaStart:
         path = Path(path)
         tensors = {f"step_size {name}": t.contiguous() for name, t in (self.step_sizes or {}).items()}
         tensors |= {f"statistics {name}": t.contiguous() for name, t in (self.statistics or {}).items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, partial, metadata={"inner": json.dumps(asdict(self.inner))})
-        os.replace(partial, path)
+        with replaced_file(path) as partial:
+            save_file(tensors, partial, metadata={"inner": json.dumps(asdict(self.inner))})
         return path
 
     @classmethod

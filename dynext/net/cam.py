@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError
+from dynext.graph.stage import walk
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 
@@ -34,10 +35,8 @@ def class_activation(net: DynamicNet, x: Tensor, exit: int, *, target_b: Tensor 
     stages = list(net.staged.stages)
     after = net.exits[e].after if e < len(net.exits) else len(stages) - 2
     with evaluating(net), torch.no_grad():
-        live: tuple[Tensor, ...] = (x.to(next(net.parameters())),)
-        for stage in stages[: after + 1]:
-            live = stage(*live)
-    tap = stages[after].tap
+        *_, (stage, live) = walk(stages[: after + 1], x.to(next(net.parameters())))
+    tap = stage.tap
     if live[tap].ndim != 4:
         raise PolicyError(f"exit {exit} taps a tensor of shape {tuple(live[tap].shape[1:])}; a map has [c h w]")
     feature = live[tap].clone().requires_grad_(True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dynext.errors import SourceError
+from dynext.data.indexing import check_samples
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy, trunk_macs
@@ -43,10 +43,7 @@ def collect(
         SourceError: an empty source, or samples of another shape than the model expects.
         PolicyError: a skip rule for a net without gates, or with another number of them.
     """
-    if not len(source):
-        raise SourceError("the source has no samples; a table needs at least one")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape)
     rule = replace(Policy.never(net.num_exits), keep_g=None if keep is None else tuple(keep))
     rule.check_gates(net.num_gates)
     full = static if static is not None else net.staged
@@ -110,7 +107,7 @@ def table_of(
     and every sample runs every stage.
     """
     cost = net.cost if skipped is None else None
-    ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
+    ends = net.exit_stages
     return ExitTable(
         logits_nek=logits_nek,
         trunk_macs_e=net.trunk_macs_e,

@@ -56,10 +56,15 @@ class DynamicNet(nn.Module):
         return (*(exit.name for exit in self.exits), "output")
 
     @property
+    def exit_stages(self) -> tuple[int, ...]:
+        """The stage that each exit stands after, from 0; the last exit's is the last stage."""
+        return (*(exit.after for exit in self.exits), len(self.staged.stages) - 1)
+
+    @property
     def trunk_macs_e(self) -> tuple[int, ...]:
         """MACs per sample of the stages up to each exit, heads not counted; the last is the static net's."""
         macs_s = [stage.macs for stage in self.staged.stages]
-        return (*(sum(macs_s[: exit.after + 1]) for exit in self.exits), sum(macs_s))
+        return tuple(sum(macs_s[: s + 1]) for s in self.exit_stages)
 
     @property
     def head_macs_e(self) -> tuple[int, ...]:
@@ -86,11 +91,9 @@ class DynamicNet(nn.Module):
 
     def taps(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each early exit sees (``e - 1`` tensors ``[b ...]``), and the final logits ``[b k]``."""
-        live: tuple[Tensor, ...] = (x,)
-        taps = []
-        wanted = {exit.after for exit in self.exits}
-        for s, stage in enumerate(self.staged.stages):
-            live = stage(*live)
+        taps: list[Tensor] = []
+        wanted = set(self.exit_stages[:-1])
+        for s, (stage, live) in enumerate(self.staged.walk(x)):
             if s in wanted:
                 taps.append(live[stage.tap])
         return taps, live[0]

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_layers import Cosine
 from dynext.modules.modes import evaluating, statistics
@@ -126,10 +127,7 @@ def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -
         SourceError: no sample, or samples of another shape than the model expects.
         FitError: the net does not end in a linear layer, or its exits build on each other.
     """
-    if not len(source) or tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(
-            f"{len(source)} samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}"
-        )
+    check_samples(source, net.staged.input_shape)
     if net.cascade is not None:
         raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
     like = next(net.parameters())

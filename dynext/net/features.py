@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating, statistics
 from dynext.modules.skip_rule import Keep
@@ -65,10 +66,7 @@ def cache_features(
     Raises:
         SourceError: no samples, or samples of another shape than the model expects.
     """
-    if not len(source):
-        raise SourceError("the source has no samples; nothing can be distilled from it")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape)
     mode = bn or source.bn
     apart = keep is not None or (teacher is not None and not same_function(net, teacher))
     like = next(net.parameters())

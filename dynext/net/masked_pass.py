@@ -118,14 +118,13 @@ def replayed(run_bg: Tensor) -> Decide:
 def trunk_macs(net: DynamicNet, run_bg: Tensor, keep_g: Keep) -> Tensor:
     """MACs ``[b e]`` (int64) of the stages that each sample runs up to each exit, asked gates included, heads not."""
     gates = gates_of(net)
-    ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
     start = gates.start_macs if any(keep is not None for keep in keep_g) else 0
     macs_be = torch.tensor(net.trunk_macs_e, device=run_bg.device).repeat(len(run_bg), 1) + start
     for g, s in enumerate(gates.at):
         if keep_g[g] is None:
             continue
         skipped_b = (run_bg[:, g] == 0).long() * net.staged.stages[s].macs
-        behind_e = torch.tensor([end >= s for end in ends], device=run_bg.device)
+        behind_e = torch.tensor([end >= s for end in net.exit_stages], device=run_bg.device)
         macs_be += behind_e.long() * (gates.macs_g[g] - skipped_b)[:, None]
     return macs_be
 

@@ -6,7 +6,6 @@ Shape legend: n rows, e exits (the last is the full net), k classes, g gated sta
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.errors import ArtifactError, PolicyError
 from dynext.policy.confidence import confidences
 from dynext.policy.policy import Policy
@@ -181,10 +181,8 @@ class ExitTable:
         if self.skipped is not None:
             tensors |= self.skipped.tensors()
             plain["keep_g"] = list(self.skipped.keep_g)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, partial, metadata={"dynext_table": json.dumps({"version": TABLE_VERSION, **plain})})
-        os.replace(partial, path)
+        with replaced_file(path) as partial:
+            save_file(tensors, partial, metadata={"dynext_table": json.dumps({"version": TABLE_VERSION, **plain})})
 
     @classmethod
     def load(cls, path: Path | str) -> ExitTable:

@@ -101,7 +101,7 @@ def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tu
         return whole_e, tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in net.staged.stages)
     books = Books(net, [Candidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
     saved = books.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
-    ends = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1]
+    ends = net.exit_stages
     macs_e = [
         trunk + head - sum(less for (unit, _), less in saved.items() if 0 <= unit <= end or unit == -1 - e)
         for e, (trunk, head, end) in enumerate(zip(net.trunk_macs_e, net.head_macs_e, ends, strict=True))
@@ -117,10 +117,5 @@ def _shapes(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[tuple[int, ...]
         warnings.simplefilter("ignore")
         for cut in cuts:
             channels.group(cut.layer, cut.channels).prune()
-    live: tuple[Tensor, ...] = (rows(small),)
-    shapes = []
     with torch.no_grad():
-        for stage in small.staged.stages:
-            live = stage(*live)
-            shapes.append(tuple(tuple(tensor.shape[1:]) for tensor in live))
-    return tuple(shapes)
+        return tuple(tuple(tuple(tensor.shape[1:]) for tensor in live) for _, live in small.staged.walk(rows(small)))

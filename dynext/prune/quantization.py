@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from dynext.errors import FitError, SourceError
+from dynext.data.indexing import check_samples
+from dynext.errors import FitError
 from dynext.graph.macs import layer_macs
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
@@ -63,10 +64,7 @@ def quantize(
         raise FitError("the net is in 8 bits already; give the float one")
     if batches < 1:
         raise FitError(f"batches={batches}; give how many to find ranges on, 1 or more")
-    if not len(source):
-        raise SourceError("the source has no samples; ranges cannot be found")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape)
     names = _chosen(net, least_macs)
     if not names:
         raise FitError(f"no layer spends {least_macs:,} MACs a sample; give a smaller least_macs")

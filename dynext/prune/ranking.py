@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynext.errors import PlanError, SourceError
+from dynext.data.indexing import check_samples
+from dynext.errors import PlanError
 from dynext.modules.gates import static_gates
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.attach import attach_gates
@@ -157,11 +158,8 @@ def _slope(net: DynamicNet, source: Source, count: int) -> None:
 
 def _first(net: DynamicNet, source: Source, count: int) -> Tensor:
     """The source's first samples ``[b ...]``, of the net's kind."""
-    batch = next(iter(source), None)
-    if batch is None:
-        raise SourceError("the source has no samples; nothing can be ranked by it")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape)
+    batch = next(iter(source))
     return batch.x[:count].to(next(net.parameters()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.reporting.plots import front_svg, histogram_svg, reliability_svg, sheet_png
@@ -91,10 +91,8 @@ def write_page(
         + "\n".join(body)
         + "\n</body></html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -36,7 +36,7 @@ def run_batch(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
 
 def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     policy = plan.policy
-    ends = [*(int(exit.after) for exit in net.exits), len(net.staged.stages) - 1]
+    ends = net.exit_stages
     confidence = Confidence(policy.confidence, net.num_exits)
     row_b = torch.arange(len(x), device=x.device)
     logits_bk = x.new_zeros(len(x), net.num_classes)

@@ -131,7 +131,7 @@ def _answered(
     """What exit ``e`` answered the one sample of ``x``."""
     ran = None
     if skips is not None:
-        end = [*(exit.after for exit in net.exits), len(net.staged.stages) - 1][e]
+        end = net.exit_stages[e]
         ran = torch.tensor([[s <= end and s not in skipped for s in skips.gates.at]], device=x.device)
     exit_b, macs_b = (x.new_full((1,), figure, dtype=torch.int64) for figure in (e, macs))
     return Prediction(logits=logits, exit=exit_b, macs=macs_b, ran=ran)
@@ -234,8 +234,7 @@ class _Books:
         """Decisions that were carried out: a stage behind the exit that answered a sample did not run for it."""
         if self.ran_bg is None or self.net.gates is None:
             return None
-        ends = [*(exit.after for exit in self.net.exits), len(self.net.staged.stages) - 1]
-        end_b = self.exit_b.new_tensor(ends)[self.exit_b]
+        end_b = self.exit_b.new_tensor(self.net.exit_stages)[self.exit_b]
         return self.ran_bg & (end_b[:, None] >= end_b.new_tensor(self.net.gates.at))
 
 

@@ -27,6 +27,9 @@ class Runnable(Modal, Protocol):
     def exits(self) -> Sequence[Exit]: ...
 
     @property
+    def exit_stages(self) -> tuple[int, ...]: ...
+
+    @property
     def num_exits(self) -> int: ...
 
     @property

@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dynext.data.datasets import augment
-from dynext.data.indexing import by_index, check_labels
-from dynext.errors import FitError, SourceError
+from dynext.data.indexing import by_index, check_labels, check_samples
+from dynext.errors import FitError
 from dynext.graph import StagedNet
 from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Batch, Source
@@ -38,10 +38,7 @@ class Lessons:
     def __init__(
         self, source: Source, trunk: StagedNet, teacher: nn.Module | None, bn: BesideMode, *, augmented: bool
     ) -> None:
-        if not len(source):
-            raise SourceError("the source has no samples; nothing can be learned from it")
-        if tuple(source.shape) != trunk.input_shape:
-            raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {trunk.input_shape}")
+        check_samples(source, trunk.input_shape)
         self.num_rows, self.take, self.augmented = len(source), by_index(source), augmented
         self.num_classes = trunk.num_classes
         self.guide = None if teacher is None else Guide.of(teacher, bn)

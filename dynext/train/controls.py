@@ -60,7 +60,7 @@ def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = N
     """
     at = gates_of(net).at
     if not len(source):
-        raise SourceError("the source has no samples; nothing can be ranked by it")
+        raise SourceError("the source has no samples; give at least 1")
     net = _regated(net, static_gates([True] * len(at)))  # gates that cost nothing to ask
     left, run_g = list(range(len(at))), torch.ones(len(at))
     order, kls, agreements, macs, saved = [], [], [], [], 0

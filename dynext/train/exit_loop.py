@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.data.indexing import by_index, check_labels
+from dynext.data.indexing import by_index, check_labels, check_samples
 from dynext.errors import FitError, SourceError
 from dynext.fitting import FitConfig, fit
 from dynext.modules.modes import take_flags
@@ -68,10 +68,7 @@ def check_shape(source: Source, net: DynamicNet) -> None:
     """Refuse samples that the net cannot take, and a net that has nothing to train beside itself."""
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
-    if not len(source):
-        raise SourceError("the source has no samples; nothing can be learned from it")
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape)
 
 
 def check_plain(net: DynamicNet) -> None:

@@ -124,9 +124,7 @@ class Guide:
 def _answer(teacher: nn.Module, x: Tensor) -> Answer:
     if not isinstance(teacher, StagedNet):
         return Answer(teacher(x), [])
-    live: tuple[Tensor, ...] = (x,)
     taps = []
-    for stage in teacher.stages:
-        live = stage(*live)
+    for stage, live in teacher.walk(x):
         taps.append(live[stage.tap])
     return Answer(live[0], taps[:-1])

@@ -6,7 +6,6 @@ Samples are kept normalized, as the model expects them, in float16: finer than 8
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec
 
@@ -164,9 +164,8 @@ def new_folder(folder: Path | str) -> Path:
 def write_head(folder: Path, provenance: Provenance, done: int) -> None:
     """Keep the provenance and the number of finished samples, atomically."""
     head = {"format": "dynext bank", "version": BANK_VERSION, "rows_done": done, "provenance": asdict(provenance)}
-    partial = folder / f".{HEAD}.{os.getpid()}"
-    partial.write_text(json.dumps(head, indent=2) + "\n")
-    os.replace(partial, folder / HEAD)
+    with replaced_file(folder / HEAD) as partial:
+        partial.write_text(json.dumps(head, indent=2) + "\n")
 
 
 def read_head(folder: Path) -> tuple[Provenance, int]:
@@ -200,10 +199,8 @@ def _shard_path(folder: Path, number: int) -> Path:
 
 def write_shard(folder: Path, number: int, x: Tensor) -> None:
     """Keep one shard's samples, atomically."""
-    path = _shard_path(folder, number)
-    partial = folder / f".{path.name}.{os.getpid()}"
-    save_file({"x": x.contiguous()}, partial)
-    os.replace(partial, path)
+    with replaced_file(_shard_path(folder, number)) as partial:
+        save_file({"x": x.contiguous()}, partial)
 
 
 def read_shards(folder: Path, provenance: Provenance, done: int) -> tuple[Tensor, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.data.datasets import Samples
+from dynext.data.indexing import check_samples
 from dynext.errors import PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.net.dynamic_net import DynamicNet
@@ -79,12 +80,7 @@ def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Samples
     for name, rows in given.items():
         if rows is None:
             continue
-        if not len(rows):
-            raise SourceError(f"{name} has no samples; give some, or leave it out")
-        if tuple(rows.shape) != spec.shape:
-            raise SourceError(
-                f"{name} has samples of shape {tuple(rows.shape)}, the model expects {spec.shape}; resize them"
-            )
+        check_samples(rows, spec.shape, name=name)
         if isinstance(rows, Samples) and (rows.spec.mean, rows.spec.std) != (spec.mean, spec.std):
             raise SourceError(
                 f"{name} is normalized by mean {rows.spec.mean}, std {rows.spec.std}, spec says {spec.mean}, "
@@ -127,10 +123,8 @@ def check_record(folder: Path, asked: Mapping[str, Any]) -> None:
             raise SourceError(f"{path} is damaged ({line(error)}); delete {folder} and convert anew") from error
         check_same_run(found, wanted, str(folder))
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{RECORD}.{os.getpid()}"
-    partial.write_text(json.dumps(wanted, indent=1) + "\n")
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
 def digest_of(value: Any) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.data.indexing import by_index
-from dynext.errors import FitError, SourceError
+from dynext.data.indexing import by_index, check_samples
+from dynext.errors import FitError
 from dynext.fitting import FitConfig, check_same_run, fit
 from dynext.losses.exits import distillation
 from dynext.modules.modes import take_flags
@@ -220,9 +220,4 @@ def _check(net: DynamicNet, source: Source, lr: float, trunk_lr: float, max_drif
         raise FitError(f"lr={lr}, trunk_lr={trunk_lr}; the first must be positive, the second not negative")
     if not 0 <= max_drift <= 1:
         raise FitError(f"max_drift={max_drift}; give a share of the samples, in [0, 1]")
-    if len(source) < 4:
-        raise SourceError(
-            f"{len(source)} samples; joint distillation trains on some and holds others out, give at least 4"
-        )
-    if tuple(source.shape) != net.staged.input_shape:
-        raise SourceError(f"samples of shape {tuple(source.shape)}; the model expects {net.staged.input_shape}")
+    check_samples(source, net.staged.input_shape, least=4)  # some are held out

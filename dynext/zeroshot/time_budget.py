@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from dynext.atomic import replaced_file
 from dynext.errors import SourceError, line
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import cache_features
@@ -157,10 +157,8 @@ def effort_for(
         judged_forwards=judged_forwards,
     )
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(asdict(found)))
-        os.replace(partial, path)
+        with replaced_file(path) as partial:
+            partial.write_text(json.dumps(asdict(found)))
     return found
 
 

@@ -78,7 +78,7 @@ def test_what_has_no_embeddings_is_refused() -> None:
     net, rows = setting(METHODS["joint"])
     with pytest.raises(FitError, match="exits of a cascade"):
         dx.align.embed(cascade(net, "boost"), rows)
-    with pytest.raises(SourceError, match="0 samples of shape"):
+    with pytest.raises(SourceError, match="the source has no samples"):
         dx.align.embed(net, rows.subset(torch.arange(0)))
     stages = [torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(4, 10, 6), torch.nn.Flatten())]
     hand = dx.attach(dx.graph.stages_by_hand(stages, torch.zeros(1, 3, 8, 8)), dx.default_heads(10))

@@ -7,10 +7,11 @@ from zoo import NETS
 from dynext.errors import PolicyError, SourceError
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads
+from dynext.net import measure as measuring
 from dynext.net.attach import attach
+from dynext.net.measure import measure
 from dynext.net.timing import side_by_side
 from dynext.policy.policy import Policy
-from dynext.runtime import cost
 
 
 def test_both_sides_see_the_same_rows() -> None:
@@ -34,12 +35,12 @@ def test_measuring_leaves_a_net_in_training_as_it_is() -> None:
     staged = split(model, example)
     net = attach(staged, default_heads(staged.num_classes)).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    cost.measure(net, rows=(2,), budget_ms=0.0)
+    measure(net, rows=(2,), budget_ms=0.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert all(module.training for module in net.modules())
     for rows in ((), (0, 4), (4, 1)):
         with pytest.raises(PolicyError, match="give numbers of samples to time, ascending"):
-            cost.measure(net, rows=rows)
+            measure(net, rows=rows)
 
 
 def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_there(
@@ -48,7 +49,7 @@ def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_t
     model, example = NETS["residual"]()
     staged = split(model, example)
     net = attach(staged, default_heads(staged.num_classes))
-    monkeypatch.setattr(cost, "LONG_MS", 0.0)
-    table = cost.measure(net, rows=(2, 4), budget_ms=0.0)
+    monkeypatch.setattr(measuring, "LONG_MS", 0.0)
+    table = measure(net, rows=(2, 4), budget_ms=0.0)
     assert table.rows == (2,)
     assert table.static(6) == pytest.approx(3 * table.static(2))

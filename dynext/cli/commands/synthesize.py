@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.cli.shared.options import (
     Argument,
     device_option,
@@ -178,9 +178,8 @@ def write_sheet(bank: Bank, path: Path) -> None:
     axes.imshow(canvas, interpolation="nearest")
     axes.axis("off")
     figure.suptitle(f"{len(bank):,} samples by {bank.provenance.method}, seed {bank.provenance.seed}", fontsize=9)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _side_by_side(pixels: Tensor) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dynext.atomic import replaced_file
 from dynext.data.datasets import Samples
 from dynext.errors import ArtifactError
 from dynext.policy.confidence import confidences
@@ -56,9 +56,8 @@ def first_and_last(table: ExitTable, policy: Policy, rows: Samples) -> dict[str,
 def save_pictures(folder: Path, pictures: Mapping[str, Tensor]) -> None:
     """Keep the sheets as 8-bit pixels, atomically, so that the report can be written again."""
     kept = {caption: (255 * sheet).round().byte().contiguous() for caption, sheet in pictures.items()}
-    partial = folder / f".{NAME}.{os.getpid()}"
-    save_file(kept, partial)
-    os.replace(partial, folder / NAME)
+    with replaced_file(folder / NAME) as partial:
+        save_file(kept, partial)
 
 
 def load_pictures(folder: Path) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ def test_what_cannot_be_trained_is_told(static, train_rows, quick) -> None:
         dx.train.skipnet_pretrain(net, train_rows.unlabelled(), quick)
     with pytest.raises(dx.errors.PolicyError, match="the net has no gates; attach some"):
         dx.train.skipnet_pretrain(dx.attach(static, None, at=[]), train_rows, quick)
-    with pytest.raises(SourceError, match="the source has no samples; nothing can be learned"):
+    with pytest.raises(SourceError, match="the source has no samples; give at least 1"):
         dx.train.skipnet_pretrain(net, train_rows.subset(torch.arange(0)), quick)
     with pytest.raises(FitError, match="price=-1"):
         dx.train.skipnet_pretrain(net, train_rows, quick, price=-1)
