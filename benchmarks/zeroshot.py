@@ -210,7 +210,7 @@ def _unseen(bench: Bench, net: dx.DynamicNet, test: dx.ExitTable) -> Line:
     caution = min(CAUTION, max(1 - bench.unseen_distance, 0.0))
     policies = {
         "one kind": choose_cautiously(tables[:1], caution=caution),
-        "two kinds": choose_cautiously(tables, caution=caution, look=0.0),
+        "two kinds": choose_cautiously(tables, caution=caution, overhead=0.0),
     }
     found = {kinds: dx.simulate(test, policy) for kinds, policy in policies.items()}
     static = float(test.right_ne[:, -1].double().mean())

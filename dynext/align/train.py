@@ -24,7 +24,7 @@ from dynext.fitting import FitConfig, check_same_run, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-from dynext.train.drift import Leash, drift_of
+from dynext.train.drift import DriftGuard, drift_of
 from dynext.train.frozen_teacher import Guide
 from dynext.types import Source
 
@@ -167,7 +167,7 @@ def _shown(
     seed: int,
     max_drift: float,
     progress: bool,
-) -> tuple[Shown, Leash | None]:
+) -> tuple[Shown, DriftGuard | None]:
     """Where lessons come from, and for a joint trunk what holds the last exit near the static net."""
     labelled = learn == "labels"
     if trunk == "frozen":
@@ -176,7 +176,7 @@ def _shown(
     order = torch.randperm(len(source), generator=generator(seed))
     held_out, train_n = order[: _held_out(source)], order[_held_out(source) :]
     guide = Guide.of(net.staged, "batch" if source.bn == "batch" else "frozen")
-    leash = Leash(student, guide, by_index(source)(held_out).x, max_drift)
+    leash = DriftGuard(student, guide, by_index(source)(held_out).x, max_drift)
     return Live(guide, source, train_n, views, labelled=labelled), leash
 
 
@@ -187,7 +187,7 @@ def _held_out(source: Source) -> int:
 class _Trained(DynamicNet):
     """The student's very parts beside the heads, and what a resumed run must know beside weights."""
 
-    def __init__(self, net: DynamicNet, space: Space, leash: Leash | None, options: dict[str, Any]) -> None:
+    def __init__(self, net: DynamicNet, space: Space, leash: DriftGuard | None, options: dict[str, Any]) -> None:
         super().__init__(net.staged, net.exits, net.gates)
         self.space, self.leash, self.options, self.watch = space, leash, options, Watch()
         self.eval()

@@ -46,7 +46,7 @@ class Judge:
     delta: float
     """Of a bound."""
     min_support: int
-    look: float
+    overhead: float
     """Price of passing an early exit beyond its MACs, as a share of the static net."""
 
     @property
@@ -59,7 +59,7 @@ class Judge:
             on=on,
             keep_g=sweeps[0].keep_g,
             cost_t=np.mean([s.cost_t for s in sweeps], axis=0),
-            price_t=np.mean([s.cost_t + self.look * s.looks_t for s in sweeps], axis=0),
+            price_t=np.mean([s.cost_t + self.overhead * s.looks_t for s in sweeps], axis=0),
             drop_t=np.max([s.drop_t() for s in sweeps], axis=0),
             risk_t=np.max([s.drop_bound_t(self.delta) if self.safe else s.drop_t() for s in sweeps], axis=0),
             doubt_t=np.mean([s.doubt_t for s in sweeps], axis=0),

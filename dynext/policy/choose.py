@@ -36,7 +36,7 @@ def choose(
     delta: float = 0.05,
     min_support: int = 20,
     risk: Risk = "drop",
-    look: float = 0.0,
+    overhead: float = 0.0,
 ) -> Policy:
     """The policy that saves most within a loss, or loses least within a budget; with neither, a loss of 0.01.
 
@@ -61,7 +61,7 @@ def choose(
         risk: with ``basis="teacher"``, ``"drop"`` weighs each answer unlike the full net's by what the full net's own
             probabilities say is lost (too much, if it is overconfident as most nets are; too little, if it is
             underconfident); ``"disagreement"`` counts it whole, and no accuracy can drop further than that.
-        look: price of every early exit that a row passes beyond its MACs (small layers and the decision take longer
+        overhead: price of every early exit that a row passes beyond its MACs (small layers and the decision take longer
             than their MACs say), as a share of the static net. Within a loss the least price is taken instead of the
             fewest MACs; budgets and the costs that are reported stay MACs.
 
@@ -88,7 +88,7 @@ def choose(
             raise PolicyError(f"budget {budget} and budget_ms {budget_ms}; give one of them")
         tables = [clocked(t) for t in tables]
         budget = budget_ms * NANOSECONDS / tables[0].static_macs if tables else None
-    _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk, look)
+    _check(tables, budget, max_drop, confidence, rule, delta, min_support, risk, overhead)
     temperature_e = temperatures(tables[0], temperature)
     if budget is None and max_drop is None:
         max_drop = DEFAULT_MAX_DROP
@@ -97,7 +97,7 @@ def choose(
     groups = _by_rule(tables)
     skips = any(keep_g is not None for keep_g in groups)
     firsts = range(num_early) if rule == "safe" and len(next(iter(groups.values()))) > 1 else range(1)
-    judge = Judge(rule=rule, delta=delta / max(len(firsts) + 2 * skips, 1), min_support=min_support, look=look)
+    judge = Judge(rule=rule, delta=delta / max(len(firsts) + 2 * skips, 1), min_support=min_support, overhead=overhead)
     verdicts, sweepers = [], []
     for keep_g, alike in groups.items():
         sweepers = [Sweeper(t, confidence, temperature_e, grid_t, risk) for t in alike]
@@ -278,7 +278,7 @@ def _check(
     delta: float,
     min_support: int,
     risk: str,
-    look: float,
+    overhead: float,
 ) -> None:
     check_measure(confidence)
     if not tables:
@@ -294,7 +294,7 @@ def _check(
         raise PolicyError(
             f"delta {delta} and min_support {min_support}; give a delta in (0, 1), a support of 0 or more"
         )
-    if not 0 <= look < 1:
-        raise PolicyError(f"look {look}; give a share of the static net's time, such as 0.03")
+    if not 0 <= overhead < 1:
+        raise PolicyError(f"overhead {overhead}; give a share of the static net's time, such as 0.03")
     if rule not in get_args(Rule) or risk not in get_args(Risk):
         raise PolicyError(f"rule {rule!r}, risk {risk!r}; give {get_args(Rule)} and {get_args(Risk)}")

@@ -21,14 +21,14 @@ from dynext.types import Batch, Source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lesson:
+class TaughtBatch:
     """Samples ``x [b ...]`` and their truth: labels ``[b]`` or the teacher's probabilities ``[b k]``."""
 
     x: Tensor
     target: Tensor
 
 
-class Lessons:
+class TaughtBatches:
     """Draws lessons from a source, and has the trunk see them as it should.
 
     With labels the trunk's BatchNorms are left as they are. With a teacher they normalize as
@@ -53,13 +53,13 @@ class Lessons:
         return Batch(x=augment(batch.x, draw), y=batch.y) if self.augmented else batch
 
     @contextmanager
-    def beside(self, trunk: nn.Module, batch: Batch, like: Tensor) -> Iterator[Lesson]:
+    def beside(self, trunk: nn.Module, batch: Batch, like: Tensor) -> Iterator[TaughtBatch]:
         """The lesson, on the device and of the type of ``like``; inside, ``trunk`` normalizes as it should."""
         x = batch.x.to(like)
         if self.guide is None:
             assert batch.y is not None  # noqa: S101  looked at when the lessons were made
             check_labels(batch.y, self.num_classes)
-            yield Lesson(x=x, target=batch.y.to(like.device))
+            yield TaughtBatch(x=x, target=batch.y.to(like.device))
             return
         with self.guide.beside(trunk, x) as answer:
-            yield Lesson(x=x, target=answer.logits.softmax(-1))
+            yield TaughtBatch(x=x, target=answer.logits.softmax(-1))

@@ -91,7 +91,7 @@ def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class DriftCheck:
     """One look at the drift during training."""
 
     step: int
@@ -102,7 +102,7 @@ class Check:
     """Whether the net had gone too far and was put back to the last state that had not."""
 
 
-class Leash:
+class DriftGuard:
     """Holds the last exit near its teacher: a state too far is undone, and the trunk goes on at half its rate.
 
     Args:
@@ -117,7 +117,7 @@ class Leash:
         self.net, self.guide, self.max_drift = net, guide, max_drift
         self.batches = held_out.split(BATCH)
         self.rate = 1.0
-        self.checks: list[Check] = []
+        self.checks: list[DriftCheck] = []
         self.kept: dict[str, Tensor] = {}
         if not self.check(0):
             raise FitError(
@@ -135,7 +135,7 @@ class Leash:
         elif self.kept:
             self.net.load_state_dict(self.kept)
             self.rate /= 2
-        self.checks.append(Check(step=step, drift=found, rate=self.rate, restored=not near))
+        self.checks.append(DriftCheck(step=step, drift=found, rate=self.rate, restored=not near))
         return near
 
     def state(self) -> dict[str, Any]:
@@ -144,4 +144,4 @@ class Leash:
 
     def resume(self, state: dict[str, Any]) -> None:
         self.rate, self.kept = state["rate"], state["kept"]
-        self.checks = [Check(**{**check, "drift": Drift(**check["drift"])}) for check in state["checks"]]
+        self.checks = [DriftCheck(**{**check, "drift": Drift(**check["drift"])}) for check in state["checks"]]

@@ -18,7 +18,7 @@ from dynext.fitting import FitConfig, Precision, check_same_run, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gates_of
-from dynext.train.batches import Lesson, Lessons
+from dynext.train.batches import TaughtBatch, TaughtBatches
 from dynext.train.frozen_teacher import BesideMode
 from dynext.types import Source
 
@@ -133,7 +133,7 @@ class Trainee(DynamicNet):
         self.moments = [Moment(**{**moment, "kept": tuple(moment["kept"])}) for moment in state["moments"]]
 
 
-MethodStep = Callable[[DynamicNet, Lesson, Generator, float], Stepped]
+MethodStep = Callable[[DynamicNet, TaughtBatch, Generator, float], Stepped]
 """``step(net, lesson, draw, done)``: one batch's figures, ``done`` the share of steps that are done."""
 
 
@@ -157,7 +157,7 @@ def train_gates(
         SourceError: no samples, or samples of another shape than the model expects.
     """
     gates_of(net)
-    lessons = Lessons(source, net.staged, teacher, fitting.bn, augmented=fitting.augmented)
+    lessons = TaughtBatches(source, net.staged, teacher, fitting.bn, augmented=fitting.augmented)
     student = copy.deepcopy(net)
     student.requires_grad_(False)
     student.staged.requires_grad_(fitting.trunk_lr > 0)

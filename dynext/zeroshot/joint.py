@@ -24,7 +24,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
 from dynext.net.features import same_function
 from dynext.seeding import generator
-from dynext.train.drift import Check, Drift, Leash, drift_of
+from dynext.train.drift import Drift, DriftCheck, DriftGuard, drift_of
 from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Batch, Source
 
@@ -46,7 +46,7 @@ class JointReport:
     max_drift: float
     before: Drift
     after: Drift
-    checks: tuple[Check, ...]
+    checks: tuple[DriftCheck, ...]
     seconds: float
     """Of this process; a resumed run counts from where it went on."""
 
@@ -116,7 +116,7 @@ def distill_jointly(
     student.requires_grad_(True)
     options = {"temperature": temperature, "trunk_lr": trunk_lr, "batch_size": batch_size, "bn": bn}
     options |= {"max_drift": max_drift, "anchor": anchor, "match": match, "equilibrium": equilibrium}
-    trained = _Trained(student, Leash(student, guide, rows.held_out, max_drift), options)
+    trained = _Trained(student, DriftGuard(student, guide, rows.held_out, max_drift), options)
     trained.exits.train()  # type: ignore[attr-defined]  # a ModuleList
     leash, every = trained.leash, max(1, steps // CHECKS)
 
@@ -162,7 +162,7 @@ def distill_jointly(
 class _Trained(DynamicNet):
     """The student's very parts, with what a resumed run must know beside its weights."""
 
-    def __init__(self, net: DynamicNet, leash: Leash, options: dict[str, Any]) -> None:
+    def __init__(self, net: DynamicNet, leash: DriftGuard, options: dict[str, Any]) -> None:
         super().__init__(net.staged, net.exits, net.gates)
         self.leash, self.options = leash, options
 

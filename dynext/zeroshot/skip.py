@@ -25,7 +25,7 @@ from dynext.modules.gates import GateSpec, policy_gates, recurrent_gates, static
 from dynext.net.attach import attach, attach_gates
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, replayed
-from dynext.train.batches import Lesson
+from dynext.train.batches import TaughtBatch
 from dynext.train.controls import rank_stages
 from dynext.train.gate_loop import GateFit, GateTraining, Stepped, train_gates
 from dynext.train.methods.blockdrop import blockdrop_curriculum, blockdrop_finetune
@@ -169,7 +169,7 @@ def _sets(net: DynamicNet, teacher: nn.Module, source: Source, fitting: GateFit)
     rank_g = [ranking.order.index(g) for g in range(num_gates)]
     net = attach_gates(net, static_gates([(rank + 1) / (num_gates + 1) for rank in rank_g]))
 
-    def step(student: DynamicNet, lesson: Lesson, draw: Generator, done: float) -> Stepped:
+    def step(student: DynamicNet, lesson: TaughtBatch, draw: Generator, done: float) -> Stepped:
         dropped = int(torch.randint(1, most + 1, (), generator=draw))
         run_g = torch.tensor(ranking.run(dropped), dtype=lesson.x.dtype, device=lesson.x.device)
         found = gated(student, lesson.x, replayed(run_g.expand(len(lesson.x), -1)))

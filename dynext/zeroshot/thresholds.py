@@ -26,7 +26,7 @@ Cross-fitted tables may use up all of it: the exits that answer there saw fewer 
 worse.
 """
 
-LOOK = 0.03
+OVERHEAD = 0.03
 """Price of passing an early exit beyond its MACs, as a share of the static net: what a head of the bundled net takes at
 batch 64 on one thread, where its MACs are .011; at batch 1 it takes .10 (`dx.measure`). A constant, for the same seed
 to give the same policy on every machine."""
@@ -45,7 +45,7 @@ def choose_cautiously(
     budget: float | None = None,
     caution: float = CAUTION,
     spent: float = 0.0,
-    look: float = LOOK,
+    overhead: float = OVERHEAD,
 ) -> Policy:
     """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss.
 
@@ -55,7 +55,7 @@ def choose_cautiously(
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
     allowed = None if max_drop is None else max(caution * max_drop - spent, 0.0)
-    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), look=look)
+    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), overhead=overhead)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +118,6 @@ def choose_unseen(
     else:
         caution = min(CAUTION, found.caution) if budget is None else CAUTION
         # Far fewer synthesized samples leave than real ones would: what a look costs cannot be weighed against them.
-        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, look=0.0)
+        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, overhead=0.0)
         policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {found}.")
     return Unseen(policy=policy, table=table_under(policy, tables), shift=found)

@@ -74,7 +74,7 @@ def test_without_wishes_a_point_may_be_lost():
 @pytest.mark.parametrize("rule", ["safe", "plain"])
 def test_the_dearer_a_look_the_fewer_there_are(rule):
     table = make_table(400, noise=1.0)
-    policies = [choose(table, max_drop=0.05, rule=rule, look=look) for look in (0.0, 0.1, 0.9)]
+    policies = [choose(table, max_drop=0.05, rule=rule, overhead=overhead) for overhead in (0.0, 0.1, 0.9)]
     exits = [sum(policy.enabled_e) for policy in policies]
     assert exits == sorted(exits, reverse=True)
     assert exits[0] > exits[-1] == 1
@@ -187,7 +187,7 @@ def test_the_front_rises_and_ends_at_the_best():
         ({"max_drop": math.nan}, "max_drop nan"),
         ({"delta": 0.0}, "delta 0.0"),
         ({"rule": "bold"}, "rule 'bold'"),
-        ({"look": 1.0}, "look 1.0; give a share"),
+        ({"overhead": 1.0}, "overhead 1.0; give a share"),
         ({"risk": "all"}, "risk 'all'"),
         ({"confidence": "margn"}, "did you mean margin"),
         ({"temperature": (1.0,)}, "1 temperatures for 4 exits"),

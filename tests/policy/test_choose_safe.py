@@ -75,7 +75,7 @@ def test_a_threshold_is_not_safe_below_one_that_failed():
 def test_the_order_of_the_safe_rule_knows_nothing_of_who_was_right():
     table = make_table(300, noise=0.7, basis="labels")
     other = replace(table, label_n=table.label_n.flip(0))
-    judge = Judge(rule="safe", delta=0.05, min_support=20, look=0.0)
+    judge = Judge(rule="safe", delta=0.05, min_support=20, overhead=0.0)
     paths = []
     for one in (table, other):
         grid = threshold_grid([one], "max_probability", (1.0,) * 4)

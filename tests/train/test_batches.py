@@ -8,25 +8,25 @@ import dynext as dx
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import batch_statistics
 from dynext.seeding import generator
-from dynext.train.batches import Lessons
+from dynext.train.batches import TaughtBatches
 from dynext.train.frozen_teacher import lent, recorded
 
 
 def test_labels_are_the_truth_unless_there_is_a_teacher(static, train_rows) -> None:
     like = next(static.parameters())
-    lessons = Lessons(train_rows, static, None, "frozen", augmented=False)
+    lessons = TaughtBatches(train_rows, static, None, "frozen", augmented=False)
     batch = lessons.draw(16, generator(0))
     with lessons.beside(static, batch, like) as lesson:
         assert torch.equal(lesson.target, batch.y)
-    taught = Lessons(train_rows, static, static, "frozen", augmented=False)
+    taught = TaughtBatches(train_rows, static, static, "frozen", augmented=False)
     with taught.beside(static, batch, like) as lesson:
         assert_close(lesson.target, static(batch.x).softmax(1).detach())
     with pytest.raises(FitError, match="the samples have no labels; give teacher="):
-        Lessons(train_rows.unlabelled(), static, None, "frozen", augmented=False)
+        TaughtBatches(train_rows.unlabelled(), static, None, "frozen", augmented=False)
 
 
 def test_rows_are_drawn_by_seed_and_never_alone(static, train_rows) -> None:
-    lessons = Lessons(train_rows, static, None, "frozen", augmented=True)
+    lessons = TaughtBatches(train_rows, static, None, "frozen", augmented=True)
     one, two, other = (lessons.draw(1, generator(seed)) for seed in (3, 3, 4))
     assert len(one.x) == 2
     assert torch.equal(one.x, two.x)
@@ -44,7 +44,7 @@ def test_what_can_only_be_iterated_is_drawn_from_too(static, train_rows) -> None
             yield train_rows.take(torch.arange(25))
             yield train_rows.take(torch.arange(25, 40))
 
-    batch = Lessons(Stream(), static, None, "frozen", augmented=False).draw(8, generator(0))
+    batch = TaughtBatches(Stream(), static, None, "frozen", augmented=False).draw(8, generator(0))
     index = torch.randint(40, (8,), generator=generator(0))
     assert torch.equal(batch.x, train_rows.take(index).x)
     assert torch.equal(batch.y, train_rows.y[index])
@@ -68,4 +68,4 @@ def test_rows_of_another_shape_are_refused(static) -> None:
     spec = dx.InputSpec(shape=(1, 9, 9), mean=(0.5,), std=(0.25,))
     rows = dx.data.Samples(pixels=torch.zeros(4, 1, 9, 9), y=torch.zeros(4, dtype=torch.int64), spec=spec)
     with pytest.raises(SourceError, match=r"samples of shape \(1, 9, 9\); the model expects \(1, 8, 8\)"):
-        Lessons(rows, static, None, "frozen", augmented=False)
+        TaughtBatches(rows, static, None, "frozen", augmented=False)

@@ -73,9 +73,9 @@ def test_the_farther_from_the_training_set_the_less_may_be_lost(
     fixed(monkeypatch, distance)
     asked: list[float] = []
 
-    def choose(*_, max_drop: float, look: float, **__) -> Policy:
+    def choose(*_, max_drop: float, overhead: float, **__) -> Policy:
         asked.append(max_drop)
-        assert look == 0
+        assert overhead == 0
         return Policy.never(3)
 
     monkeypatch.setattr(thresholds, "choose", choose)

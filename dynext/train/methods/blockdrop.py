@@ -23,7 +23,7 @@ from dynext.losses.gates import (
 )
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import Decide, GatedPass, gated, greedy, sampled
-from dynext.train.batches import Lesson
+from dynext.train.batches import TaughtBatch
 from dynext.train.gate_loop import GateFit, GateTraining, Stepped, train_gates
 from dynext.types import Source
 
@@ -61,7 +61,7 @@ def blockdrop_curriculum(
     """
     _check(penalty, entropy, ramp)
 
-    def step(student: DynamicNet, lesson: Lesson, draw: Generator, done: float) -> Stepped:
+    def step(student: DynamicNet, lesson: TaughtBatch, draw: Generator, done: float) -> Stepped:
         open_g = unlocked(student.num_gates, done, ramp).to(lesson.x.device)
         drawn, policy_b, reward_b, usual_b = _policy_gradient(student, lesson, draw, open_g, penalty)
         bonus_b = (exploration_bonus(drawn.logit_bg, MIX) * open_g).sum(1)
@@ -99,7 +99,7 @@ def blockdrop_finetune(
     """
     _check(penalty, 0.0, 1.0)
 
-    def step(student: DynamicNet, lesson: Lesson, draw: Generator, done: float) -> Stepped:
+    def step(student: DynamicNet, lesson: TaughtBatch, draw: Generator, done: float) -> Stepped:
         open_g = torch.ones(student.num_gates, dtype=torch.bool, device=lesson.x.device)
         drawn, policy_b, reward_b, usual_b = _policy_gradient(student, lesson, draw, open_g, penalty)
         cross_entropy = F.cross_entropy(drawn.logits_bk, lesson.target)
@@ -117,7 +117,7 @@ def blockdrop_finetune(
 
 
 def _policy_gradient(
-    student: DynamicNet, lesson: Lesson, draw: Generator, open_g: Tensor, penalty: float
+    student: DynamicNet, lesson: TaughtBatch, draw: Generator, open_g: Tensor, penalty: float
 ) -> tuple[GatedPass, Tensor, Tensor, Tensor]:
     """The drawn pass, the loss of its policy gradient, its reward and the greedy one's ``[b]``."""
     drawn = gated(student, lesson.x, _forced(sampled(draw, MIX), open_g))

@@ -16,7 +16,7 @@ from dynext.errors import FitError
 from dynext.losses.gates import log_probability, reinforce, skipnet_returns, without_oneself
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, gates_of, sampled, straight_through
-from dynext.train.batches import Lesson
+from dynext.train.batches import TaughtBatch
 from dynext.train.gate_loop import GateFit, GateTraining, Stepped, train_gates
 from dynext.types import Source
 
@@ -56,7 +56,7 @@ def skipnet_pretrain(
     if price < 0:
         raise FitError(f"price={price}; give 0 or more")
 
-    def step(student: DynamicNet, lesson: Lesson, draw: Generator, done: float) -> Stepped:
+    def step(student: DynamicNet, lesson: TaughtBatch, draw: Generator, done: float) -> Stepped:
         runs: list[Tensor] = []
 
         def decide(g: int, logit_b: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def skipnet_reinforce(
     macs_g = torch.tensor([float(net.staged.stages[s].macs) for s in gates_of(net).at])
     cost_g = macs_g / macs_g.mean().clamp_min(1.0) if by_macs else torch.ones_like(macs_g)
 
-    def step(student: DynamicNet, lesson: Lesson, draw: Generator, done: float) -> Stepped:
+    def step(student: DynamicNet, lesson: TaughtBatch, draw: Generator, done: float) -> Stepped:
         found = gated(student, lesson.x, sampled(draw))
         loss_b = F.cross_entropy(found.logits_bk, lesson.target, reduction="none")
         return_bg = skipnet_returns(found.run_bg, loss_b, alpha, gamma=gamma, cost_g=cost_g.to(loss_b))
