@@ -30,7 +30,7 @@ def banks(teacher: nn.Module, spec: InputSpec):
 
 def fixed(monkeypatch: pytest.MonkeyPatch, distance: float) -> None:
     found = Shift(overshoot=1.0, where="", bn_distance=distance, max_drop=0.01)
-    monkeypatch.setattr(thresholds, "shift", lambda *_, **__: found)
+    monkeypatch.setattr(thresholds, "estimate_shift", lambda *_, **__: found)
 
 
 def test_half_of_the_loss_saves_less_and_what_is_spent_is_gone():
