@@ -49,7 +49,7 @@ class Provenance:
     """Fingerprint of the teacher's parameters and buffers."""
     options: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    """What the method found out on its way, such as the looks it chose."""
+    """What the method found out on its way, such as the styles it chose."""
     per_shard: int = 256
     dynext: str = DYNEXT_VERSION
     torch: str = torch.__version__

@@ -33,13 +33,12 @@ from dynext.zeroshot.convert_checks import (
     spec_for,
     told_of,
 )
-from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted
+from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted, recalibrated
 from dynext.zeroshot.distill import Features, cache_features, distill
 from dynext.zeroshot.joint import distill_jointly
-from dynext.zeroshot.recalibrate import recalibrated
 from dynext.zeroshot.rounds import free_seed
 from dynext.zeroshot.skip import KEEPS, SKIP_STEPS, SkipKind, attach_around_blocks, skipping_kind, teach_to_skip
-from dynext.zeroshot.synth.answers import check_logits
+from dynext.zeroshot.synth.last_layer import check_logits
 from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
 from dynext.zeroshot.thresholds import (
     CAUTION,

@@ -6,8 +6,9 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,13 +16,14 @@ from dynext.atomic import replaced_file
 from dynext.errors import SourceError, line
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import cache_features
+from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.synth.bn_statistics import in_full
-from dynext.zeroshot.synth.method import rows_per_chunk
-from dynext.zeroshot.synth.pace import Pace, pace
-from dynext.zeroshot.synth.synthesize import synthesize
+from dynext.zeroshot.synth.generator_training import GeneratorSettings
+from dynext.zeroshot.synth.method import Work, samples_per_chunk
+from dynext.zeroshot.synth.synthesize import METHODS, synthesize
 
 ROWS, STEPS, JOINT_STEPS = 8192, 1000, 500
 """What a conversion does when nobody is in a hurry; a budget keeps their proportion."""
@@ -32,8 +34,8 @@ LEAST, MOST = 1 / 32, 8.0
 RESERVE = 0.85
 """Share of the budget that is planned with; clocks of a busy machine vary."""
 
-LOOKS_ROWS = 2048
-"""Samples that pass the teacher before samples for thresholds are painted (`fitted`'s choice of looks), roughly."""
+SCREENED_SAMPLES = 2048
+"""Samples that pass the teacher before samples for thresholds are painted (`fitted`'s choice of styles), roughly."""
 
 PROBE_STEPS = 8
 
@@ -44,6 +46,21 @@ JOINT_FORWARDS = 4 * 64
 JUDGED_FORWARDS, DRIFT_FORWARDS, RULE_FORWARDS = 1.25, 2.0, 2.0
 """Passes of a sample that thresholds are chosen on: one for the table and a quarter for the BatchNorm distance; what a
 trained trunk has lost; each skip rule that is tried."""
+
+
+TRIED = 64
+"""Made to find out; few, since an inverted sample takes a large part of a second on a large net."""
+
+TRIED_STEPS = 8
+"""Of a generator's training that are tried; the rest is expected to take as long a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds until the first sample, and for each."""
+
+    ready: float
+    row: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +108,8 @@ def planned(
     """
     if not 0 < minutes < math.inf:
         raise SourceError(f"minutes={minutes}; give a positive number")
-    looks = LOOKS_ROWS if judged_rows else 0
-    fixed = (looks + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
+    styles = SCREENED_SAMPLES if judged_rows else 0
+    fixed = (styles + further_rows + judged_forwards * judged_rows) * speeds.forward + judged_rows * speeds.paint
     fixed += speeds.make.ready
     usual = ROWS * (speeds.make.row + speeds.forward) + trainings * STEPS * speeds.step
     usual += JOINT_STEPS * JOINT_FORWARDS * speeds.forward if joint else 0.0
@@ -111,7 +128,7 @@ def planned(
 
 def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: str) -> Speeds:
     """What samples by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
-    count = rows_per_chunk(spec.shape)
+    count = samples_per_chunk(spec.shape)
     bank: list[Bank] = []
     paint = _seconds(lambda: bank.append(_painted(teacher, spec, count)))
     forward = _seconds(lambda: cache_features(net, None, bank[0], progress=False))
@@ -160,6 +177,26 @@ def effort_for(
         with replaced_file(path) as partial:
             partial.write_text(json.dumps(asdict(found)))
     return found
+
+
+def pace(teacher: nn.Module, spec: InputSpec, method: str) -> Pace:
+    """What ``method``, with its own defaults, takes here and now; the samples are thrown away."""
+    options, longer = _shortened(method)
+    began = time.monotonic()
+    sampler = METHODS[method](teacher, spec, 0, **options).prepare(Work(progress=False))
+    ready = longer * (time.monotonic() - began)
+    count = min(TRIED, samples_per_chunk(spec.shape))
+    began = time.monotonic()
+    sampler.sample(count, generator(0))
+    return Pace(ready=ready, row=(time.monotonic() - began) / count)
+
+
+def _shortened(method: str) -> tuple[dict[str, Any], float]:
+    """Options with which getting ready is tried, and how many times as long it really takes."""
+    if method != "generator":
+        return {}, 1.0
+    usual = GeneratorSettings()
+    return {"settings": replace(usual, steps=TRIED_STEPS)}, usual.steps / TRIED_STEPS
 
 
 def _painted(teacher: nn.Module, spec: InputSpec, count: int) -> Bank:

@@ -12,17 +12,18 @@ from dynext.graph.split import split
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.pace import Pace, pace
 from dynext.zeroshot.time_budget import (
     JOINT_STEPS,
-    LOOKS_ROWS,
     MOST,
     RESERVE,
     ROWS,
+    SCREENED_SAMPLES,
     STEPS,
+    Pace,
     Speeds,
     effort_for,
     measured_speeds,
+    pace,
     planned,
 )
 
@@ -47,7 +48,7 @@ def test_folds_and_calibration_rows_leave_less() -> None:
 def test_rows_for_thresholds_are_painted_and_looked_at_within_the_budget() -> None:
     found = planned(5, SPEEDS, judged_rows=4096, judged_forwards=2.0)
     spent = 3.0 + found.rows * (0.02 + SPEEDS.forward) + found.steps * SPEEDS.step
-    spent += LOOKS_ROWS * SPEEDS.forward + 4096 * (SPEEDS.paint + 2.0 * SPEEDS.forward)
+    spent += SCREENED_SAMPLES * SPEEDS.forward + 4096 * (SPEEDS.paint + 2.0 * SPEEDS.forward)
     assert spent == pytest.approx(RESERVE * 300, rel=0.01)
 
 

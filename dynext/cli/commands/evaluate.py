@@ -25,7 +25,7 @@ from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.reporting.report import Report, report
 from dynext.zeroshot.convert_checks import pixels_digest
-from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.cross_fit import recalibrated
 from dynext.zeroshot.thresholds import choose_cautiously
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

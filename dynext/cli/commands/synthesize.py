@@ -139,7 +139,7 @@ def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[st
     parameters = inspect.signature(METHODS[method]).parameters
     settings: Any = parameters["settings"].default if "settings" in names else None
     known = {f.name: getattr(settings, f.name) for f in fields(settings)} if settings is not None else {}
-    plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "look")}
+    plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "style")}
     options: dict[str, Any] = {}
     changed: dict[str, Any] = {}
     for key, value in changes:

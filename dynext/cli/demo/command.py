@@ -25,7 +25,7 @@ from dynext.net.collect import collect
 from dynext.reporting.page import write_page
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
-from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.cross_fit import recalibrated
 from dynext.zeroshot.thresholds import choose_cautiously
 
 MODEL = "bundled:fashion_resnet20"

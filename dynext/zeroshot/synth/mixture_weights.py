@@ -44,7 +44,7 @@ def moments(teacher: nn.Module, x: Tensor) -> tuple[Moments, Wanted]:
     """What the samples ``x [b ...]`` bring to the teacher's BatchNorms and classes; the teacher runs in eval."""
     found: list[tuple[Tensor, ...]] = []
 
-    def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def style(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         value = inputs[0].double()
         axes = [axis for axis in range(value.ndim) if axis != 1]
         size = torch.full_like(norm.running_mean, 1 / norm.num_features, dtype=torch.double)
@@ -52,7 +52,7 @@ def moments(teacher: nn.Module, x: Tensor) -> tuple[Moments, Wanted]:
         # eps belongs to both variances (see `bn_distance`), hence to the mean square
         found.append((value.mean(axes), value.square().mean(axes) + norm.eps, norm.running_mean.double(), var, size))
 
-    handles = [norm.register_forward_pre_hook(look) for norm in batch_norms(teacher)]
+    handles = [norm.register_forward_pre_hook(style) for norm in batch_norms(teacher)]
     try:
         with evaluating(teacher):
             answer_bk = teacher(as_input(teacher, x))
