@@ -117,7 +117,8 @@ def choose_unseen(
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
     else:
         caution = min(CAUTION, found.caution) if budget is None else CAUTION
-        # Far fewer synthesized samples leave than real ones would: what passing an exit costs cannot be weighed against them.
+        # Far fewer synthesized samples leave than real ones would: what passing an exit costs cannot be weighed against
+        # them.
         policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, overhead=0.0)
         policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {found}.")
     return Unseen(policy=policy, table=table_under(policy, tables), shift=found)

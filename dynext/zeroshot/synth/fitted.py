@@ -1,4 +1,6 @@
-"""Procedural samples fitted to a teacher: of a few dozen styles, those that its statistics and its answers like best."""
+"""Procedural samples fitted to a teacher: of a few dozen styles, those that its statistics and its answers like
+best.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,9 @@ def fit_styles(
 ) -> tuple[FittedStyle, ...]:
     """The best ``styles`` of presets, random styles and variations of the best three, the best first.
 
-    A style is judged by how near its samples' statistics are to those stored in the teacher's BatchNorms, and how evenly
-    the teacher's answers fall on the classes: all by a few samples, the best third again by a full batch (so do at
-    least ``styles``). No image is needed; a small net takes seconds.
+    A style is judged by how near its samples' statistics are to those stored in the teacher's BatchNorms, and how
+    evenly the teacher's answers fall on the classes: all by a few samples, the best third again by a full batch (so do
+    at least ``styles``). No image is needed; a small net takes seconds.
 
     Raises:
         SourceError: fewer than one style or candidate.
