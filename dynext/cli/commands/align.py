@@ -25,7 +25,7 @@ from dynext.cli.shared.options import (
     seed_option,
 )
 from dynext.cli.shared.pictures import first_and_last, load_pictures
-from dynext.cli.shared.rows import unlabelled_rows
+from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
 from dynext.cli.shared.work import forget_work, work_folder
 from dynext.data.datasets import Samples, fashion_mnist
@@ -160,7 +160,7 @@ class _Given:
         if source == "fashion-mnist":
             found = replace(fashion_mnist("train", root=root).unlabelled(), spec=kept.spec)
         else:
-            found = unlabelled_rows(source, kept.spec)
+            found = unlabelled_samples(source, kept.spec)
         order = torch.randperm(len(found), generator=generator(seed))[:rows]
         cut = min(APART, len(order) // 4)
         if cut < 1:

@@ -11,7 +11,7 @@ import click
 import torch
 
 from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
-from dynext.cli.shared.rows import drawn, rows_to_time
+from dynext.cli.shared.samples import drawn, samples_to_time
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.errors import PolicyError
 from dynext.io.artifact import PAGE, Artifact, save
@@ -61,7 +61,7 @@ def bench(
              dynext bench fashion --write --budget-ms 2.5
     """
     kept = open_artefact(folder, model, arguments)
-    rows, words, real = rows_to_time(data, kept.spec, root=root, download=download)
+    rows, words, real = samples_to_time(data, kept.spec, root=root, download=download)
     net = kept.net.to(device)
     if write:
         net.cost = measure(net)

@@ -13,7 +13,7 @@ from dynext.cli.shared.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
-from dynext.cli.shared.rows import Watched, open_rows, unlabelled_rows
+from dynext.cli.shared.samples import Watched, open_samples, unlabelled_samples
 from dynext.cli.shared.show import columns, points, print_json
 from dynext.data.datasets import Samples
 from dynext.errors import PolicyError, SourceError
@@ -105,7 +105,7 @@ def evaluate(
         _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
         return
     assert data is not None  # noqa: S101
-    rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
+    rows, words = open_samples(data, kept.spec, root=root, download=download, names=kept.class_names)
     judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
     saved = judged.report(kept.policy)
     along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
@@ -132,7 +132,7 @@ def _check(
     as_json: bool,
 ) -> None:
     """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
-    rows = unlabelled_rows(unlabelled, kept.spec)
+    rows = unlabelled_samples(unlabelled, kept.spec)
     if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
         raise SourceError(
             f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "

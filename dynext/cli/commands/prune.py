@@ -10,7 +10,7 @@ import click
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import artefact_options, json_option, open_artefact, output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, synthesized
-from dynext.cli.shared.rows import unlabelled_rows
+from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
 from dynext.data.datasets import Samples
 from dynext.io.artifact import Artifact
@@ -82,7 +82,7 @@ def prune(
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
     kept = open_artefact(folder, model, arguments)
     check_prunable(kept.net)  # before samples are synthesized
-    seen = None if unlabelled is None else unlabelled_rows(unlabelled, kept.spec)
+    seen = None if unlabelled is None else unlabelled_samples(unlabelled, kept.spec)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)
     made = make_smaller(
         kept.net,

@@ -100,7 +100,7 @@ def synthesize(
     used = {name: in_full(value) if isinstance(value, nn.Module) else value for name, value in options.items()}
     plan = METHODS[method](precise, spec, seed, **used)
     provenance = Provenance(
-        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=_told(options),
+        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=in_json(options),
         per_shard=plan.per_chunk,
     )  # fmt: skip
     done, shards = 0, []
@@ -168,8 +168,8 @@ def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _told(value: Any, name: str = "") -> Any:
-    """An option as the provenance keeps it, in JSON: a fingerprint stands for a net, an image or a file."""
+def in_json(value: Any, name: str = "") -> Any:
+    """Options as provenance and records keep them, in JSON: a fingerprint stands for a net, an image or a file."""
     if isinstance(value, nn.Module):
         return f"{type(value).__name__} {fingerprint(value)}"
     if isinstance(value, np.ndarray | Tensor):
@@ -177,7 +177,7 @@ def _told(value: Any, name: str = "") -> Any:
     if isinstance(value, Path) or (name == "image" and isinstance(value, str)):
         return f"{Path(value).name} {hashlib.sha256(Path(value).read_bytes()).hexdigest()[:12]}"
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _told(getattr(value, f.name), f.name) for f in fields(value)}
+        return {f.name: in_json(getattr(value, f.name), f.name) for f in fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): _told(v, str(k)) for k, v in value.items()}
-    return [_told(v) for v in value] if isinstance(value, list | tuple) else value
+        return {str(k): in_json(v, str(k)) for k, v in value.items()}
+    return [in_json(v) for v in value] if isinstance(value, list | tuple) else value
