@@ -40,6 +40,8 @@ SPEC = InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 LEAVES = Synthesis(method="leaves", n=64)
 QUICK = Frozen(steps=8)
 QUIET = Run(progress=False)
+NINE = Samples(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))
+VECTORS = InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)
 SMALL = {"example": SPEC, "synthesis": LEAVES, "training": QUICK, "run": QUIET}
 
 
@@ -137,9 +139,10 @@ def test_jointly_the_trunk_moves_and_what_it_loses_is_counted(calibrated: bool) 
 def test_a_killed_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = convert(teacher(), **SMALL)
     kept = {**SMALL, "run": replace(QUIET, folder=tmp_path)}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(convert_steps, "choose_unseen", dying)
-        convert(teacher(), **kept)
+        with pytest.raises(KeyboardInterrupt):
+            convert(teacher(), **kept)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bank-leaves-0", "convert.json", "heads.ckpt"]
     assert same_weights(whole, convert(teacher(), **kept))
     with pytest.raises(FitError, match=r"another run .*synthesis\.method was leaves, is objects"):
@@ -273,16 +276,10 @@ def test_rows_say_how_they_are_normalized() -> None:
         ({"calibrate": real(0)}, "calibrate has no samples"),
         ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Samples"),
         ({"synthesis": torch.zeros(4, 3, 8, 8)}, r"synthesis is a Tensor; give dx\.Synthesis"),
-        (
-            {"calibrate": Samples(pixels=torch.zeros(2, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))},
-            "the model expects",
-        ),
+        ({"calibrate": NINE}, "the model expects"),
         ({"example": torch.zeros(3, 8, 8)}, r"the example is of shape \(3, 8, 8\); give a batch"),
         ({"example": [0.0]}, "the example is a list; give a batch"),
-        (
-            {"example": InputSpec(shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2)},
-            r"samples of shape \(2,\); give \(channels",
-        ),
+        ({"example": VECTORS}, r"samples of shape \(2,\); give \(channels"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_before_the_work(given: dict, told: str) -> None:

@@ -45,7 +45,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert str((tmp_path / "story" / "report.html").absolute()) in text
     kept = dx.load(tmp_path / "story")
     assert kept.class_names == dx.data.FASHION_CLASSES
-    assert kept.provenance["distilled_on_calibration"] is True
+    assert kept.provenance["calibrate"]["distill"] is True
     page = (tmp_path / "story" / "report.html").read_text()
     assert all(title in page for title in ("no image at all", "500 unlabelled images", "also distilled on them"))
 
