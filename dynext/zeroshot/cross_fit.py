@@ -81,7 +81,7 @@ def cross_fitted(
     start = fit_heads(net, synthetic, "heads-synthesized", 0.5)
     trained = fit_heads(start, Features.join([synthetic, real]), "heads", 0.5)
     table = held_out_table(
-        start, real, synthetic, lambda found, name: fit_heads(start, found, name, 0.5), rows=rows, seed=seed
+        start, real, synthetic, lambda features, name: fit_heads(start, features, name, 0.5), rows=rows, seed=seed
     )
     return trained, table
 
@@ -143,13 +143,13 @@ def dealt(target_n: Tensor) -> Tensor:
 
 def with_biases(net: DynamicNet, bias_ek: Tensor) -> DynamicNet:
     """A copy of ``net`` whose early exits say ``bias_ek [e k]`` more; it costs nothing at run time."""
-    found = copy.deepcopy(net)
+    biased = copy.deepcopy(net)
     with torch.no_grad():
-        for exit, bias_k in zip(found.exits, bias_ek, strict=False):  # the last sample is the full net's
+        for exit, bias_k in zip(biased.exits, bias_ek, strict=False):  # the last sample is the full net's
             layer = exit.get_submodule("classifier")
             if _has_bias(layer):
                 layer.bias.add_(bias_k.to(layer.bias))
-    return found
+    return biased
 
 
 def _taken(net: DynamicNet, bias_ek: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Joint:
     """
 
     steps: int = _setting(STEPS, "Distillation steps of the exits.", least=0)
-    joint_steps: int = _setting(JOINT_STEPS, "Steps in which the trunk is distilled too (--train joint).", least=1)
+    joint_steps: int = _setting(JOINT_STEPS, "Steps of trunk and exits together.", least=1)
 
     def __post_init__(self) -> None:
         _check_steps(steps=(self.steps, 0), joint_steps=(self.joint_steps, 1))
@@ -103,7 +103,7 @@ class Skip:
     kind: SkipKind = "skipnet"
     _: KW_ONLY
     steps: int = _setting(STEPS, "Distillation steps of the exits.", least=0)
-    skip_steps: int = _setting(SKIP_STEPS, "Steps for learning to skip (--train skipnet and so on).", least=2)
+    skip_steps: int = _setting(SKIP_STEPS, "Steps of learning to skip.", least=2)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SkipKind):

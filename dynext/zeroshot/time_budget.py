@@ -196,9 +196,9 @@ def _painted(teacher: nn.Module, spec: InputSpec, count: int) -> Bank:
 
 def _seconds(work: Callable[[], object]) -> float:
     """The shorter of two runs: the first may pay for what is only done once."""
-    found = []
+    seconds = []
     for _ in range(2):
         began = time.monotonic()
         work()
-        found.append(time.monotonic() - began)
-    return min(found)
+        seconds.append(time.monotonic() - began)
+    return min(seconds)

@@ -74,8 +74,8 @@ def bench(
     leaving = net.run(x, kept.policy).exit.bincount(minlength=net.num_exits).double() / len(x)
     timings = side_by_side(net.staged, net, kept.policy, x, batches=batches or (1, 64))
     if as_json:
-        found = {"rows": words, "real": real, "leaving": leaving.tolist(), "timing": [asdict(t) for t in timings]}
-        print_json({"folder": str(folder), "device": device, "threads": torch.get_num_threads(), **found})
+        clocks = {"rows": words, "real": real, "leaving": leaving.tolist(), "timing": [asdict(t) for t in timings]}
+        print_json({"folder": str(folder), "device": device, "threads": torch.get_num_threads(), **clocks})
         return
     click.echo(timing_lines(timings, words if len(x) == len(rows) else f"{len(x):,} of {words}"))
     shares = ", ".join(

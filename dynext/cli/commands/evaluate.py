@@ -110,7 +110,7 @@ def evaluate(
     saved = judged.report(kept.policy)
     along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
     if as_json:
-        budgets = [{"budget": budget, "report": found.to_dict() if found else None} for budget, found in along]
+        budgets = [{"budget": budget, "report": outcome.to_dict() if outcome else None} for budget, outcome in along]
         print_json({"folder": str(folder), "saved_policy": saved.to_dict(), "budgets": budgets})
         return
     click.echo(f"{saved}\n")
@@ -118,7 +118,7 @@ def evaluate(
         click.echo("No budgets: the folder keeps no table to choose other thresholds on.")
         return
     click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the samples above):")
-    click.echo(columns([_titles(saved), *(_cells(budget, found, saved) for budget, found in along)], left=()))
+    click.echo(columns([_titles(saved), *(_cells(budget, outcome, saved) for budget, outcome in along)], left=()))
 
 
 def _check(
@@ -179,8 +179,8 @@ def _chosen(
         net, table = recalibrated(judged.net, judged.table(None))
         return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
     tables = [judged.table(rule) for rule in dict.fromkeys((None, policy.skip_rule))]
-    found = choose_cautiously(tables, max_drop=max_drop, budget=budget)
-    return judged.net, found, judged.table(found.skip_rule)
+    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    return judged.net, policy, judged.table(policy.skip_rule)
 
 
 @dataclass(eq=False)
@@ -206,25 +206,27 @@ class _Judged:
 
 def _along_budgets(chosen_on: ExitTable, policy: Policy, judged: _Judged) -> list[tuple[float, Report | None]]:
     """A report for each budget; none where no policy meets it."""
-    found: list[tuple[float, Report | None]] = []
+    reports: list[tuple[float, Report | None]] = []
     for budget in BUDGETS:
         try:
             there = choose(chosen_on, budget=budget, temperature=policy.temperature_e, confidence=policy.confidence)
         except PolicyError:
-            found.append((budget, None))
+            reports.append((budget, None))
         else:
-            found.append((budget, judged.report(there)))
-    return found
+            reports.append((budget, judged.report(there)))
+    return reports
 
 
 def _titles(saved: Report) -> tuple[str, ...]:
     return ("budget", "MACs", "saved", "agreement" if saved.accuracy is None else "accuracy", "points lost", "exits on")
 
 
-def _cells(budget: float, found: Report | None, saved: Report) -> tuple[str, ...]:
-    if found is None:
+def _cells(budget: float, outcome: Report | None, saved: Report) -> tuple[str, ...]:
+    if outcome is None:
         return (f"{budget:.0%}", "-", "-", "-", "-", "not within reach")
-    right, static = (found.agreement, 1.0) if found.accuracy is None else (found.accuracy, found.static_accuracy or 0.0)
-    on = " ".join(str(line.exit) for line in found.exits if line.on)
-    spent = found.macs / max(found.static_macs, 1)
-    return (f"{budget:.0%}", f"{spent:.1%}", f"{found.saved:.1%}", f"{right:.2%}", points(static - right), on)
+    right, static = (
+        (outcome.agreement, 1.0) if outcome.accuracy is None else (outcome.accuracy, outcome.static_accuracy or 0.0)
+    )
+    on = " ".join(str(line.exit) for line in outcome.exits if line.on)
+    spent = outcome.macs / max(outcome.static_macs, 1)
+    return (f"{budget:.0%}", f"{spent:.1%}", f"{outcome.saved:.1%}", f"{right:.2%}", points(static - right), on)

@@ -97,11 +97,11 @@ def prune(
     )
     policy, table = _thresholds(kept, made, seen, max_drop, seed)
     _write(output, kept, made, policy, table, source, f"--budget {budget:g} --steps {steps} on {table.rows}")
-    found = report(table, policy)
+    outcome = report(table, policy)
     if as_json:
-        print_json({"folder": str(output), "pruned": made.to_dict(), "report": found.to_dict()})
+        print_json({"folder": str(output), "pruned": made.to_dict(), "report": outcome.to_dict()})
         return
-    click.echo(f"{made}\n\nThresholds chosen anew:\n\n{found}\n\nThe smaller net is in {output}.")
+    click.echo(f"{made}\n\nThresholds chosen anew:\n\n{outcome}\n\nThe smaller net is in {output}.")
 
 
 def _bank(kept: Artifact, method: str, count: int, seed: int) -> Bank:
@@ -116,10 +116,10 @@ def _thresholds(
     if seen is not None:
         table = collect(made.net, seen, rows=f"{len(seen):,} unlabelled samples")
         return choose_cautiously([table], max_drop=max_drop, spent=1 - made.agreement), table
-    found = choose_unseen(
+    unseen = choose_unseen(
         made.net, before.staged, lambda method, count: _bank(kept, method, count, seed + 1), METHOD, max_drop=max_drop
     )
-    return found.policy, found.table
+    return unseen.policy, unseen.table
 
 
 def _write(

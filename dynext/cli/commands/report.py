@@ -48,8 +48,8 @@ def report(
         shown.append(("Test samples", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)
     if kept.table is not None:
-        found = report_on(kept.table, kept.policy)
-        shown.append(("The samples that thresholds were chosen on", kept.table, kept.policy, found))
+        chosen_on = report_on(kept.table, kept.policy)
+        shown.append(("The samples that thresholds were chosen on", kept.table, kept.policy, chosen_on))
     if not shown:
         raise ArtifactError(f"{folder} keeps no table to report on; give samples with --data")
     provenance, timing = page_facts(kept.provenance)

@@ -120,13 +120,13 @@ def synthesize(
     bank = make_rows(
         teacher, shape=opened.spec.shape, n=rows, seed=seed, method=method, spec=opened.spec, folder=out, **options
     )
-    found = quality(bank, teacher, student)
+    worth = quality(bank, teacher, student)
     if sheet is not None:
         write_sheet(bank, sheet)
     if as_json:
-        print_json({"folder": str(out), "provenance": asdict(bank.provenance), "quality": found.to_dict()})
+        print_json({"folder": str(out), "provenance": asdict(bank.provenance), "quality": worth.to_dict()})
         return
-    click.echo(f"{found}\n\nThe bank is in {out}" + ("." if sheet is None else f", pictures of it in {sheet}."))
+    click.echo(f"{worth}\n\nThe bank is in {out}" + ("." if sheet is None else f", pictures of it in {sheet}."))
 
 
 def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

@@ -71,11 +71,11 @@ def grids(size: tuple[int, int]) -> list[tuple[int, int]]:
     >>> grids((224, 224))[0]
     (14, 14)
     """
-    found = [size]
-    while len(found) < 3 or max(found[0]) > LARGEST_GRID:
-        h, w = found[0]
-        found.insert(0, (-(-h // 2), -(-w // 2)))
-    return found
+    sizes = [size]
+    while len(sizes) < 3 or max(sizes[0]) > LARGEST_GRID:
+        h, w = sizes[0]
+        sizes.insert(0, (-(-h // 2), -(-w // 2)))
+    return sizes
 
 
 def _conv(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Module:

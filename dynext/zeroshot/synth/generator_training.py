@@ -170,20 +170,20 @@ def _loss(
     z_bd: Tensor,
     class_b: Tensor,
 ) -> Tensor:
-    found = pair(x)
-    loss = settings.ce * F.cross_entropy(found.answer_bk, class_b)
-    if found.distance is not None:
-        loss = loss + settings.bn * found.distance
+    observed = pair(x)
+    loss = settings.ce * F.cross_entropy(observed.answer_bk, class_b)
+    if observed.distance is not None:
+        loss = loss + settings.bn * observed.distance
     if settings.diversity:
         second = -(-len(x) // 2)
         first = len(x) - second
         pairs = (x[:first], x[second:], z_bd[:first], z_bd[second:])
         loss = loss + settings.diversity * mode_seeking(*pairs)
-    if found.taps:
-        loss = loss - settings.adv * adversarial(_frozen_exits(training, found.taps), found.answer_bk)
-    if found.taps and settings.chase:
-        early = [exit(tap.detach()) for exit, tap in zip(training.exits, found.taps, strict=True)]
-        loss = loss + torch.stack([distillation(e, found.answer_bk, CHASE_TEMPERATURE) for e in early]).sum()
+    if observed.taps:
+        loss = loss - settings.adv * adversarial(_frozen_exits(training, observed.taps), observed.answer_bk)
+    if observed.taps and settings.chase:
+        early = [exit(tap.detach()) for exit, tap in zip(training.exits, observed.taps, strict=True)]
+        loss = loss + torch.stack([distillation(e, observed.answer_bk, CHASE_TEMPERATURE) for e in early]).sum()
     return loss
 
 

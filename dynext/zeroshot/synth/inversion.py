@@ -121,20 +121,20 @@ def moved(
 
 
 def _loss(pair: TeacherAndStudent, x: Tensor, target_b: Tensor, config: Inversion) -> Tensor:
-    found = pair(x)
-    loss = config.ce * F.cross_entropy(found.answer_bk, target_b)
-    if found.distance is not None:
-        loss = config.bn * found.distance + loss
+    observed = pair(x)
+    loss = config.ce * F.cross_entropy(observed.answer_bk, target_b)
+    if observed.distance is not None:
+        loss = config.bn * observed.distance + loss
     loss = loss + config.tv * total_variation(x) + config.l2 * x.square().mean()
-    if found.taps:
-        loss = loss + config.compete * (1 - competition(pair.exits(found.taps), found.answer_bk).mean())
+    if observed.taps:
+        loss = loss + config.compete * (1 - competition(pair.exits(observed.taps), observed.answer_bk).mean())
     return loss
 
 
 def total_variation(x: Tensor) -> Tensor:
     """Mean absolute difference of neighboring pixels, both directions added; samples one pixel high have but one."""
-    found = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
-    return torch.stack(found).sum() if found else x.new_zeros(())
+    differences = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
+    return torch.stack(differences).sum() if differences else x.new_zeros(())
 
 
 def _jittered(x: Tensor, draw: Generator, config: Inversion) -> Tensor:

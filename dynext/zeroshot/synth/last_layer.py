@@ -108,10 +108,10 @@ def answer_and_feature(teacher: nn.Module, layer: Linear | None, x: Tensor) -> t
         answer = teacher(x)
     finally:
         handle.remove()
-    found = seen[-1]
+    feature = seen[-1]
     if isinstance(layer, nn.Conv2d):
-        return answer, found.mean((2, 3))
-    return answer, found.flatten(1, -2).mean(1) if found.ndim > 2 else found
+        return answer, feature.mean((2, 3))
+    return answer, feature.flatten(1, -2).mean(1) if feature.ndim > 2 else feature
 
 
 def feature_layer(teacher: nn.Module, spec: InputSpec) -> Linear | None:
@@ -133,18 +133,18 @@ def answers(teacher: nn.Module, spec: InputSpec) -> Tensor:
     x = as_input(teacher, torch.randn(ASKED, *spec.shape, generator=generator(0)))
     try:
         with evaluating(teacher):
-            found = teacher(x)
+            answer = teacher(x)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise SourceError(
             f"{kind} does not take samples of shape {spec.shape} ({line(error)}); give the shape of one sample that it "
             f"expects"
         ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != ASKED:
-        told = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != ASKED:
+        told = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise SourceError(
             f"{kind} answers {told} for {ASKED} samples; give a net that answers one tensor of logits [b k]"
         )
-    return found
+    return answer
 
 
 def check_logits(teacher: nn.Module, spec: InputSpec) -> None:

@@ -124,19 +124,19 @@ def _shares(
 ) -> tuple[list[float], dict[str, Any]]:
     """The share of each method, and what the provenance tells about them."""
     if shares is not None:
-        found = [share / sum(shares) for share in shares]
-        return found, {"shares": dict(zip(samplers, found, strict=True))}
+        share_m = [share / sum(shares) for share in shares]
+        return share_m, {"shares": dict(zip(samplers, share_m, strict=True))}
     count = min(PROBE, samples_per_chunk(spec.shape))
     probed = [moments(teacher, sampler.sample(count, generator(seed))) for sampler in samplers.values()]
     kinds, wanted = [kind for kind, _ in probed], probed[0][1]
-    found = affordable(list(samplers), best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds))))
+    share_m = affordable(list(samplers), best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds))))
     one = torch.ones(1, dtype=torch.double)
     told = {
-        "shares": {name: round(share, 4) for name, share in zip(samplers, found, strict=True)},
+        "shares": {name: round(share, 4) for name, share in zip(samplers, share_m, strict=True)},
         "loss": {n: float(mixed_loss(one, [kind], wanted)) for n, kind in zip(samplers, kinds, strict=True)},
-        "mixed_loss": float(mixed_loss(torch.tensor(found, dtype=torch.double), kinds, wanted)),
+        "mixed_loss": float(mixed_loss(torch.tensor(share_m, dtype=torch.double), kinds, wanted)),
     }
-    return found, told
+    return share_m, told
 
 
 def affordable(names: Sequence[str], shares: Sequence[float]) -> list[float]:

@@ -27,7 +27,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "fashion_resnet20.json").write_text(json.dumps({"config": {"depth": 8, "width": 2}}))
     monkeypatch.setattr(bundled, "FOLDERS", (folder,))
     module = importlib.import_module("dynext.cli.demo.command")
-    monkeypatch.setattr(module, "QUICK", module.Sizes(rows=32, steps=2, test=64, timing_s=0.0))
+    monkeypatch.setattr(module, "QUICK", module.Sizes(samples=32, steps=2, test=64, timing_s=0.0))
 
 
 @pytest.mark.usefixtures("_stand_in")
