@@ -66,7 +66,7 @@ MADE_WITHOUT_IMAGES = [name for name in METHODS if name != "patches"]
     type=click.Choice(TRAININGS),
     default="frozen",
     show_default=True,
-    help="frozen distils the exits alone, joint the trunk too; the others also teach residual blocks to be skipped.",
+    help="The exits alone, the trunk too, or one of three ways to skip residual blocks as well.",
 )
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
 @click.option("--distill-on-calibration", is_flag=True, help="Distil on those images as well: saves far more.")
@@ -89,8 +89,8 @@ def convert(
 ) -> None:
     """Make MODEL dynamic and save it, with a report, in DIR. No training image is needed.
 
-    A few hundred unlabelled images of the kind the net is for (--calibrate) make its exits far more useful. Some of
-    them are shown in the report. A conversion that was interrupted goes on when the same command is run again.
+    A few hundred unlabelled images of the kind the net is for (--calibrate) make its exits far more useful; the report
+    shows some. An interrupted conversion goes on when the same command is run again.
 
     \b
     Example: dynext convert bundled:fashion_resnet20 -o fashion --calibrate bundled --distill-on-calibration
