@@ -27,7 +27,7 @@ RECORD = "convert.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
+class ConversionTask:
     """A conversion that was looked at and makes sense."""
 
     teacher: nn.Module
@@ -77,7 +77,7 @@ def checked(
     training: Training,
     target: Target,
     run: Run,
-) -> Task:
+) -> ConversionTask:
     """The arguments of `dynext.convert` as a task.
 
     Raises:
@@ -104,7 +104,7 @@ def checked(
         if source is not None:
             _check_given(source, spec, name)
     check_logits(teacher, spec)
-    return Task(
+    return ConversionTask(
         teacher=teacher,
         spec=spec,
         exits=exits,
@@ -158,7 +158,7 @@ def _check_given(source: Source, spec: InputSpec, name: str) -> None:
         )
 
 
-def check_reach(task: Task, net: DynamicNet) -> None:
+def check_reach(task: ConversionTask, net: DynamicNet) -> None:
     """Raises PolicyError for a budget that is not met even if all samples leave at the cheapest exit."""
     budget = task.target.budget
     costs = [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)]
@@ -170,7 +170,7 @@ def check_reach(task: Task, net: DynamicNet) -> None:
         )
 
 
-def check_record(task: Task, net: DynamicNet) -> None:
+def check_record(task: ConversionTask, net: DynamicNet) -> None:
     """Keep in the run's folder what a conversion was asked for; one that was interrupted there must have asked the
     same.
 
@@ -195,7 +195,7 @@ def check_record(task: Task, net: DynamicNet) -> None:
         partial.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def _identity(task: Task, net: DynamicNet) -> dict[str, Any]:
+def _identity(task: ConversionTask, net: DynamicNet) -> dict[str, Any]:
     """One key for each thing that may differ, so that an error can name it."""
     record = task.record()
     flat = {

@@ -22,7 +22,7 @@ from dynext.policy.table import ExitTable
 from dynext.train.drift import lost_by_drift
 from dynext.types import Source
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.convert_checks import Task, check_reach, check_record, pixels_digest
+from dynext.zeroshot.convert_checks import ConversionTask, check_reach, check_record, pixels_digest
 from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted, recalibrated
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.joint import JointReport, distill_jointly
@@ -43,7 +43,7 @@ from dynext.zeroshot.time_budget import (
 log = logging.getLogger("dynext")
 
 
-def attached(task: Task) -> DynamicNet:
+def attached(task: ConversionTask) -> DynamicNet:
     """The teacher as stages with untrained exits, their times measured; skipping needs stages around residual
     blocks.
     """
@@ -61,7 +61,7 @@ def attached(task: Task) -> DynamicNet:
     return net
 
 
-def planned(task: Task, net: DynamicNet) -> Task:
+def planned(task: ConversionTask, net: DynamicNet) -> ConversionTask:
     """The task with as many samples and steps as the minutes allow; as it is where nobody set a time."""
     if task.run.minutes is None:
         return task
@@ -80,7 +80,7 @@ def planned(task: Task, net: DynamicNet) -> Task:
     return replace(task, training=training, synthesis=synthesis)
 
 
-def workload(task: Task) -> Workload:
+def workload(task: ConversionTask) -> Workload:
     """What there is to do beside synthesizing and distilling once, for a time budget."""
     joint, skip, images = isinstance(task.training, Joint), isinstance(task.training, Skip), task.calibrate
     cross_fit = images is not None and images.distill
@@ -94,7 +94,7 @@ def workload(task: Task) -> Workload:
     )
 
 
-def samples_to_distil_on(task: Task) -> Source:
+def samples_to_distil_on(task: ConversionTask) -> Source:
     """The samples that were given, or a bank of synthesized ones."""
     samples = task.given
     if isinstance(task.synthesis, Synthesis):
@@ -130,7 +130,7 @@ class Students:
     skipper: Skipper | None = None
 
 
-def taught(task: Task, net: DynamicNet, samples: Source) -> Students:
+def taught(task: ConversionTask, net: DynamicNet, samples: Source) -> Students:
     """The trunk trained as the task says, or left alone, and what heads see of the samples."""
     features = cache_features(net, task.teacher, samples, progress=task.run.progress)
     students = Students(net=net, features=features, fit_heads=_head_fitter(task))
@@ -141,14 +141,14 @@ def taught(task: Task, net: DynamicNet, samples: Source) -> Students:
     return students
 
 
-def _head_fitter(task: Task) -> Callable[[DynamicNet, Features, str, float], DynamicNet]:
+def _head_fitter(task: ConversionTask) -> Callable[[DynamicNet, Features, str, float], DynamicNet]:
     def fit_heads(start: DynamicNet, features: Features, name: str, share: float = 1.0) -> DynamicNet:
         return distill(start, None, features, **_carried_out(task, name, round(share * task.training.steps)))
 
     return fit_heads
 
 
-def _carried_out(task: Task, name: str, steps: int) -> FitOptions:
+def _carried_out(task: ConversionTask, name: str, steps: int) -> FitOptions:
     """How every training of a conversion is carried out."""
     return {
         "steps": steps,
@@ -159,7 +159,7 @@ def _carried_out(task: Task, name: str, steps: int) -> FitOptions:
     }
 
 
-def _jointly(task: Task, training: Joint, students: Students, samples: Source) -> Students:
+def _jointly(task: ConversionTask, training: Joint, students: Students, samples: Source) -> Students:
     net, report = distill_jointly(
         students.fit_heads(students.net, students.features, "heads-before", 1.0),
         task.teacher,
@@ -171,7 +171,7 @@ def _jointly(task: Task, training: Joint, students: Students, samples: Source) -
     return replace(students, net=net, features=features, joint=report)
 
 
-def _skipping(task: Task, training: Skip, students: Students, samples: Source) -> Skipper:
+def _skipping(task: ConversionTask, training: Skip, students: Students, samples: Source) -> Skipper:
     learned = teach_to_skip(
         students.net,
         task.teacher,
@@ -200,7 +200,7 @@ class Decided:
     shift: Shift | None = None
 
 
-def decided_without_images(task: Task, students: Students) -> Decided:
+def decided_without_images(task: ConversionTask, students: Students) -> Decided:
     """Thresholds from further synthesized samples of two kinds."""
     net = students.fit_heads(students.net, students.features, "heads", 1.0)
     seed = free_seed(task.run.seed + 1, task.given)
@@ -227,7 +227,7 @@ def decided_without_images(task: Task, students: Students) -> Decided:
     return _as_decided(net, unseen.policy, unseen.table, students.skipper, unseen.shift)
 
 
-def decided(task: Task, students: Students) -> Decided:
+def decided(task: ConversionTask, students: Students) -> Decided:
     """Thresholds, class biases and temperatures from unlabelled samples, which exits may have learned from as well."""
     images = task.calibrate
     assert images is not None  # noqa: S101  `convert` has looked
@@ -262,7 +262,7 @@ def _as_decided(
     return Decided(net=skipper.net if skipper is not None and skips else net, policy=policy, table=table, shift=shift)
 
 
-def told(task: Task, samples: Source, students: Students, outcome: Decided) -> dict[str, Any]:
+def told(task: ConversionTask, samples: Source, students: Students, outcome: Decided) -> dict[str, Any]:
     """The record of the conversion: its settings, and what was found out on the way."""
     images, skipper = task.calibrate, students.skipper
     return {
