@@ -21,9 +21,8 @@ from dynext.errors import PolicyError
 CONFIDENCES = ("max_probability", "margin", "entropy", "patience")
 """Largest probability; gap between the two largest; 1 - normalized entropy; equal answers in a row."""
 
-
 FEATURES = ("max_probability", "margin", "entropy")
-"""What a learned gate looks at."""
+"""What a learned gate computes its confidence from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,8 @@ class Learned:
         if exit == len(self.weight_e):
             return confidence(logits_nk, "max_probability")
         *weights, constant = self.weight_e[exit]
-        seen_nf = gate_features(logits_nk)
-        return (seen_nf @ seen_nf.new_tensor(weights) + constant).sigmoid()
+        feature_nf = gate_features(logits_nk)
+        return (feature_nf @ feature_nf.new_tensor(weights) + constant).sigmoid()
 
     def to_dict(self) -> dict[str, Any]:
         return {"learned": [list(weights) for weights in self.weight_e]}
@@ -65,7 +64,7 @@ Measure = str | Learned
 
 
 def gate_features(logits_nk: Tensor) -> Tensor:
-    """What a learned gate looks at ``[n 3]``: `FEATURES`, from one exit's logits."""
+    """What a learned gate expects ``[n 3]``: `FEATURES`, from one exit's logits."""
     return torch.stack([confidence(logits_nk, name) for name in FEATURES], dim=-1)
 
 
@@ -120,6 +119,17 @@ def confidences(
         else:
             column_e.append(torch.full((len(logits_nek),), torch.nan, device=logits_nek.device))
     return torch.stack(column_e, dim=1)
+
+
+def first_sure_exit(conf_ne: Tensor, threshold_e: Sequence[float | None]) -> Tensor:
+    """The first exit whose confidence reaches its threshold, of each row ``[n]`` (int64); the last where none does.
+
+    ``None`` is the threshold of an exit that is off; the last exit's own plays no part.
+    """
+    limit_e = torch.tensor([torch.inf if threshold is None else threshold for threshold in threshold_e])
+    leaves_ne = conf_ne >= limit_e.to(conf_ne)
+    leaves_ne[:, -1] = True
+    return leaves_ne.int().argmax(1)
 
 
 class Confidence:

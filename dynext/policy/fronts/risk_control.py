@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, get_args
 
-import torch
-
 from dynext.errors import PolicyError
 from dynext.policy.bounds import upper_bound
-from dynext.policy.confidence import confidences
+from dynext.policy.confidence import confidences, first_sure_exit
 from dynext.policy.fronts.front import Front
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
@@ -53,17 +51,17 @@ def control_risk(
     table.check_whole("risk control")
     if risk == "accuracy" and table.basis != "labels":
         raise PolicyError("accuracy is bounded on labelled samples only; give some, or risk='disagreement'")
-    told = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
-    picked: tuple[Policy, str] | None = None
+    terms = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
+    chosen = static = replace(Policy.never(table.num_exits), basis=table.basis, note=f"No exit is safe: {terms}.")
     for policy, lost in _lost(front, table, risk):
+        if not any(policy.enabled_e[:-1]):
+            chosen = static  # it loses nothing, and policies before it cost more
+            continue
         bound = float(upper_bound(lost, len(table), delta))
-        if bound > max_drop and any(policy.enabled_e[:-1]):
+        if bound > max_drop:
             break
-        picked = policy, f"{lost} samples lost, bound {bound:.2%}"
-    if picked is None or not any(picked[0].enabled_e[:-1]):
-        return replace(Policy.never(table.num_exits), basis=table.basis, note=f"No exit is safe: {told}.")
-    policy, found = picked
-    return replace(policy, note=f"{policy.note} {found}: {told}.")
+        chosen = replace(policy, note=f"{policy.note} {lost} samples lost, bound {bound:.2%}: {terms}.")
+    return chosen
 
 
 def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, int]]:
@@ -76,7 +74,5 @@ def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, 
     else:
         lost_ne = table.right_ne[:, -1:] & ~table.right_ne
     for policy in reversed(front.policies):
-        limit_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
-        leaves_ne = sure_ne >= limit_e.to(sure_ne)
-        leaves_ne[:, -1] = True
-        yield policy, int(lost_ne.gather(1, leaves_ne.int().argmax(1, keepdim=True)).sum())
+        exit_n = first_sure_exit(sure_ne, policy.threshold_e)
+        yield policy, int(lost_ne.gather(1, exit_n[:, None]).sum())
