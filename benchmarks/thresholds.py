@@ -82,11 +82,11 @@ def held_out_table(given: argparse.Namespace) -> dx.ExitTable:
     samples = dx.data.fashion_mnist("train") if given.samples is None else dx.data.array(given.samples, opened.spec)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(given.seed))
     order = order[: SAMPLES // 4 if given.quick else SAMPLES]
-    taught, others = samples.subset(order[: len(order) // 4]), samples.subset(order[len(order) // 4 :])
+    distilled_on, others = samples.subset(order[: len(order) // 4]), samples.subset(order[len(order) // 4 :])
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape))
     net = dx.attach(staged, dx.default_heads(staged.num_classes), seed=given.seed)
     steps = STEPS // 10 if given.quick else STEPS
-    return dx.collect(dx.distill(net, None, taught.unlabelled(), steps=steps, seed=given.seed), others)
+    return dx.collect(dx.distill(net, None, distilled_on.unlabelled(), steps=steps, seed=given.seed), others)
 
 
 def saved_and_lost(held_out: dx.ExitTable, draw: int, allowed: float, rule: Rule) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""A budget for a whole batch: easy rows leave so that hard ones can be afforded, and the budget holds for each batch.
+"""A budget for a whole batch: easy rows leave early, and what that saves is spent on the hard ones of the same batch.
 
-Thresholds keep a budget on average over many rows. Here the rows of a batch compete: at each exit the least sure ones
-go on, as many as what is left can pay for.
+Thresholds keep a budget on average over many rows; a plan keeps it on each batch. At each exit the least sure rows go
+on, as many as what is left of the budget can pay for.
 
 Shape legend: b rows in a batch, n rows of a table, e exits (the last is the full net).
 """

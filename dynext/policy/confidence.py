@@ -1,4 +1,4 @@
-"""How sure an exit is of a row. Always in [0, 1], higher is surer; a row whose logits make no sense gets NaN.
+"""How sure an exit is of a row: always in [0, 1], higher is surer; NaN where a logit is NaN or positive infinity.
 
 NaN reaches no threshold, so such a row never leaves early: it goes on to the last exit.
 
@@ -27,9 +27,9 @@ FEATURES = ("max_probability", "margin", "entropy")
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A measure that gates have learned: ``sigmoid(w . (max probability, margin, 1 - entropy) + c)``, an exit's own.
+    """A measure of confidence that gates have learned: ``sigmoid(w . (max probability, margin, 1 - entropy) + c)``.
 
-    At the last exit, where everybody leaves, it is the max probability.
+    Every early exit has weights of its own; at the last exit, where everybody leaves, it is the max probability.
 
     Raises:
         PolicyError: weights that are not finite, or not four an exit.
@@ -133,7 +133,7 @@ def first_sure_exit(conf_ne: Tensor, threshold_e: Sequence[float | None]) -> Ten
 
 
 class Confidence:
-    """The same, exit after exit, over the rows that are still in a dynamic run.
+    """Confidences exit after exit, for the rows that are still in a dynamic run.
 
     Patience is the number of equal consecutive answers, this exit's included, divided by the number of exits:
     among four exits a threshold of 0.5 asks for two equal answers.

@@ -1,7 +1,7 @@
 """Every shared threshold of a set of exits, counted at once.
 
 Once temperatures are set, equal confidences mean equal risk at every exit, so that one threshold shared by the exits
-that are on is near the best there is, and a family with one parameter is one that few rows can tell about.
+that are on is near the best there is; and few rows are enough to choose a single parameter.
 
 Shape legend: n rows, e exits (the last is the full net), t thresholds, ascending.
 """

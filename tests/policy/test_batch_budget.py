@@ -88,9 +88,9 @@ def test_plans_that_do_not_fit_are_refused() -> None:
         with pytest.raises(PolicyError, match="a finite number"):
             plan_batch(table, policy, budget=endless)
     plan = plan_batch(table, policy, budget=0.9)
-    dearer = replace(plan, segment_macs_e=tuple(macs + 1 for macs in plan.segment_macs_e))
+    costlier = replace(plan, segment_macs_e=tuple(macs + 1 for macs in plan.segment_macs_e))
     with pytest.raises(PolicyError, match="make a plan on a table of this net"):
-        dx.policies.run_batch(net, x, dearer)
+        dx.policies.run_batch(net, x, costlier)
     with pytest.raises(SourceError, match="give one or more of shape"):
         dx.policies.run_batch(net, x[:0], plan)
     with pytest.raises(PolicyError, match="lengths|plan of"):

@@ -76,9 +76,10 @@ class Front:
 
 
 class Grid:
-    """Thresholds for each early exit, and what sets of them do on a table: one number a policy and exit.
+    """Thresholds for each early exit of a table, and what combinations of them do there.
 
-    Number i below the number of an exit's thresholds means the i-th; that number itself means the exit is off.
+    A policy is a number for each exit ``[e]``: i means the exit's i-th threshold (from 0, ascending), and the number
+    of its thresholds means that the exit is off.
 
     Raises:
         PolicyError: patience, whose confidences depend on which exits run, or rows that skipped stages.

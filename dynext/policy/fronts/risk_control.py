@@ -24,10 +24,10 @@ def control_risk(
 ) -> Policy:
     """The cheapest policy of ``front`` by which at most ``max_drop`` is lost, with probability 1 - ``delta``.
 
-    ``table`` must hold other rows than the front was drawn on. Policies are tested on them from the dearest on, each at
-    ``delta``, until the first whose upper bound exceeds ``max_drop``: the order comes from other rows, so that testing
-    many needs no correction. No policy that passes is an answer too: the static net, whose note says so. A front by
-    labels may begin with policies that beat the full net and disagree with it; to bound disagreement, draw it on a
+    ``table`` must hold other rows than the front was drawn on. Policies are tested on them from the most expensive on,
+    each at ``delta``, until the first whose upper bound exceeds ``max_drop``: the order comes from other rows, so that
+    testing many needs no correction. Where no policy passes, the answer is the static net, whose note says so. A front
+    by labels may begin with policies that beat the full net and disagree with it; to bound disagreement, draw it on a
     table without labels.
 
     Args:
@@ -65,7 +65,7 @@ def control_risk(
 
 
 def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, int]]:
-    """The front's policies from the dearest on, each with how many rows it loses; confidences are taken once."""
+    """The front's policies from the most expensive on, each with how many rows it loses; confidences are taken once."""
     first = front.policies[0]
     first.check_exits(table.num_exits)
     sure_ne = confidences(table.logits_nek, first.confidence, first.temperature_e)
