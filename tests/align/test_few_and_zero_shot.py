@@ -56,7 +56,7 @@ def test_few_shots_are_prototypes_at_every_exit(
     assert (right >= 0.5).all(), "examples lie near their own prototypes"
 
     check_net(found, x)
-    policy = dx.choose(dx.collect(found, examples), budget=0.9, min_support=0)
+    policy = dx.choose(dx.collect(found, examples), budget=0.9, rule=dx.policies.SafeRule(min_support=0))
     outcome = dx.simulate(dx.collect(found, rows.unlabelled()), policy)
     assert found.run(x, policy).macs.tolist() == outcome.macs_n[:12].tolist()
 
