@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.graph.macs import param_bytes
+from dynext.text_table import text_table
 
 OUTPUT = "output"
 """Name of the last stage, the one that gives the logits."""
@@ -115,7 +116,7 @@ class StagedNet(nn.Module):
     def table(self) -> str:
         """The stages as text: where each ends, what it hands on, what it costs, whether a sample may skip it."""
         header = ("stage", "ends after", "live tensors", "MACs", "up to here", "skippable")
-        return _aligned([header, *self._lines()])
+        return text_table([header, *self._lines()], left=(1, 2, 5))
 
     def _lines(self) -> list[tuple[str, ...]]:
         lines: list[tuple[str, ...]] = []
@@ -130,16 +131,3 @@ class StagedNet(nn.Module):
 
     def __str__(self) -> str:
         return self.table()
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Text columns left, numbers right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = (1, 2, 5)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
