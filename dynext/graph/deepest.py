@@ -41,8 +41,7 @@ def with_deepest(staged: StagedNet) -> StagedNet:
 
 @torch.no_grad()
 def _live_into_last(staged: StagedNet) -> tuple[Tensor, ...]:
-    like = next(staged.parameters())
-    x = like.new_zeros(2, *staged.input_shape)
+    x = staged.zeros(2)
     lives = [(x,), *(live for _, live in walk(staged.stages[:-1], x))]
     return lives[-1]
 

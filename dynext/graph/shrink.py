@@ -20,7 +20,7 @@ from dynext.errors import SplitError, line
 from dynext.graph.macs import count_macs
 from dynext.graph.stage import Stage, StagedNet
 
-ROWS = 2
+NUM_SAMPLES = 2
 """How many samples figures are measured with."""
 
 
@@ -54,8 +54,7 @@ def measured(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
     Raises:
         SplitError: a stage that cannot take what the one before gives; its name is said.
     """
-    like = next(staged.parameters())
-    live: tuple[Tensor, ...] = (like.new_zeros(ROWS, *staged.input_shape),)
+    live: tuple[Tensor, ...] = (staged.zeros(NUM_SAMPLES),)
     stages = []
     for stage in staged.eval().stages:
         try:

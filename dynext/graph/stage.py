@@ -103,6 +103,11 @@ class StagedNet(nn.Module):
         """Run ``x [b ...]`` through the stages; gives each stage with the tensors that are live after it."""
         return walk(self.stages, x)
 
+    def zeros(self, count: int) -> Tensor:
+        """``count`` samples of zeros ``[b ...]``, of the type of the net's parameters and on their device."""
+        like = next(self.parameters(), torch.empty(()))
+        return like.new_zeros(count, *self.input_shape)
+
     @property
     def macs(self) -> int:
         """MACs per sample of the whole net."""

@@ -63,9 +63,8 @@ def attach_gates(
 
 def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:
     """Gates for these very stages from their JSON (as an artifact keeps it), with their costs."""
-    like = next(staged.parameters(), torch.empty(()))
-    gates = build_gates(spec).to(device=like.device, dtype=like.dtype).eval()
-    x = torch.zeros(2, *staged.input_shape, dtype=like.dtype, device=like.device)
+    x = staged.zeros(2)
+    gates = build_gates(spec).to(x).eval()
     try:
         gates.start_macs = count_macs(gates.begin, x)
         with torch.no_grad():
@@ -83,12 +82,12 @@ def from_specs(
     staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int], gates: GateSpec | None = None
 ) -> DynamicNet:
     """A dynamic net on these very stages, heads and gates built from their JSON (as an artifact keeps it)."""
-    like = next(staged.parameters(), torch.empty(()))
+    like = staged.zeros(0)
     exits = []
     for spec, s in zip(specs, places, strict=True):
         stage = staged.stages[s]
-        exit = build_exit(spec, after=s, name=stage.name).to(device=like.device, dtype=like.dtype).eval()
-        tap = torch.zeros(2, *_tap_shape(stage), dtype=like.dtype, device=like.device)
+        exit = build_exit(spec, after=s, name=stage.name).to(like).eval()
+        tap = like.new_zeros(2, *_tap_shape(stage))
         try:
             exit.macs = count_macs(exit, tap)
         except RuntimeError as error:

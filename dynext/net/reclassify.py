@@ -20,7 +20,8 @@ from dynext.modules.exits import Exit
 from dynext.modules.projections import layers_in_order, projection_spec
 from dynext.net.attach import from_specs
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.embeddings import embedding_sizes, last_linear
+from dynext.net.embeddings import embedding_sizes
+from dynext.net.last_layer import last_linear
 from dynext.net.prototypes import SCALE, Prototypes
 from dynext.seeding import seeded
 

@@ -10,7 +10,8 @@ from dynext.errors import FitError, PolicyError, SourceError
 from dynext.modules.exits import build_exit
 from dynext.modules.projections import build_projection, projection_spec
 from dynext.net.cascade import cascade
-from dynext.net.embeddings import embedding_sizes, last_linear
+from dynext.net.embeddings import embedding_sizes
+from dynext.net.last_layer import last_linear
 from dynext.net.prototypes import class_means, cosine_logits
 
 DRAW = torch.Generator().manual_seed(0)
