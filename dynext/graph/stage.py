@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from dynext.graph.macs import param_bytes
 from dynext.text_table import text_table
 
+LiveTensors = tuple[Tensor, ...]
+"""What is handed from stage to stage: tensors ``[b ...]``."""
+
 OUTPUT = "output"
 """Name of the last stage, the one that gives the logits."""
 
@@ -53,7 +56,7 @@ class Stage(nn.Module):
         self.macs = macs
         self.param_bytes = param_bytes(body)
 
-    def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *live: Tensor) -> LiveTensors:
         out = self.body(*live)
         return tuple(out) if isinstance(out, tuple | list) else (out,)
 
@@ -61,10 +64,8 @@ class Stage(nn.Module):
         return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"
 
 
-def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
-    """Run the live tensors through ``stages``, one after the other; gives each with the tensors that are live after
-    it.
-    """
+def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, LiveTensors]]:
+    """Run the live tensors through ``stages`` in turn; gives each stage with the tensors that are live after it."""
     for stage in stages:
         live = stage(*live)
         yield stage, live
@@ -94,12 +95,12 @@ class StagedNet(nn.Module):
         self.shrunk: dict[str, Any] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        live: tuple[Tensor, ...] = (x,)
+        live: LiveTensors = (x,)
         for stage in self.stages:  # no generator here: torch.compile and torch.export read this method
             live = stage(*live)
         return live[0]
 
-    def walk(self, x: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
+    def walk(self, x: Tensor) -> Iterator[tuple[Stage, LiveTensors]]:
         """Run ``x [b ...]`` through the stages; gives each stage with the tensors that are live after it."""
         return walk(self.stages, x)
 
