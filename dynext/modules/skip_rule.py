@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-Keep = Sequence["float | None"]
+SkipRule = Sequence["float | None"]
 """Per gated stage the least probability at which a sample runs it; ``None``: always, and the gate is not asked."""
 
 

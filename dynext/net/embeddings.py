@@ -49,6 +49,12 @@ class Embeddings:
         )
 
 
+def check_embeddings(net: DynamicNet) -> None:
+    """Raises FitError: a cascade, whose exits have no embeddings."""
+    if net.cascade is not None:
+        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+
+
 def embed_batch(net: DynamicNet, x: Tensor) -> EmbeddedBatch:
     """Embeddings and logits of every exit for samples ``x [b ...]``, in the mode that the net is in.
 
@@ -79,8 +85,7 @@ def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -
         FitError: the net does not end in a linear layer, or its exits build on each other.
     """
     check_samples(source, net.staged.input_shape)
-    if net.cascade is not None:
-        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+    check_embeddings(net)
     like = next(net.parameters())
     embedded: list[EmbeddedBatch] = []
     labels: list[Tensor] = []

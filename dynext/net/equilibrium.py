@@ -22,7 +22,7 @@ def rescale_gradient(x: Tensor, factor: float) -> Tensor:
     >>> x.grad
     tensor([1.5000])
     """
-    same = x.view_as(x)  # a node of its own in the graph: who else reads x sends back a gradient that is not rescaled
+    same = x.view_as(x)  # a graph node of its own: the gradient of what else reads x is not rescaled
     if same.requires_grad:
         same.register_hook(lambda gradient: gradient * factor)
     return same

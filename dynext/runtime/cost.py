@@ -66,9 +66,9 @@ class CostTable:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> CostTable:
-        tables = {k: tuple(map(tuple, found[k])) for k in ("stage_ms", "exit_ms", "gather_ms")}
-        return cls(rows=tuple(found["rows"]), device=found["device"], threads=found["threads"], **tables)
+    def from_dict(cls, saved: dict[str, Any]) -> CostTable:
+        tables = {k: tuple(map(tuple, saved[k])) for k in ("stage_ms", "exit_ms", "gather_ms")}
+        return cls(rows=tuple(saved["rows"]), device=saved["device"], threads=saved["threads"], **tables)
 
     def _between(self, ms: Sequence[float], rows: int) -> float:
         right = bisect_left(self.rows, rows)

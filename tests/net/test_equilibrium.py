@@ -36,9 +36,9 @@ def test_the_trunk_gets_the_mean_over_the_exits_behind(name: str) -> None:
     logits_e, taps = logits_in_equilibrium(net, x)
     torch.testing.assert_close(torch.stack(logits_e, 1), net.all_exits(x), rtol=0, atol=0)
     assert len(taps) == len(net.staged.stages) - 1
-    found = torch.autograd.grad(torch.stack(losses(logits_e)).sum(), params, materialize_grads=True)
+    gradients = torch.autograd.grad(torch.stack(losses(logits_e)).sum(), params, materialize_grads=True)
     segments, balanced = segment_of(net), 0
-    for p, gradient, *alone in zip(params, found, *alone_e, strict=True):
+    for p, gradient, *alone in zip(params, gradients, *alone_e, strict=True):
         whole = torch.stack(alone).sum(0)
         if id(p) in segments and len(segments[id(p)]) == 1:
             (segment,) = segments[id(p)]
@@ -65,8 +65,8 @@ def test_without_balance_the_trunk_gets_the_sum() -> None:
     net, x = dynamic("residual")
     params = list(net.staged.parameters())
     wanted = torch.autograd.grad(torch.stack(losses(list(net.all_exits(x).unbind(1)))).sum(), params)
-    found = torch.autograd.grad(torch.stack(losses(logits_in_equilibrium(net, x, balance=False)[0])).sum(), params)
-    for ours, theirs in zip(found, wanted, strict=True):
+    gradients = torch.autograd.grad(torch.stack(losses(logits_in_equilibrium(net, x, balance=False)[0])).sum(), params)
+    for ours, theirs in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
