@@ -1,7 +1,7 @@
 """Gates: per sample, run or skip a stage whose input goes through to its output.
 
 A gate's answer is a logit ``[b]``: its sigmoid is the probability that the sample runs the stage. What a gate remembers
-from one block to the next it hands back as tensors, one sample each; nothing stays on the module.
+from one block to the next it hands back as tensors ``[b ...]``; nothing stays on the module.
 
 Shapes: b samples in a batch, g gated stages, c channels, h height, w width, t tokens, d features.
 """

@@ -59,7 +59,7 @@ def gated(net: DynamicNet, x: Tensor, decide: Decide, asked_g: Sequence[bool] | 
     logit_g, run_g = [always] * len(gates), [torch.ones_like(always)] * len(gates)
     live: LiveTensors = (x,)
     tap, taps = x, []
-    exits = {exit.after for exit in net.exits}
+    exits = set(net.exit_stages[:-1])
     for s, stage in enumerate(net.staged.stages):
         g = gate_of.get(s)
         if g is None:

@@ -41,10 +41,9 @@ def _measured(net: DynamicNet, num_samples: Sequence[int], budget_ms: float) -> 
     like = next(net.parameters())
     generator = torch.Generator().manual_seed(0)
     stages = net.staged.stages
-    table = {"stage_ms": [], "exit_ms": [], "gather_ms": []}  # type: dict[str, list[list[float]]]
-    table["stage_ms"] = [[] for _ in stages]
-    table["gather_ms"] = [[] for _ in stages]
-    table["exit_ms"] = [[] for _ in net.exits]
+    stage_ms: list[list[float]] = [[] for _ in stages]
+    gather_ms: list[list[float]] = [[] for _ in stages]
+    exit_ms: list[list[float]] = [[] for _ in net.exits]
     timed: list[int] = []
     for count in num_samples:
         x = torch.randn(count, *net.staged.input_shape, generator=generator).to(like)
@@ -53,17 +52,23 @@ def _measured(net: DynamicNet, num_samples: Sequence[int], budget_ms: float) -> 
         for s, stage in enumerate(stages):
             given = live
             ms, live = _timed(lambda: stage(*given), like.device, budget_ms)  # noqa: B023
-            table["stage_ms"][s].append(ms)
-            table["gather_ms"][s].append(_timed(lambda: [t[all_b] for t in live], like.device, budget_ms / 4)[0])  # noqa: B023
+            stage_ms[s].append(ms)
+            gather_ms[s].append(_timed(lambda: [t[all_b] for t in live], like.device, budget_ms / 4)[0])  # noqa: B023
             for e, exit in enumerate(net.exits):
                 if exit.after == s:
                     tap = live[stage.tap]
-                    table["exit_ms"][e].append(_timed(lambda: exit(tap), like.device, budget_ms / 4)[0])  # noqa: B023
+                    exit_ms[e].append(_timed(lambda: exit(tap), like.device, budget_ms / 4)[0])  # noqa: B023
         timed.append(count)
-        if sum(line[-1] for line in table["stage_ms"]) > LONG_MS:
+        if sum(ms[-1] for ms in stage_ms) > LONG_MS:
             break
-    lines = {name: tuple(map(tuple, ms)) for name, ms in table.items()}
-    return CostTable(rows=tuple(timed), device=like.device.type, threads=torch.get_num_threads(), **lines)
+    return CostTable(
+        rows=tuple(timed),
+        stage_ms=tuple(map(tuple, stage_ms)),
+        exit_ms=tuple(map(tuple, exit_ms)),
+        gather_ms=tuple(map(tuple, gather_ms)),
+        device=like.device.type,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _timed(work: Callable[[], T], device: torch.device, budget_ms: float) -> tuple[float, T]:

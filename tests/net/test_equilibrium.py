@@ -78,6 +78,14 @@ def test_stages_without_an_exit_are_walked_through() -> None:
     assert len(taps) == len(net.staged.stages) - 1
 
 
+def test_rescaling_holds_in_a_second_backward_pass_and_under_torch_func() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(rescale_gradient(x, 0.25).pow(3).sum(), x, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), x)[0].tolist() == [0.375, 0.75]
+    gradient = torch.func.grad(lambda x: rescale_gradient(x, 0.25).pow(3).sum())(x.detach())
+    assert gradient.tolist() == [0.75, 3.0]
+
+
 def test_rescaling_changes_the_gradient_alone() -> None:
     x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     y = rescale_gradient(x, 0.25)
