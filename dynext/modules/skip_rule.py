@@ -17,6 +17,7 @@ SkipRule = Sequence["float | None"]
 def runs(logit_b: Tensor, keep: float | None) -> Tensor:
     """Which samples run ``[b]``, bool. A sample whose gate says NaN runs: what is not understood is not left out.
 
+    >>> import torch
     >>> runs(torch.tensor([-1.0, 0.0, math.nan]), 0.5).tolist()
     [False, True, True]
     """
