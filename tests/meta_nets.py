@@ -61,7 +61,7 @@ NETS = {
     "several live tensors": cache(lambda: zoo_net("unet_like")),
     "shared weights": cache(lambda: zoo_net("shared_weights")),
 }
-"""ModelAndExample once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
+"""Made once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
 
 
 def some_rows(num_classes: int, support: int = 6, query: int = 9, seed: int = 0) -> Rows:

@@ -33,12 +33,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_stand_in")
 def test_the_whole_story(tmp_path: Path) -> None:
     text = done("demo", "--quick", "--out", tmp_path / "story", "--seed", "1")
-    headings = [
-        "1. The static net",
-        "2. ModelAndExample dynamic without any image",
-        "3. The same exits",
-        "4. The same 500 images",
-    ]
+    headings = ["1. The static net", "2. Made dynamic without any image", "3. The same exits", "4. The same 500 images"]
     places = [text.index(heading) for heading in (*headings, "What it comes to", "An easy image", "A hard one")]
     assert places == sorted(places)
     table = text[places[4] :].splitlines()[1:7]
