@@ -35,7 +35,7 @@ import torch
 from harness import earlier, figure, parser, table, write
 
 import dynext as dx
-from dynext.net.embeddings import given_to, last_linear
+from dynext.net.last_layer import given_to, last_linear
 
 AFTER = (0.15, 0.3, 0.45, 0.7)
 HELD_OUT = (2, 5, 8)

@@ -25,8 +25,9 @@ class ConformanceError(DynextError, AssertionError):
 def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
     """The invariants of a dynamic net on samples ``x [b ...]``, b at least 4.
 
-    Exits agree in shape; never leaving gives ``net(x)``, always leaving exit 0; half the samples leaving at each exit,
-    a batch answers like its samples alone, in any order; predicted MACs are booked MACs; nothing in the net changes.
+    Exits agree in shape; never leaving gives ``net(x)``, always leaving exit 0; with half the samples leaving at each
+    exit, a batch answers like its samples alone, in any order; predicted MACs are the observed ones; nothing in the net
+    changes.
 
     Raises:
         ConformanceError: names the promise that is broken.
@@ -37,9 +38,9 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
     _expect(all_bek.shape == (len(x), net.num_exits, net.num_classes), f"all_exits gives {tuple(all_bek.shape)}")
     _close(all_bek[:, -1], final, "the last exit is not forward(x)", rtol, atol)
     never = net.run(x, Policy.never(net.num_exits))
-    _close(never.logits, final, "a policy that lets nobody leave does not give forward(x)", rtol, atol)
+    _close(never.logits, final, "a policy by which no sample leaves does not give forward(x)", rtol, atol)
     always = net.run(x, Policy.always(net.num_exits))
-    _close(always.logits, all_bek[:, 0], "a policy that lets everybody leave does not give exit 0", rtol, atol)
+    _close(always.logits, all_bek[:, 0], "a policy by which every sample leaves does not give exit 0", rtol, atol)
     confidence_be = all_bek.float().softmax(-1).amax(-1)
     threshold_e = confidence_be.median(dim=0).values.tolist()
     policy = Policy(threshold_e=(*threshold_e[:-1], 0.0), temperature_e=(1.0,) * net.num_exits)
@@ -53,7 +54,7 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
         _expect(int(turned.exit[-1 - i]) == int(whole.exit[i]), f"sample {i} leaves elsewhere in another order")
         _expect(int(predicted.exit_n[i]) == int(whole.exit[i]), f"sample {i} leaves elsewhere than its table says")
         _close(whole.logits[i], all_bek[i, int(whole.exit[i])], f"sample {i} is not answered by its exit", rtol, atol)
-        _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the booked ones")
+        _expect(int(predicted.macs_n[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the observed ones")
         _close(alone.logits[0], whole.logits[i], f"sample {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     _expect(same, "running the net changed its parameters or buffers")
@@ -63,47 +64,49 @@ def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float =
     """The invariants of a net with gates on samples ``x [b ...]``, b at least 4.
 
     Asking no sample to skip gives ``net(x)``; with each gate's threshold at its median, a batch answers like its
-    samples alone, in any order, and as the masked pass says; predicted MACs are booked MACs; nothing in the net or the
-    samples changes.
+    samples alone, in any order, and as the masked pass says; predicted MACs are the observed ones; nothing in the net
+    or the samples changes.
 
     Raises:
         ConformanceError: names the promise that is broken. PolicyError: the net has no gates.
     """
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    rows = x.clone()
+    kept_x = x.clone()
     with torch.no_grad():
         final, (keep_g, clear) = net(x), halving_rule(net, x)
-        seen = gated(net, x, greedy(keep_g))
+        passed = gated(net, x, greedy(keep_g))
     nobody = net.run(x, Policy.skipping(net.num_exits, net.num_gates, keep=0.0))
-    _close(nobody.logits, final, "a policy by which nobody skips does not give forward(x)", rtol, atol)
+    _close(nobody.logits, final, "a policy by which no sample skips does not give forward(x)", rtol, atol)
     policy = replace(Policy.never(net.num_exits), keep_g=keep_g)
     whole, turned = net.run(x, policy), net.run(x.flip(0), policy)
-    predicted = trunk_macs(net, seen.run_bg, keep_g)[:, -1]
+    predicted = trunk_macs(net, passed.run_bg, keep_g)[:, -1]
     for i in clear.tolist():
         alone = net.run(x[i : i + 1], policy)
         _expect(torch.equal(_ran(alone)[0], _ran(whole)[i]), f"sample {i} skips other stages alone than in a batch")
         _expect(torch.equal(_ran(turned)[-1 - i], _ran(whole)[i]), f"sample {i} skips other stages in another order")
-        _expect(torch.equal(seen.run_bg[i] > 0, _ran(whole)[i]), f"sample {i} skips other stages than the masked pass")
-        _expect(int(predicted[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the booked ones")
+        _expect(
+            torch.equal(passed.run_bg[i] > 0, _ran(whole)[i]), f"sample {i} skips other stages than the masked pass"
+        )
+        _expect(int(predicted[i]) == int(whole.macs[i]), f"sample {i}: predicted MACs are not the observed ones")
         _expect(int(alone.macs) == int(whole.macs[i]), f"sample {i} costs something else alone than in a batch")
-        _close(whole.logits[i], seen.logits_bk[i], f"sample {i} is not answered as the masked pass does", rtol, atol)
+        _close(whole.logits[i], passed.logits_bk[i], f"sample {i} is not answered as the masked pass does", rtol, atol)
         _close(alone.logits[0], whole.logits[i], f"sample {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    _expect(same and torch.equal(rows, x), "running the net changed its parameters or buffers, or the samples")
+    _expect(same and torch.equal(kept_x, x), "running the net changed its parameters or buffers, or the samples")
 
 
 @torch.no_grad()
 def halving_rule(net: DynamicNet, x: Tensor) -> tuple[tuple[float, ...], Tensor]:
-    """Thresholds by which each gate skips its stage for about half of the samples ``x``, and the samples that sit on
-    none.
+    """Thresholds by which each gate skips its stage for about half of the samples ``x``, and the numbers of the samples
+    whose probabilities are clear of all of them.
 
     Kernels may differ in the last bit with the number of samples: a sample on a threshold proves nothing.
     """
     keep_g: list[float] = []
     clear_b = torch.ones(len(x), dtype=torch.bool)
     for g in range(net.num_gates):
-        seen = gated(net, x, greedy([*keep_g, *[0.0] * (net.num_gates - g)]))
-        probability_b = seen.logit_bg[:, g].double().sigmoid().cpu()
+        passed = gated(net, x, greedy([*keep_g, *[0.0] * (net.num_gates - g)]))
+        probability_b = passed.logit_bg[:, g].double().sigmoid().cpu()
         keep_g.append(float(probability_b.sort().values[len(x) // 2 - 1 :][:2].mean()))
         clear_b &= (probability_b - keep_g[-1]).abs() > 1e-5
     return tuple(keep_g), clear_b.nonzero()[:, 0]
@@ -139,5 +142,5 @@ def _expect(holds: bool, broken: str) -> None:
         raise ConformanceError(broken)
 
 
-def _close(found: Tensor, wanted: Tensor, broken: str, rtol: float, atol: float) -> None:
-    _expect(torch.allclose(found.float(), wanted.float(), rtol=rtol, atol=atol), broken)
+def _close(given: Tensor, wanted: Tensor, broken: str, rtol: float, atol: float) -> None:
+    _expect(torch.allclose(given.float(), wanted.float(), rtol=rtol, atol=atol), broken)

@@ -30,7 +30,7 @@ def gated_net(name: str = "residual", kind: str = "recurrent", *, exits: bool = 
     return net
 
 
-def rows_for(net: dx.DynamicNet, n: int = 12, seed: int = 0) -> torch.Tensor:
+def samples_for(net: dx.DynamicNet, n: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, *net.staged.input_shape, generator=torch.Generator().manual_seed(seed))
 
 

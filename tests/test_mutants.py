@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gated_nets import LEARNED, gated_net, rows_for
+from gated_nets import LEARNED, gated_net, samples_for
 from torch import nn
 from zoo import NETS
 
@@ -33,14 +33,14 @@ def wrong_sign(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
     monkeypatch.setattr(run, "Confidence", Turned)
 
 
-def dropped_row(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
-    compact = run._Books.compact
-    monkeypatch.setattr(run._Books, "compact", lambda books, staying: compact(books, staying.roll(1)))
+def dropped_sample(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
+    compact = run._RunState.compact
+    monkeypatch.setattr(run._RunState, "compact", lambda state, staying: compact(state, staying.roll(1)))
 
 
 def off_by_one_exit(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
-    answer = run._Books.answer
-    monkeypatch.setattr(run._Books, "answer", lambda books, e, logits: answer(books, max(e - 1, 0), logits))
+    answer = run._RunState.answer
+    monkeypatch.setattr(run._RunState, "answer", lambda state, e, logits: answer(state, max(e - 1, 0), logits))
 
 
 def stale_buffer(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -> None:
@@ -69,7 +69,7 @@ def forgotten_temperature(monkeypatch: pytest.MonkeyPatch, net: dx.DynamicNet) -
     monkeypatch.setattr(run, "Confidence", Warm)
 
 
-MUTANTS = [wrong_sign, dropped_row, off_by_one_exit, stale_buffer, free_heads, forgotten_temperature]
+MUTANTS = [wrong_sign, dropped_sample, off_by_one_exit, stale_buffer, free_heads, forgotten_temperature]
 
 
 def test_the_original_passes() -> None:
@@ -91,7 +91,7 @@ def turned_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skip, "runs", lambda logit, keep: ~runs(logit, keep))
 
 
-def rows_put_back_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def samples_put_back_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skip, "_slice", lambda running: slice(0, len(running)))
 
 
@@ -100,29 +100,29 @@ def stale_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forgetful(self: skip.Skips, s: int, tap: torch.Tensor) -> torch.Tensor | None:
         kept = self.memory
-        found = decision(self, s, tap)
+        run_b = decision(self, s, tap)
         self.memory = kept
-        return found
+        return run_b
 
     monkeypatch.setattr(skip.Skips, "decision", forgetful)
 
 
 def order_of_paths_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = run._Books.begin
-    monkeypatch.setattr(run._Books, "begin", lambda books, order: begin(books, None))
+    begin = run._RunState.begin
+    monkeypatch.setattr(run._RunState, "begin", lambda state, order: begin(state, None))
 
 
 def free_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unpaid(books: run._Books, g: int | None, run_b: torch.Tensor | None) -> None:
+    def unpaid(state: run._RunState, g: int | None, run_b: torch.Tensor | None) -> None:
         if g is not None and run_b is not None:
-            books.ran_bg[slice(None) if books.row_b is None else books.row_b, g] = run_b
+            state.ran_bg[slice(None) if state.sample_b is None else state.sample_b, g] = run_b
 
-    monkeypatch.setattr(run._Books, "decide", unpaid)
+    monkeypatch.setattr(run._RunState, "decide", unpaid)
 
 
 GATE_MUTANTS = [
     (turned_gate, "recurrent"),
-    (rows_put_back_elsewhere, "recurrent"),
+    (samples_put_back_elsewhere, "recurrent"),
     (stale_memory, "recurrent"),
     (order_of_paths_forgotten, "policy"),
     (free_gates, "feedforward"),
@@ -132,7 +132,7 @@ GATE_MUTANTS = [
 @pytest.mark.parametrize("kind", sorted(LEARNED))
 def test_the_original_with_gates_passes(kind: str) -> None:
     net = gated_net(kind=kind, exits=False)
-    check_gates(net, rows_for(net))
+    check_gates(net, samples_for(net))
 
 
 @pytest.mark.parametrize(("mutate", "kind"), GATE_MUTANTS, ids=lambda m: getattr(m, "__name__", m))
@@ -140,4 +140,4 @@ def test_a_mutant_with_gates_is_caught(mutate, kind: str, monkeypatch: pytest.Mo
     net = gated_net(kind=kind, exits=False)
     mutate(monkeypatch)
     with pytest.raises(ConformanceError):
-        check_gates(net, rows_for(net))
+        check_gates(net, samples_for(net))

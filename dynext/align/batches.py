@@ -17,8 +17,9 @@ from dynext.align.augmentations import Augmentations
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.embeddings import Seen, given_to, last_linear, seen_by
+from dynext.net.embeddings import EmbeddedBatch, embed_batch
 from dynext.net.features import cache_features
+from dynext.net.last_layer import given_to, last_linear
 from dynext.seeding import generator
 from dynext.train.frozen_teacher import Guide
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
@@ -27,7 +28,7 @@ from dynext.types import Batch, BatchNormMode, InputSpec, Source
 class View(NamedTuple):
     """One view of a batch: what the exits make of it, and the static net's logits ``[b k]``."""
 
-    seen: Seen
+    seen: EmbeddedBatch
     target_bk: Tensor
 
 
@@ -130,7 +131,7 @@ class Kept:
         early = [exit.embedder(reduced) for exit, reduced in zip(trained.exits, reduced_e, strict=True)]
         logits_e = [exit.classifier(f) for exit, f in zip(trained.exits, early, strict=True)]
         final_bd, target_bk = self.final_nd[v * self.num_rows + index].to(like), features.logits_nk[index].to(like)
-        return View(Seen([*early, final_bd], [*logits_e, target_bk]), target_bk)
+        return View(EmbeddedBatch([*early, final_bd], [*logits_e, target_bk]), target_bk)
 
 
 class Live:
@@ -153,7 +154,7 @@ class Live:
         views = []
         for x in xs:
             with self.guide.beside(trained.staged, x.to(like)) as wanted:
-                views.append(View(seen_by(trained, x.to(like)), wanted.logits))
+                views.append(View(embed_batch(trained, x.to(like)), wanted.logits))
         y_b = None
         if self.labelled and batch.y is not None:
             y_b = of_the_net(batch.y, trained.num_classes).to(like.device)

@@ -17,7 +17,8 @@ from dynext.align.losses import TO_FEATURES, Loss
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.embeddings import Embeddings, embedding_sizes, last_linear
+from dynext.net.embeddings import Embeddings, embedding_sizes
+from dynext.net.last_layer import last_linear
 from dynext.net.prototypes import class_means
 from dynext.seeding import seeded
 

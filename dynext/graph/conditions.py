@@ -18,9 +18,9 @@ from torch.fx.proxy import TraceError
 
 from dynext.errors import line
 from dynext.graph.normal import is_size_query
-from dynext.graph.probe import BATCHES, holds_tensor, rows
+from dynext.graph.probe import BATCHES, holds_tensor, take_samples
 
-ROWS = (*BATCHES, 1, 1009)
+NUM_SAMPLES = (*BATCHES, 1, 1009)
 """One sample and very many besides the probe's numbers: ``if b == 1`` and ``if b > 64`` follow the batch too."""
 
 
@@ -37,7 +37,7 @@ class ShapeConditions:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with FakeCopyMode(self._mode):
             self._model = fx.Interpreter(copy.deepcopy(private), graph=fx.Graph())
-        self._inputs = [self._mode.from_tensor(rows(example, count)) for count in ROWS]
+        self._inputs = [self._mode.from_tensor(take_samples(example, count)) for count in NUM_SAMPLES]
         self._results: dict[fx.Node, list[Any]] = {}
         self.running = False
 
@@ -48,25 +48,25 @@ class ShapeConditions:
             TraceError: it depends on what a tensor holds, on its type or device, or on the number of samples.
         """
         for needed in self._unknown(node):
-            self._results[needed] = [self._run(needed, index) for index in range(len(ROWS))]
+            self._results[needed] = [self._run(needed, index) for index in range(len(NUM_SAMPLES))]
         results = self._results[node]
         if question is bool and isinstance(results[0], Tensor):
             raise TraceError(f"node {node.name!r} is a tensor, and what it holds is not known before it runs")
         answers = [question(result) for result in results]
         if any(answer != answers[0] for answer in answers):
-            told = ", ".join(f"{answer} for {count}" for answer, count in zip(answers, ROWS, strict=True))
-            raise TraceError(f"node {node.name!r} follows the number of samples ({told})")
+            each = ", ".join(f"{answer} for {count}" for answer, count in zip(answers, NUM_SAMPLES, strict=True))
+            raise TraceError(f"node {node.name!r} follows the number of samples ({each})")
         return answers[0]
 
     def _unknown(self, node: fx.Node) -> list[fx.Node]:
         """The node and all it is computed from, in order, as far as they have not run."""
         needed, waiting = set(), [node]
         while waiting:
-            one = waiting.pop()
-            if one not in needed and one not in self._results:
-                needed.add(one)
-                waiting.extend(one.all_input_nodes)
-        return [one for one in node.graph.nodes if one in needed]
+            source = waiting.pop()
+            if source not in needed and source not in self._results:
+                needed.add(source)
+                waiting.extend(source.all_input_nodes)
+        return [source for source in node.graph.nodes if source in needed]
 
     def _run(self, node: fx.Node, index: int) -> Any:
         """What the node gives for the number of samples at ``index``."""

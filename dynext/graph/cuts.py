@@ -13,13 +13,13 @@ from torch import fx, nn
 
 from dynext.errors import SplitError
 from dynext.graph.normal import free_nodes, is_kind_query
-from dynext.graph.probe import BATCHES, Seen
+from dynext.graph.probe import BATCHES, NodeRecord
 
 DEFAULT_SHARES = (0.12, 0.24, 0.36, 0.55, 0.75)
 """Denser in front, where a sample that leaves saves most; an exit that `choose` leaves off costs nothing."""
 TAP_RANKS = (2, 3, 4)  # [b d], [b t d], [b c h w] or [b h w c]
 PENALTY = (0.0, 0.05, 0.10)
-"""What a cut is willing to miss its share by to end with a block, with any module, with neither."""
+"""Added to how far a cut is from its share where a block ends there, where any module ends, and elsewhere."""
 REACH = 0.2
 """An automatic cut farther than this from the share it was meant for is left out."""
 
@@ -30,8 +30,8 @@ class Flow:
 
     model: nn.Module
     traced: fx.GraphModule
-    two: Mapping[fx.Node, Seen]
-    three: Mapping[fx.Node, Seen]
+    two: Mapping[fx.Node, NodeRecord]
+    three: Mapping[fx.Node, NodeRecord]
     nodes: tuple[fx.Node, ...] = field(init=False)
     order: Mapping[fx.Node, int] = field(init=False)
     free: frozenset[fx.Node] = field(init=False)
@@ -70,7 +70,7 @@ class Flow:
     @cached_property
     def shares(self) -> tuple[float, ...]:
         """Per position, the share of the net's MACs spent up to and including it."""
-        total, spent, shares = sum(seen.macs for seen in self.two.values()), 0, []
+        total, spent, shares = sum(record.macs for record in self.two.values()), 0, []
         for node in self.nodes:
             spent += self.two[node].macs
             shares.append(spent / max(total, 1))
@@ -106,10 +106,10 @@ class Flow:
 
     def _among(self, node: fx.Node) -> bool:
         """Whether a cut after ``node`` is possible, and its tensor live there and fit to be tapped."""
-        position, seen = self.order[node], self.three[node]
+        position, record = self.order[node], self.three[node]
         if node not in self.live[position] or node is self.output or obstacle(self, position) is not None:
             return False
-        return seen.dtype is not None and seen.dtype.is_floating_point and len(seen.shape or ()) in TAP_RANKS
+        return record.dtype is not None and record.dtype.is_floating_point and len(record.shape or ()) in TAP_RANKS
 
     def macs(self, nodes: Sequence[fx.Node]) -> int:
         """MACs per sample of these nodes together."""
@@ -130,7 +130,7 @@ def obstacle(flow: Flow, position: int) -> str | None:
     return None
 
 
-def _value_obstacle(node: fx.Node, two: Seen, three: Seen) -> str:
+def _value_obstacle(node: fx.Node, two: NodeRecord, three: NodeRecord) -> str:
     if two.value != three.value:
         return (
             f"the Python value of node {node.name!r} goes across it and follows the batch ({two.value} for 2 samples, "
@@ -150,7 +150,7 @@ def place(
     *,
     reach: float = 1.0,
 ) -> list[fx.Node]:
-    """The allowed node nearest to each wanted share of MACs, ends of blocks preferred; never two at one share.
+    """The allowed node nearest to each wanted share of MACs, ends of blocks preferred; never two at the same share.
 
     A share without a free node within ``reach`` of it gets none.
     """
@@ -184,7 +184,7 @@ def place_default(
 
 
 def _miss(flow: Flow, node: fx.Node, wanted: float, tiers: Mapping[fx.Node, int]) -> tuple[float, int, int]:
-    """How far a node is from the wanted share; of equals the later one, behind normalization and activation."""
+    """How far a node is from the wanted share; of equals the later comes first, behind normalization and activation."""
     return abs(flow.share(node) - wanted) + PENALTY[tiers[node]], tiers[node], -flow.order[node]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.macs import count_macs
 from dynext.graph.normal import free_nodes
-from dynext.graph.stage import Stage, StagedNet, walk
+from dynext.graph.stage import LiveTensors, Stage, StagedNet, walk
 
 DEEPEST = "deepest map"
 """Name of the stage that ends there."""
@@ -23,31 +23,31 @@ DEEPEST = "deepest map"
 def with_deepest(staged: StagedNet) -> StagedNet:
     """The same chain with its last stage cut after its deepest map, as a stage whose tap that map is.
 
-    It shares every module with ``staged``: what is for looking and not for keeping. Where the last stage was given by
-    hand, or has no map to cut after, the net is handed back as it is.
+    It shares every module with ``staged``, so it is a way to watch that net and no net of its own. Where the last stage
+    was given by hand, or has no map to cut after, ``staged`` itself is handed back.
     """
     last = staged.stages[-1]
     if not isinstance(last.body, fx.GraphModule):
         return staged
     live = _live_into_last(staged)
-    seen = _Values(last.body)
-    seen.run(*live)
+    interpreter = _Recording(last.body)
+    interpreter.run(*live)
+    values = interpreter.values
     for node in reversed(list(last.body.graph.nodes)):
         across = _across(last.body.graph, node)
-        if _is_map(seen.values.get(node)) and all(_is_rows(seen.values[one]) for one in across):
+        if _is_map(values.get(node)) and all(_is_per_sample(values[other]) for other in across):
             return _cut(staged, node, across, live)
     return staged
 
 
 @torch.no_grad()
-def _live_into_last(staged: StagedNet) -> tuple[Tensor, ...]:
-    like = next(staged.parameters())
-    x = like.new_zeros(2, *staged.input_shape)
+def _live_into_last(staged: StagedNet) -> LiveTensors:
+    x = staged.zeros(2)
     lives = [(x,), *(live for _, live in walk(staged.stages[:-1], x))]
     return lives[-1]
 
 
-class _Values(fx.Interpreter):
+class _Recording(fx.Interpreter):
     """Runs a graph and keeps what each node gave."""
 
     def __init__(self, body: fx.GraphModule) -> None:
@@ -60,17 +60,17 @@ class _Values(fx.Interpreter):
         return self.values[n]
 
 
-def _is_rows(value: Any) -> bool:
+def _is_per_sample(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == 2
 
 
 def _is_map(value: Any) -> bool:
     """Several positions a sample: ``[b c h w]``, ``[b h w c]`` or tokens ``[b t d]``."""
-    return _is_rows(value) and value.ndim in (3, 4) and math.prod(value.shape[1:]) > max(value.shape[1:])
+    return _is_per_sample(value) and value.ndim in (3, 4) and math.prod(value.shape[1:]) > max(value.shape[1:])
 
 
 def _across(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
-    """What is known once ``end`` is, and needed after it; ``end`` itself first."""
+    """The nodes that are computed once ``end`` is and used after it, ``end`` itself first."""
     free, before = free_nodes(graph), set()
     for node in graph.nodes:
         before.add(node)
@@ -80,7 +80,7 @@ def _across(graph: fx.Graph, end: fx.Node) -> list[fx.Node]:
     return [end, *(node for node in graph.nodes if node in needed & before - free and node is not end)]
 
 
-def _cut(staged: StagedNet, end: fx.Node, across: list[fx.Node], live: tuple[Tensor, ...]) -> StagedNet:
+def _cut(staged: StagedNet, end: fx.Node, across: list[fx.Node], live: LiveTensors) -> StagedNet:
     last = staged.stages[-1]
     assert isinstance(last.body, fx.GraphModule)  # noqa: S101
     placed = [node for node in last.body.graph.nodes if node.op == "placeholder"]
@@ -117,7 +117,7 @@ def _part(body: fx.GraphModule, given: list[fx.Node], wanted: list[fx.Node]) -> 
     return fx.GraphModule(body, graph)
 
 
-def _stage(body: fx.GraphModule, name: str, live_in: tuple[Tensor, ...], live_out: tuple[Tensor, ...]) -> Stage:
+def _stage(body: fx.GraphModule, name: str, live_in: LiveTensors, live_out: LiveTensors) -> Stage:
     live = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in live_out]
     macs = count_macs(body, *live_in)
     return Stage(body, name=name, num_live_in=len(live_in), live=live, tap=0, skippable=False, macs=macs)

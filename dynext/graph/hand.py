@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from dynext.errors import SplitError, line
 from dynext.graph.macs import counting
-from dynext.graph.probe import BATCHES, rows
-from dynext.graph.stage import OUTPUT, Stage, StagedNet
+from dynext.graph.probe import BATCHES, take_samples
+from dynext.graph.stage import OUTPUT, LiveTensors, Stage, StagedNet
 from dynext.seeding import seeded
-
-Live = tuple[Tensor, ...]
 
 
 def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequence[str] | None = None) -> StagedNet:
@@ -22,7 +20,7 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
 
     Args:
         modules: in order; the first takes ``[b ...]``, the last gives logits ``[b k]``. Each is called with what the
-            one before gave, one positional argument a tensor.
+            module before it gave, one positional argument a tensor.
         example: ``[b ...]``, any number of samples.
         names: what to call the place after each module but the last; ``"stage0"``, ``"stage1"``, ... by default.
 
@@ -36,7 +34,7 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
     names = _checked_names(modules, names)
     with torch.inference_mode(False), torch.no_grad(), seeded(0):
         private = copy.deepcopy(list(modules))  # together, so that what they share stays shared
-        lives: list[tuple[Tensor, ...]] = [(rows(example.detach(), count),) for count in BATCHES]
+        lives: list[LiveTensors] = [(take_samples(example.detach(), count),) for count in BATCHES]
         stages = []
         for index, (module, name) in enumerate(zip(private, [*names, OUTPUT], strict=True)):
             stage, lives = _stage(module.eval(), name, index, lives)
@@ -61,7 +59,7 @@ def _checked_names(modules: Sequence[nn.Module], names: Sequence[str] | None) ->
     return checked
 
 
-def _stage(module: nn.Module, name: str, index: int, lives: list[Live]) -> tuple[Stage, list[Live]]:
+def _stage(module: nn.Module, name: str, index: int, lives: list[LiveTensors]) -> tuple[Stage, list[LiveTensors]]:
     """One stage and what it gives for each of the two batch sizes."""
     with counting() as macs:
         first = _called(module, name, index, lives[0])
@@ -79,7 +77,7 @@ def _stage(module: nn.Module, name: str, index: int, lives: list[Live]) -> tuple
     return stage, outs
 
 
-def _called(module: nn.Module, name: str, index: int, live: Live) -> Live:
+def _called(module: nn.Module, name: str, index: int, live: LiveTensors) -> LiveTensors:
     given = ", ".join(str(tuple(tensor.shape)) for tensor in live)
     source = "the example" if index == 0 else f"stage {index - 1}"
     try:

@@ -1,4 +1,4 @@
-"""In-place work made functional, on the private copy; and done in place again inside a stage where nobody can tell.
+"""In-place work made functional on the private copy, and done in place again inside a stage where none can tell.
 
 An in-place operation after a cut would change the features that an exit or an alignment term has kept. The rewritten
 graph computes the same: whoever read the changed tensor afterwards now reads the new one.
@@ -44,16 +44,17 @@ def remove_inplace(traced: fx.GraphModule, changed: Mapping[fx.Node, Sequence[fx
 ACTIVATIONS = {nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU}
 FUNCTIONS: dict[Any, Any] = {f: f for f in (F.relu, F.relu6, F.silu, F.hardswish)} | {torch.relu: F.relu}
 NEW_TENSOR = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.Linear}
-"""Layers that answer with a new tensor and do not need it again in the backward pass. Sums do so, too."""
+"""Layers that give a new tensor and do not need it again in the backward pass. So do sums."""
 SUMS = (operator.add, torch.add)
 
 
 def reuse_buffers(body: fx.GraphModule) -> None:
     """Let activations overwrite what a layer has just given, if nothing else reads it: about a tenth of the time of
-    large batches. What a stage is given or gives is never overwritten before it is complete."""
+    large batches. What a stage is given or gives is never overwritten before it is complete.
+    """
     for node in list(body.graph.nodes):
-        made = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
-        if made is None or len(made.users) > 1 or not _is_new(body, made):
+        source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
+        if source is None or len(source.users) > 1 or not _is_new(body, source):
             continue
         if node.op == "call_function" and node.target in FUNCTIONS and len(node.args) == 1:
             node.target, node.kwargs = FUNCTIONS[node.target], {**node.kwargs, "inplace": True}

@@ -19,7 +19,7 @@ FLOPS_PER_MAC = 2
 
 
 class MacCounter:
-    """Running count of the MACs of everything executed while it is open; see :func:`counting`."""
+    """Running count of the MACs of everything executed while it is open; see `counting`."""
 
     def __init__(self, flops: FlopCounterMode) -> None:
         self._flops = flops
@@ -68,9 +68,9 @@ def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:
 def layer_macs(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
     """MACs per sample that ``function(x)`` spends in each convolution and linear layer of ``net``, by name.
 
-    A layer that is called several times has all its calls added up; one that is not called is not there.
+    The calls of a layer are added up; a layer that is not called is not there.
     """
-    found: dict[str, int] = {}
+    macs_of: dict[str, int] = {}
     began: list[int] = []
     with counting() as macs, ExitStack() as hooks:
 
@@ -78,14 +78,14 @@ def layer_macs(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> 
             began.append(macs.total())
 
         def end(name: str) -> None:
-            found[name] = found.get(name, 0) + macs.total() - began.pop()
+            macs_of[name] = macs_of.get(name, 0) + macs.total() - began.pop()
 
         for name, module in net.named_modules():
             if isinstance(module, nn.Linear | _ConvNd):
                 hooks.callback(module.register_forward_pre_hook(begin).remove)
                 hooks.callback(module.register_forward_hook(lambda *_, name=name: end(name)).remove)
         function(x)
-    return {name: total // len(x) for name, total in found.items()}
+    return {name: total // len(x) for name, total in macs_of.items()}
 
 
 def param_bytes(module: nn.Module) -> int:

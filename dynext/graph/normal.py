@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from dynext.graph.probe import Seen
+from dynext.graph.probe import NodeRecord
 
 SIZE_METHODS = {"size", "dim", "ndimension", "numel", "nelement"}
 SIZE_ATTRIBUTES = {"shape", "ndim"}
 KIND_ATTRIBUTES = {"dtype", "device"}
 
 
-def normalize(traced: fx.GraphModule, two: Mapping[fx.Node, Seen], three: Mapping[fx.Node, Seen]) -> None:
+def normalize(traced: fx.GraphModule, two: Mapping[fx.Node, NodeRecord], three: Mapping[fx.Node, NodeRecord]) -> None:
     """Rewrite in place; ``two`` and ``three`` are what the nodes gave with 2 and with 3 samples."""
     _write_out_sizes(traced.graph, two, three)
     _take_tuples_apart(traced.graph, three)
@@ -43,7 +43,7 @@ def free_nodes(graph: fx.Graph) -> set[fx.Node]:
     return free
 
 
-def _write_out_sizes(graph: fx.Graph, two: Mapping[fx.Node, Seen], three: Mapping[fx.Node, Seen]) -> None:
+def _write_out_sizes(graph: fx.Graph, two: Mapping[fx.Node, NodeRecord], three: Mapping[fx.Node, NodeRecord]) -> None:
     """Sizes other than the batch are constants of a net with a fixed input shape."""
     from_sizes: set[fx.Node] = set()
     for node in graph.nodes:
@@ -55,11 +55,11 @@ def _write_out_sizes(graph: fx.Graph, two: Mapping[fx.Node, Seen], three: Mappin
                 _replace(user, node, _plain(three[node].value))
 
 
-def _comes_from_sizes(node: fx.Node, known: set[fx.Node], seen: Mapping[fx.Node, Seen]) -> bool:
+def _comes_from_sizes(node: fx.Node, known: set[fx.Node], records: Mapping[fx.Node, NodeRecord]) -> bool:
     """Whether a value follows from sizes alone. One read from a tensor's content (``item``) is no constant."""
     if node.op not in ("call_function", "call_method"):
         return False
-    if any(seen[source].is_tensor for source in node.all_input_nodes):
+    if any(records[source].is_tensor for source in node.all_input_nodes):
         return is_size_query(node)
     return all(source in known for source in node.all_input_nodes)
 
@@ -90,9 +90,9 @@ def _replace(user: fx.Node, node: fx.Node, value: Any) -> None:
     user.kwargs = fx.node.map_arg(user.kwargs, constant)
 
 
-def _take_tuples_apart(graph: fx.Graph, seen: Mapping[fx.Node, Seen]) -> None:
+def _take_tuples_apart(graph: fx.Graph, records: Mapping[fx.Node, NodeRecord]) -> None:
     """Move ``chunks[0]`` right behind ``chunks``, so that tensors and not tuples go across cuts."""
     for node in list(graph.nodes):
         source = node.args[0] if node.target is operator.getitem else None
-        if isinstance(source, fx.Node) and not seen[source].is_tensor and not isinstance(node.args[1], fx.Node):
+        if isinstance(source, fx.Node) and not records[source].is_tensor and not isinstance(node.args[1], fx.Node):
             source.append(node)

@@ -1,4 +1,4 @@
-"""What every node of a graph gives, seen by running it with 2 and with 3 samples.
+"""What every node of a graph gives, recorded by running it with 2 and with 3 samples.
 
 The second batch size tells a batch dimension from any other number: a Python value that follows it goes stale as soon
 as samples leave the batch.
@@ -22,7 +22,7 @@ BATCHES = (2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class NodeRecord:
     """What one node gave in one run.
 
     ``shape`` and ``dtype`` describe a tensor (else ``None``), ``value`` is a Python value, ``macs`` are of all samples
@@ -40,11 +40,11 @@ class Seen:
 
 
 class Probe(fx.Interpreter):
-    """Runs a graph once and keeps a :class:`Seen` per node, never the tensors."""
+    """Runs a graph once and keeps a `NodeRecord` per node, never the tensors."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced)
-        self.seen: dict[fx.Node, Seen] = {}
+        self.records: dict[fx.Node, NodeRecord] = {}
         self.counter: MacCounter | None = None
 
     def run_node(self, n: fx.Node) -> Any:
@@ -52,7 +52,7 @@ class Probe(fx.Interpreter):
         before = self._total()
         out = super().run_node(n)
         changed = [tensor for tensor, version in given if tensor._version != version]
-        self.seen[n] = Seen(
+        self.records[n] = NodeRecord(
             is_tensor=isinstance(out, Tensor),
             shape=tuple(out.shape) if isinstance(out, Tensor) else None,
             dtype=out.dtype if isinstance(out, Tensor) else None,
@@ -80,7 +80,7 @@ class ProbeError(SplitError):
 
 def probe(
     traced: fx.GraphModule, x: Tensor, *, count: bool = False, fake: bool = False
-) -> tuple[dict[fx.Node, Seen], Any]:
+) -> tuple[dict[fx.Node, NodeRecord], Any]:
     """One run on ``x``: what each node gave, and the output.
 
     Args:
@@ -100,17 +100,17 @@ def probe(
                 runner.counter = modes.enter_context(counting())
             out = runner.run(x)
     except Exception as error:
-        node = list(traced.graph.nodes)[len(runner.seen)]
+        node = list(traced.graph.nodes)[len(runner.records)]
         raise ProbeError(
             f"the traced net fails with {len(x)} samples at node {node.name!r} ({line(error)}); "
             f"a net whose batch size is written down somewhere cannot lose samples"
         ) from error
     if fake and any(holds_tensor(vars(module), FakeTensor) for module in traced.modules()):
         raise ProbeError("a module keeps what it computes, and would keep tensors without content")
-    return runner.seen, out
+    return runner.records, out
 
 
-def rows(example: Tensor, count: int) -> Tensor:
+def take_samples(example: Tensor, count: int) -> Tensor:
     """``count`` samples of ``example``, repeated where it has fewer."""
     return example[torch.arange(count, device=example.device) % len(example)]
 

@@ -1,4 +1,4 @@
-"""Stages made smaller: some left out, tensors of other sizes, and the figures of what remains measured anew.
+"""Stages made smaller: some left out, tensors of other sizes, and shapes and MACs of what remains measured anew.
 
 What was taken away is kept on the net as JSON (``StagedNet.shrunk``), so that the same can be done to the model's own
 stages when a saved net is loaded: ``{"cuts": of the model's stages, "dropped": names, "sizes": {stage: {tensor:
@@ -12,20 +12,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dynext.errors import SplitError, line
 from dynext.graph.macs import count_macs
-from dynext.graph.stage import Stage, StagedNet
+from dynext.graph.stage import LiveTensors, Stage, StagedNet
 
-ROWS = 2
-"""How many samples figures are measured with."""
+NUM_SAMPLES = 2
+"""How many samples shapes and MACs are measured with."""
 
 
 def shrink(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
-    """A copy of the model's own stages with what ``shrunk`` says taken away; weights are not to be trusted."""
+    """A copy of the model's own stages with what ``shrunk`` says taken away; resized tensors hold zeros, to be loaded
+    into.
+    """
     if shrunk is None:
         return copy.deepcopy(staged)
     small = without(staged, shrunk["dropped"])
@@ -45,17 +47,16 @@ def without(staged: StagedNet, names: Sequence[str]) -> StagedNet:
     if wrong:
         raise SplitError(f"{wrong[0]!r} cannot be left out; stages that may be: {', '.join(skippable) or 'none'}")
     small = copy.deepcopy(staged)
-    return _again(small, [stage for stage in small.stages if stage.name not in names], staged.shrunk)
+    return _chained(small, [stage for stage in small.stages if stage.name not in names], staged.shrunk)
 
 
 def measured(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
     """These very stages, in evaluation, with the shapes and MACs that they now have.
 
     Raises:
-        SplitError: a stage that cannot take what the one before gives; its name is said.
+        SplitError: a stage, named in the message, that cannot take what the stage before it gives.
     """
-    like = next(staged.parameters())
-    live: tuple[Tensor, ...] = (like.new_zeros(ROWS, *staged.input_shape),)
+    live: LiveTensors = (staged.zeros(NUM_SAMPLES),)
     stages = []
     for stage in staged.eval().stages:
         try:
@@ -77,14 +78,14 @@ def measured(staged: StagedNet, shrunk: Mapping[str, Any] | None) -> StagedNet:
             )
         )
         live = out
-    return _again(staged, stages, shrunk)
+    return _chained(staged, stages, shrunk)
 
 
 def record(staged: StagedNet, *, dropped: Sequence[str], before: StagedNet) -> dict[str, Any]:
     """What tells ``staged`` from ``before`` (the same stages but for ``dropped``), added to what that had lost."""
     kept = before.shrunk or {"cuts": list(before.cuts), "dropped": [], "sizes": {}, "groups": {}}
-    sizes = {name: dict(found) for name, found in kept["sizes"].items() if name not in dropped}
-    groups = {name: dict(found) for name, found in kept["groups"].items() if name not in dropped}
+    sizes = {name: dict(shapes) for name, shapes in kept["sizes"].items() if name not in dropped}
+    groups = {name: dict(counts) for name, counts in kept["groups"].items() if name not in dropped}
     old = {stage.name: stage for stage in before.stages}
     for stage in staged.stages:
         was = old[stage.name].state_dict()
@@ -101,15 +102,15 @@ def record(staged: StagedNet, *, dropped: Sequence[str], before: StagedNet) -> d
     return {"cuts": kept["cuts"], "dropped": [*kept["dropped"], *dropped], "sizes": sizes, "groups": groups}
 
 
-def _again(staged: StagedNet, stages: Sequence[Stage], shrunk: Mapping[str, Any] | None) -> StagedNet:
-    found = StagedNet(
+def _chained(staged: StagedNet, stages: Sequence[Stage], shrunk: Mapping[str, Any] | None) -> StagedNet:
+    chained = StagedNet(
         stages,
         input_shape=staged.input_shape,
         num_classes=staged.num_classes,
         granularity=staged.granularity,
     ).train(staged.training)
-    found.shrunk = None if shrunk is None else dict(shrunk)
-    return found
+    chained.shrunk = None if shrunk is None else dict(shrunk)
+    return chained
 
 
 def _resize(stage: Stage, sizes: Mapping[str, Sequence[int]], groups: Mapping[str, int]) -> None:
@@ -124,11 +125,11 @@ def _resize(stage: Stage, sizes: Mapping[str, Sequence[int]], groups: Mapping[st
         if isinstance(tensor, nn.Parameter):
             fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
         setattr(module, name, fresh)
-        _say_sizes(module)
+        _update_sizes(module)
 
 
-def _say_sizes(module: Any) -> None:
-    """What a module says of its sizes, by the weight that it now has."""
+def _update_sizes(module: Any) -> None:
+    """Bring a module's own figures (``in_channels`` and the like) in line with the weight that it now has."""
     if isinstance(module, _ConvNd):
         first, second = module.weight.shape[:2]
         turned = isinstance(module, _ConvTransposeNd)

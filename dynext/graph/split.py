@@ -16,7 +16,7 @@ from dynext.graph.build import build_body
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
-from dynext.graph.probe import BATCHES, ProbeError, probe, rows
+from dynext.graph.probe import BATCHES, ProbeError, probe, take_samples
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
 from dynext.graph.trace import private_copy, trace
 from dynext.seeding import seeded
@@ -71,21 +71,21 @@ def _check_request(example: Tensor, after: object, granularity: str) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Nothing recorded for gradients, the caller's random state kept, tensor versions readable."""
+    """Nothing is recorded for gradients, the caller's random state is kept, versions of tensors can be read."""
     with torch.inference_mode(False), torch.no_grad(), seeded(0):
         yield
 
 
 def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
-    """Trace, see what the nodes give for 2 and 3 samples, make functional, compare with the model, normalize."""
+    """Trace, probe with 2 and with 3 samples, make in-place work functional, compare with the model, normalize."""
     private = private_copy(model)
     traced = trace(private, example)
-    few = rows(example, min(len(example), BATCHES[0]))
+    few = take_samples(example, min(len(example), BATCHES[0]))
     try:
-        two, _ = probe(traced, rows(example, BATCHES[0]), count=True, fake=fake)
+        two, _ = probe(traced, take_samples(example, BATCHES[0]), count=True, fake=fake)
         wanted = _run(private, few)  # before the modules' in-place switches are turned off
-        remove_inplace(traced, {node: seen.changed for node, seen in two.items()})
-        three, given = probe(traced, rows(example, BATCHES[1]), fake=fake)
+        remove_inplace(traced, {node: record.changed for node, record in two.items()})
+        three, given = probe(traced, take_samples(example, BATCHES[1]), fake=fake)
     except ProbeError as error:
         if not fake:
             raise SplitError(str(error)) from error
@@ -200,12 +200,12 @@ def _stage(
 ) -> Stage:
     start, end = span
     body, nodes = build_body(flow, flow.nodes[flow.order[start] + 1 : flow.order[end] + 1], live_in, live_out)
-    seen = [flow.three[node] for node in live_out]
+    records = [flow.three[node] for node in live_out]
     return Stage(
         body,
         name=name,
         num_live_in=len(live_in),
-        live=[(node.shape[1:], node.dtype) for node in seen if node.shape is not None and node.dtype is not None],
+        live=[(live.shape[1:], live.dtype) for live in records if live.shape is not None and live.dtype is not None],
         tap=list(live_out).index(end),
         skippable=len(live_in) == len(live_out) == 1 and carries(flow, live_in[0], end),
         macs=flow.macs(nodes),

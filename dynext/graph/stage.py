@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dynext.graph.macs import param_bytes
+from dynext.text_table import text_table
+
+LiveTensors = tuple[Tensor, ...]
+"""What is handed from stage to stage: tensors ``[b ...]``."""
 
 OUTPUT = "output"
 """Name of the last stage, the one that gives the logits."""
@@ -52,7 +56,7 @@ class Stage(nn.Module):
         self.macs = macs
         self.param_bytes = param_bytes(body)
 
-    def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *live: Tensor) -> LiveTensors:
         out = self.body(*live)
         return tuple(out) if isinstance(out, tuple | list) else (out,)
 
@@ -60,10 +64,8 @@ class Stage(nn.Module):
         return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"
 
 
-def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
-    """Run the live tensors through ``stages``, one after the other; gives each with the tensors that are live after
-    it.
-    """
+def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, LiveTensors]]:
+    """Run the live tensors through ``stages`` in turn; gives each stage with the tensors that are live after it."""
     for stage in stages:
         live = stage(*live)
         yield stage, live
@@ -93,14 +95,19 @@ class StagedNet(nn.Module):
         self.shrunk: dict[str, Any] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        live: tuple[Tensor, ...] = (x,)
+        live: LiveTensors = (x,)
         for stage in self.stages:  # no generator here: torch.compile and torch.export read this method
             live = stage(*live)
         return live[0]
 
-    def walk(self, x: Tensor) -> Iterator[tuple[Stage, tuple[Tensor, ...]]]:
+    def walk(self, x: Tensor) -> Iterator[tuple[Stage, LiveTensors]]:
         """Run ``x [b ...]`` through the stages; gives each stage with the tensors that are live after it."""
         return walk(self.stages, x)
+
+    def zeros(self, count: int) -> Tensor:
+        """``count`` samples of zeros ``[b ...]``, of the type of the net's parameters and on their device."""
+        like = next(self.parameters(), torch.empty(()))
+        return like.new_zeros(count, *self.input_shape)
 
     @property
     def macs(self) -> int:
@@ -115,7 +122,7 @@ class StagedNet(nn.Module):
     def table(self) -> str:
         """The stages as text: where each ends, what it hands on, what it costs, whether a sample may skip it."""
         header = ("stage", "ends after", "live tensors", "MACs", "up to here", "skippable")
-        return _aligned([header, *self._lines()])
+        return text_table([header, *self._lines()], left=(1, 2, 5))
 
     def _lines(self) -> list[tuple[str, ...]]:
         lines: list[tuple[str, ...]] = []
@@ -130,16 +137,3 @@ class StagedNet(nn.Module):
 
     def __str__(self) -> str:
         return self.table()
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Text columns left, numbers right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = (1, 2, 5)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -137,7 +137,7 @@ def _gate_parts(net: DynamicNet, x: Tensor) -> Iterator[_Part]:
     if net.gates is None:
         return
     memory = net.gates.begin(x)
-    if net.gates.one_look:
+    if net.gates.at_once:
         yield _Part("gates", _Begin(net.gates), (x,))
         return
     for g, shape in enumerate(net.gates.spec["taps"]):
@@ -201,14 +201,14 @@ def _card(
 
 def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
     """How a runner asks: one program for all, or one each, with the widths of what they remember."""
-    sizes = [] if gates.one_look else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
+    sizes = [] if gates.at_once else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
     each = [f"gate_{g:02}{suffix}" for g in range(len(gates))]
     return {
         "at": list(gates.at),
         "macs": list(gates.macs_g),
         "start_macs": gates.start_macs,
-        "start": f"gates{suffix}" if gates.one_look else None,
-        "files": [] if gates.one_look else each,
+        "start": f"gates{suffix}" if gates.at_once else None,
+        "files": [] if gates.at_once else each,
         "memory": sizes,
     }
 

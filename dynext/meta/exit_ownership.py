@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynext.errors import FitError
 from dynext.meta.functional import Learner, called_with
-from dynext.meta.linear import last_linear
+from dynext.meta.prototypes import classifier_of
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 
@@ -140,7 +140,7 @@ def _parts(net: DynamicNet, exit: int, adapts: Adapts) -> list[nn.Module]:
     """What is adapted at one exit: its head or its last linear layer."""
     if exit < net.num_exits - 1:
         return [net.exits[exit].classifier if adapts == "classifier" else net.exits[exit]]
-    return [last_linear(net) if adapts == "classifier" else net.staged.stages[-1]]
+    return [classifier_of(net, -1) if adapts == "classifier" else net.staged.stages[-1]]
 
 
 def by_name(net: DynamicNet, names: Iterable[str]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynext.errors import FitError
 from dynext.meta.exit_ownership import checked_exits
-from dynext.meta.linear import last_linear
+from dynext.meta.prototypes import classifier_of
 from dynext.net.attach import from_specs
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.reclassify import replace_last
@@ -26,7 +26,7 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
     if num_classes < 2:
         raise FitError(f"num_classes={num_classes}; a classifier tells 2 or more classes apart")
     checked_exits(net, None)
-    last_linear(net)
+    classifier_of(net, -1)  # refuses a net without one
     staged = copy.deepcopy(net.staged)
     with seeded(seed):
         replace_last(staged, num_classes, answer="linear")

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from dynext.errors import FitError
 from dynext.meta.functional import Learner
-from dynext.meta.linear import last_linear
 from dynext.meta.norms import Norms
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.embeddings import given_to
+from dynext.net.last_layer import given_to, logits_layer
 
 
 def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
@@ -27,7 +26,14 @@ def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
         FitError: the exit ends in something else.
     """
     if exit in (-1, net.num_exits - 1):
-        return last_linear(net)
+        linears = [m for m in net.staged.stages[-1].modules() if isinstance(m, nn.Linear)]
+        last = logits_layer(net.staged, net.staged.zeros(2), linears)
+        if last is None:
+            raise FitError(
+                "the net's logits do not come out of an nn.Linear, so that its last classifier cannot be replaced; "
+                "learn the same classes instead (classifiers='kept', with steps), or use dx.align.few_shot"
+            )
+        return last
     layer = net.exits[exit].classifier
     if not isinstance(layer, nn.Linear):
         raise FitError(

@@ -1,4 +1,4 @@
-"""What heads are made of."""
+"""Layers that heads are made of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Reduce(nn.Module):
 def _halved(x: Tensor) -> Tensor:
     """``F.avg_pool2d(x, 2)``, which on CPUs takes up to seven times as long as three sums."""
     height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
-    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
-    return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
+    half = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+    return (half[..., 0:width:2] + half[..., 1:width:2]) * 0.25
 
 
 class PoolMix(nn.Module):
@@ -58,10 +58,10 @@ class Separable(nn.Sequential):
 
 
 class Attention(nn.Module):
-    """A map times a mask in (0, 1) of its own making: down by a strided convolution, up by a transposed one, sigmoid.
+    """A map times a mask in (0, 1) computed from it: down by a strided convolution, up by a transposed one, sigmoid.
 
-    Source: SCAN, Zhang et al., NeurIPS 2019, arXiv:1906.03951. Ours is narrow in its middle (``hidden`` channels),
-    and its transposed convolution meets odd sizes too.
+    Source: SCAN, Zhang et al., NeurIPS 2019, arXiv:1906.03951. Ours is narrow in its middle (``hidden`` channels), and
+    its transposed convolution gives odd sizes back too.
     """
 
     def __init__(self, channels: int, hidden: int, size: tuple[int, int]) -> None:
@@ -82,11 +82,11 @@ class Attention(nn.Module):
 
 
 class Cosine(nn.Module):
-    """A classifier that looks at directions alone: ``scale`` times the cosine between the embedding, less ``center``,
-    and each class's vector; ``[b d]`` to ``[b k]``.
+    """A classifier by directions alone: ``scale`` times the cosine between the embedding, less ``center``, and each
+    class's vector; ``[b d]`` to ``[b k]``.
 
     Source: Gidaris & Komodakis, CVPR 2018, arXiv:1804.09458 (a learned scale that starts at 10); the center is
-    SimpleShot's, Wang et al. 2019, arXiv:1911.04623, zero unless somebody fills it in.
+    SimpleShot's, Wang et al. 2019, arXiv:1911.04623, zero unless it is filled in.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -102,7 +102,7 @@ class Cosine(nn.Module):
 
 
 class FeatureAttention(nn.Module):
-    """Tokens ``[b t d]`` or a vector ``[b d]`` times a mask in (0, 1) of its own making, each token on its own."""
+    """Tokens ``[b t d]`` or a vector ``[b d]`` times a mask in (0, 1) computed from them, each token by itself."""
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class FeatureAttention(nn.Module):
 
 
 class Copy(nn.Module):
-    """The same again in a tensor of its own: a run overwrites answers, and live tensors are still needed."""
+    """A copy of what it is given: a run overwrites the answers, and the live tensor is still needed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()

@@ -19,8 +19,9 @@ from dynext.modules.projections import build_projection
 HeadSpec = dict[str, Any]
 """JSON that rebuilds a head: ``kind``, ``tap`` (shape of one sample), ``num_classes`` and the kind's own sizes.
 
-Of any kind: ``answer`` is ``"linear"`` or ``"cosine"``, and ``projection`` what the embedding goes through before it,
-as `dynext.modules.projections` writes it. Without them the answer is linear and the embedding as it is.
+Heads of any kind may also have ``answer``, ``"linear"`` or ``"cosine"`` (the classifier), and ``projection``, what the
+embedding goes through before it, as `dynext.modules.projections` writes it. Without them the classifier is linear and
+sees the embedding as it is.
 """
 
 Heads = Callable[[tuple[int, ...]], HeadSpec]
@@ -29,7 +30,7 @@ Heads = Callable[[tuple[int, ...]], HeadSpec]
 KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given", "masked")
 ANSWERS = ("linear", "cosine")
 MAX_SIDE = 16
-"""Feature maps are averaged down to at most this many pixels a side before a head looks at them."""
+"""Feature maps are averaged down to at most this many pixels a side before a head is given them."""
 
 
 class Exit(nn.Module):
@@ -39,7 +40,7 @@ class Exit(nn.Module):
         super().__init__()
         self.spec, self.after, self.name = dict(spec), after, name
         self.reduce, embedder, classifier = _BUILDERS[spec["kind"]](spec)
-        self.embedder, self.classifier = _answering(spec, embedder, classifier)
+        self.embedder, self.classifier = _with_answer(spec, embedder, classifier)
         self.macs = 0
         """MACs per sample; filled in by whoever attaches the exit."""
 
@@ -115,7 +116,7 @@ def _masked(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Any head behind a mask: the first child of the embedder is the mask, the second the head's own embedder."""
     inner = spec["inner"]
     reduce, embedder, classifier = _BUILDERS[inner["kind"]](inner)
-    embedder, classifier = _answering(inner, embedder, classifier)
+    embedder, classifier = _with_answer(inner, embedder, classifier)
     if isinstance(reduce, Reduce):
         _, (channels, height, width) = _reduce(inner)
         mask: nn.Module = Attention(channels, int(spec["squeeze"]), (height, width))
@@ -129,7 +130,7 @@ def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     return nn.Identity(), nn.Identity(), Copy()
 
 
-def _answering(spec: HeadSpec, embedder: nn.Module, classifier: nn.Module) -> tuple[nn.Module, nn.Module]:
+def _with_answer(spec: HeadSpec, embedder: nn.Module, classifier: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The embedding through a projection, if the spec has one, and the classifier that it asks for behind it."""
     if "projection" not in spec and spec.get("answer") != "cosine":
         return embedder, classifier
@@ -168,7 +169,8 @@ def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, s
 
     First ``convs`` full 3x3 convolutions of stride 2, then ``separable`` depthwise separable ones, each with BatchNorm
     and ReLU. ``hidden`` channels default to the tap's own, between 64 and 128, but at most four times these. A head
-    that sees far and knows where (the grid) carries over best from synthesized samples to real ones.
+    with a large receptive field that knows where on the map it is (the grid) carries over best from synthesized samples
+    to real ones.
     """
 
     def heads(tap: tuple[int, ...]) -> HeadSpec:
@@ -198,7 +200,7 @@ def strided_heads(num_classes: int, *, hidden: int = 128, convs: int = 2) -> Hea
 def attention_heads(
     num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2, squeeze: int | None = None
 ) -> Heads:
-    """`conv_heads` behind a mask that says where on the map to look (`Attention`); for maps ``[c h w]``.
+    """`conv_heads` behind a mask that weighs places and channels of the map (`Attention`); for maps ``[c h w]``.
 
     ``squeeze`` channels in the mask's middle default to half the tap's own, at least 8.
     """
@@ -213,7 +215,7 @@ def attention_heads(
 
 
 def masked_heads(heads: Heads, *, squeeze: int | None = None) -> Heads:
-    """Any ``heads`` behind a mask that the tap makes of itself: where to look, on maps, tokens and vectors alike.
+    """Any ``heads`` behind a mask that is computed from the tap and multiplied into it; for maps, tokens and vectors.
 
     ``squeeze`` numbers in the mask's middle default to half the tap's channels, at least 8.
     """
@@ -229,8 +231,8 @@ def mask_spec(inner: HeadSpec, *, squeeze: int | None = None) -> HeadSpec:
     tap = tuple(inner["tap"])
     channels = tap[0] if len(tap) == 3 and not channels_last(tap) else tap[-1]
     width = squeeze or max(channels // 2, 8)
-    found = {"kind": "masked", "tap": list(tap), "num_classes": inner["num_classes"], "squeeze": width, "inner": inner}
-    return {**found, **({"channels_last": inner["channels_last"]} if "channels_last" in inner else {})}
+    spec = {"kind": "masked", "tap": list(tap), "num_classes": inner["num_classes"], "squeeze": width, "inner": inner}
+    return {**spec, **({"channels_last": inner["channels_last"]} if "channels_last" in inner else {})}
 
 
 def pooled_heads(num_classes: int) -> Heads:
@@ -268,7 +270,7 @@ def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1
 
 
 def cosine_heads(heads: Heads) -> Heads:
-    """The same heads with cosine classifiers: directions alone count, as where classes are prototypes."""
+    """The same heads with cosine classifiers, for which only the direction of an embedding counts."""
     return lambda tap: {**heads(tap), "answer": "cosine"}
 
 
@@ -289,10 +291,10 @@ def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:
     if len(tap) != rank:
         raise SplitError(
             f"a {kind} head needs a tap of {rank} dimensions a sample, this one has shape {tap}; "
-            f"use dx.default_heads, which looks at the shape"
+            f"use dx.default_heads, which goes by the shape"
         )
 
 
 def channels_last(tap: tuple[int, ...]) -> bool:
-    """Swin and ConvNeXt blocks speak ``[h w c]``: a square in front and another size behind."""
+    """Whether a map's shape is ``[h w c]``, as between blocks of Swin and ConvNeXt: two equal sizes, then another."""
     return tap[0] == tap[1] != tap[2]

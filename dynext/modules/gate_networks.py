@@ -1,4 +1,4 @@
-"""What decides about every gated stage at one look at the input, ``[b ...]`` to logits ``[b g]``.
+"""What decides about every gated stage at once, by the input alone: ``[b ...]`` to logits ``[b g]``.
 
 BlockDrop's policy network, and two controls: the same answer for every sample, and chance.
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dynext.seeding import generator
 
 MAX_SIDE = 32
-"""Pixels a side that the network sees at most, unless told otherwise."""
+"""Larger inputs are averaged down to at most this many pixels a side first, by default."""
 
 
 class PolicyNetwork(nn.Module):
@@ -75,8 +75,8 @@ class Unconditional(nn.Module):
 
 
 class ByChance(nn.Module):
-    """Each stage runs with a given probability, drawn from the sample's own bits: a sample is decided alike in any
-    batch.
+    """Each stage runs with a given probability, drawn from the sample's own bits, so that the same sample is decided
+    alike in any batch.
     """
 
     weight: Tensor

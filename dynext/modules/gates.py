@@ -1,7 +1,7 @@
 """Gates: per sample, run or skip a stage whose input goes through to its output.
 
 A gate's answer is a logit ``[b]``: its sigmoid is the probability that the sample runs the stage. What a gate remembers
-from one block to the next it hands back as tensors, one sample each; nothing stays on the module.
+from one block to the next it hands back as tensors ``[b ...]``; nothing stays on the module.
 
 Shapes: b samples in a batch, g gated stages, c channels, h height, w width, t tokens, d features.
 """
@@ -24,17 +24,17 @@ GateSpec = dict[str, Any]
 """JSON that rebuilds the gates of a net: ``kind``, ``at`` (stages), ``taps`` and ``input`` (shapes), the kind's own."""
 
 Memory = tuple[Tensor, ...]
-"""What gates carry from block to block, tensors ``[b ...]``; empty for gates that look at one place only."""
+"""What gates carry from block to block, tensors ``[b ...]``; empty for gates that see one place only."""
 
 OPEN = 2.0
 """Bias of an untrained gate towards running its stage: a pretrained net starts out nearly whole (sigmoid .88)."""
 
 
 class Gates(nn.Module):
-    """The gates of one net: gate g decides about stage ``at[g]``.
+    """The gates of a net: gate g decides about stage ``at[g]``.
 
     Attributes:
-        one_look: all is decided by the input alone, before the net runs.
+        at_once: all is decided by the input alone, before the net runs.
         start_macs: MACs per sample of ``begin``; ``macs_g``: of each ``ask``. Filled in by whoever attaches the gates.
     """
 
@@ -42,7 +42,7 @@ class Gates(nn.Module):
         super().__init__()
         self.spec, self.at = dict(spec), tuple(spec["at"])
         self.body = _BUILDERS[spec["kind"]](spec)
-        self.one_look = isinstance(self.body, OneLook)
+        self.at_once = isinstance(self.body, AtOnce)
         self.start_macs = 0
         self.macs_g = (0,) * len(self.at)
 
@@ -50,9 +50,7 @@ class Gates(nn.Module):
         return len(self.at)
 
     def begin(self, x: Tensor) -> Memory:
-        """What is known before the net runs samples ``x [b ...]``; for `one_look` gates the logits of all, ``[b
-        g]``.
-        """
+        """What is known before samples ``x [b ...]`` run; where all is decided `at_once`, the logits ``[b g]``."""
         return self.body.begin(x)
 
     def ask(self, g: int, tap: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -94,7 +92,8 @@ class SharedRecurrent(nn.Module):
 
     def ask(self, g: int, tap: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """What ``embed[g]``, ``cell`` and ``decide`` compute, straight by the kernels: at batch 1 the calls of modules
-        take longer than these."""
+        take longer than these.
+        """
         mean, embed = cast("list[Any]", self.embed[g]._modules.values())
         embedded = F.linear(mean.forward(tap), *_weights(embed))
         hidden, cell = torch.lstm_cell(embedded, memory, *_weights(self.cell))
@@ -102,11 +101,11 @@ class SharedRecurrent(nn.Module):
 
 
 def _weights(layer: nn.Module) -> tuple[Any, ...]:
-    """Its parameters, in the order of their making; torch looks up each by its name in Python."""
+    """Its parameters, in the order of their definition; as attributes torch looks up each by its name in Python."""
     return tuple(layer._parameters.values())
 
 
-class OneLook(nn.Module):
+class AtOnce(nn.Module):
     """All decided at once: input ``[b ...]`` to logits ``[b g]``."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -161,8 +160,8 @@ def _feedforward_gate(tap: tuple[int, ...], spec: GateSpec) -> nn.Module:
     width = _channels(tap)
     if len(tap) < 3:
         hidden = min(width, 64)
-        looks = [Mean(tap), nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU()]
-        return nn.Sequential(*looks, RunOrSkip(hidden, spec["open"]))
+        hidden_layer = [Mean(tap), nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU()]
+        return nn.Sequential(*hidden_layer, RunOrSkip(hidden, spec["open"]))
     layers: list[nn.Module] = [ChannelsFirst()] if channels_last(tap) else []
     if spec["variant"] == "I":
         layers += [nn.MaxPool2d(2, ceil_mode=True), *_conv(width, stride=1)]  # a map of one pixel stays one
@@ -182,21 +181,21 @@ def _policy(spec: GateSpec) -> nn.Module:
     shape = tuple(spec["input"])
     if len(shape) != 3:
         raise SplitError(
-            f"a policy network looks at images [c h w], the model expects samples of shape {shape}; "
+            f"a policy network takes images [c h w], the model expects samples of shape {shape}; "
             f"use dx.gates.feedforward_gates() or dx.gates.recurrent_gates()"
         )
-    return OneLook(PolicyNetwork(shape, len(spec["at"]), width=spec["width"], side=spec["side"], openness=spec["open"]))
+    return AtOnce(PolicyNetwork(shape, len(spec["at"]), width=spec["width"], side=spec["side"], openness=spec["open"]))
 
 
 def _static(spec: GateSpec) -> nn.Module:
-    return OneLook(Unconditional(_one_each(spec, "run")))
+    return AtOnce(Unconditional(_per_gate(spec, "run")))
 
 
 def _random(spec: GateSpec) -> nn.Module:
-    return OneLook(ByChance(_one_each(spec, "rate"), math.prod(spec["input"]), spec["seed"]))
+    return AtOnce(ByChance(_per_gate(spec, "rate"), math.prod(spec["input"]), spec["seed"]))
 
 
-def _one_each(spec: GateSpec, name: str) -> list[Any]:
+def _per_gate(spec: GateSpec, name: str) -> list[Any]:
     given = spec[name]
     values = list(given) if isinstance(given, list | tuple) else [given] * len(spec["at"])
     if len(values) != len(spec["at"]):
@@ -245,7 +244,7 @@ def recurrent_gates(size: int = 10, *, openness: float = OPEN) -> GateSpec:
 
 
 def policy_gates(width: int = 16, *, side: int = MAX_SIDE, openness: float = OPEN) -> GateSpec:
-    """BlockDrop's policy network: one look at the input decides about all stages, before the net runs.
+    """BlockDrop's policy network: it sees the input and decides about all stages at once, before the net runs.
 
     Args:
         width: channels of its first stage.
@@ -277,16 +276,16 @@ def random_gates(rate: float | Sequence[float], *, seed: int = 0) -> GateSpec:
     Raises:
         PolicyError: a rate outside [0, 1].
     """
-    one_for_all = isinstance(rate, int | float)
+    single = isinstance(rate, int | float)
     rates = _probabilities([rate] if isinstance(rate, int | float) else rate)
-    return {"kind": "random", "rate": rates[0] if one_for_all else rates, "seed": seed}
+    return {"kind": "random", "rate": rates[0] if single else rates, "seed": seed}
 
 
 def _probabilities(given: Sequence[float]) -> list[float]:
-    found = [float(one) for one in given]
-    if not all(0 <= one <= 1 for one in found):
-        raise PolicyError(f"{found}; give probabilities to run a stage, in [0, 1]")
-    return found
+    probabilities = [float(share) for share in given]
+    if not all(0 <= probability <= 1 for probability in probabilities):
+        raise PolicyError(f"{probabilities}; give probabilities to run a stage, in [0, 1]")
+    return probabilities
 
 
 def build_gates(spec: GateSpec) -> Gates:

@@ -51,7 +51,7 @@ def statistics(module: nn.Module, mode: BatchNormMode) -> AbstractContextManager
 
 
 class Modal(Protocol):
-    """What has modules with training flags: an ``nn.Module``, or what offers as much of one."""
+    """What has modules with training flags: an ``nn.Module``, or an object that offers this part of one."""
 
     training: bool
 
@@ -73,8 +73,9 @@ def evaluating(module: Modal) -> Iterator[None]:
 
 
 def in_evaluation(module: Modal) -> AbstractContextManager[None]:
-    """``evaluating(module)``, where it is not in evaluation by its own flag: a run of one sample has no time to look at
-    every part."""
+    """``evaluating(module)``, unless its own flag says evaluation already: going through all its parts would take too
+    much of the time of running one sample.
+    """
     return evaluating(module) if module.training else nullcontext()
 
 

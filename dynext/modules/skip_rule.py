@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-Keep = Sequence["float | None"]
+SkipRule = Sequence["float | None"]
 """Per gated stage the least probability at which a sample runs it; ``None``: always, and the gate is not asked."""
 
 
 def runs(logit_b: Tensor, keep: float | None) -> Tensor:
     """Which samples run ``[b]``, bool. A sample whose gate says NaN runs: what is not understood is not left out.
 
+    >>> import torch
     >>> runs(torch.tensor([-1.0, 0.0, math.nan]), 0.5).tolist()
     [False, True, True]
     """

@@ -29,7 +29,7 @@ def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = 
         SplitError: no such stage, or a tap that the head cannot sit on.
     """
     staged = copy.deepcopy(staged)
-    places = _places(staged, at)
+    places = _exit_places(staged, at)
     specs = [heads(_tap_shape(staged.stages[s])) for s in places]
     with seeded(seed):
         return from_specs(staged, specs, places)
@@ -47,13 +47,14 @@ def attach_gates(
         at: stage numbers from 0, or stage names. SkipNet's first block always runs: ``staged.skippable[1:]``.
 
     Raises:
-        SplitError: no stage that a sample may skip, one in ``at`` that it may not, gates that do not fit, or a cascade.
+        SplitError: no stage that a sample may skip, one in ``at`` that it may not skip, gates that do not fit, or a
+            cascade.
     """
     if isinstance(net, DynamicNet) and net.cascade is not None:
         raise SplitError("stages of a cascade are not skipped; give a net whose exits do not build on each other")
     net = copy.deepcopy(net) if isinstance(net, DynamicNet) else DynamicNet(copy.deepcopy(net), [])
     staged = net.staged
-    places = _gated(staged, at)
+    places = _gate_places(staged, at)
     taps = [staged.input_shape if s == 0 else _tap_shape(staged.stages[s - 1]) for s in places]
     spec = {**gates, "at": places, "taps": [list(tap) for tap in taps], "input": list(staged.input_shape)}
     with seeded(seed):
@@ -63,9 +64,8 @@ def attach_gates(
 
 def gates_from_spec(staged: StagedNet, spec: GateSpec) -> Gates:
     """Gates for these very stages from their JSON (as an artifact keeps it), with their costs."""
-    like = next(staged.parameters(), torch.empty(()))
-    gates = build_gates(spec).to(device=like.device, dtype=like.dtype).eval()
-    x = torch.zeros(2, *staged.input_shape, dtype=like.dtype, device=like.device)
+    x = staged.zeros(2)
+    gates = build_gates(spec).to(x).eval()
     try:
         gates.start_macs = count_macs(gates.begin, x)
         with torch.no_grad():
@@ -83,12 +83,12 @@ def from_specs(
     staged: StagedNet, specs: Sequence[HeadSpec], places: Sequence[int], gates: GateSpec | None = None
 ) -> DynamicNet:
     """A dynamic net on these very stages, heads and gates built from their JSON (as an artifact keeps it)."""
-    like = next(staged.parameters(), torch.empty(()))
+    like = staged.zeros(0)
     exits = []
     for spec, s in zip(specs, places, strict=True):
         stage = staged.stages[s]
-        exit = build_exit(spec, after=s, name=stage.name).to(device=like.device, dtype=like.dtype).eval()
-        tap = torch.zeros(2, *_tap_shape(stage), dtype=like.dtype, device=like.device)
+        exit = build_exit(spec, after=s, name=stage.name).to(like).eval()
+        tap = like.new_zeros(2, *_tap_shape(stage))
         try:
             exit.macs = count_macs(exit, tap)
         except RuntimeError as error:
@@ -101,13 +101,13 @@ def _tap_shape(stage: Stage) -> tuple[int, ...]:
     return tuple(stage.live_shapes[stage.tap])
 
 
-def _places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
+def _exit_places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     names = [stage.name for stage in staged.stages]
     last = len(names) - 1
     if at is None:
         return list(range(last))
     places = []
-    for place in _several(at):
+    for place in _checked_list(at):
         s = names.index(place) if place in names else place
         if not isinstance(s, int) or not 0 <= s < last:
             raise SplitError(f"no exit can stand after {place!r}; stages: {', '.join(names[:last])}")
@@ -115,21 +115,21 @@ def _places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     return sorted(set(places))
 
 
-def _several(at: Sequence[int | str]) -> Sequence[int | str]:
+def _checked_list(at: Sequence[int | str]) -> Sequence[int | str]:
     """Refuse one name, which would be read letter by letter."""
     if isinstance(at, str):
         raise SplitError(f"at={at!r} is one name; give a list of them: at=[{at!r}]")
     return at
 
 
-def _gated(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
+def _gate_places(staged: StagedNet, at: Sequence[int | str] | None) -> list[int]:
     names = [staged.stages[s].name for s in staged.skippable]
     if not names:
         raise SplitError("no stage of this net may be skipped; split it with granularity='block'")
     if at is None:
         return list(staged.skippable)
     places = []
-    for place in _several(at):
+    for place in _checked_list(at):
         s = staged.skippable[names.index(place)] if place in names else place
         if not isinstance(s, int) or s not in staged.skippable:
             raise SplitError(f"no sample may skip stage {place!r}; stages to skip: {', '.join(names)}")

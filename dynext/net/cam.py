@@ -1,4 +1,4 @@
-"""Where on the map an exit looks: class activation maps, for pictures.
+"""Which places of a map decide what an exit answers: class activation maps, for pictures.
 
 Shapes: b samples, c channels, h height, w width, k classes.
 """
@@ -18,11 +18,12 @@ def class_activation(net: DynamicNet, x: Tensor, exit: int, *, target_b: Tensor 
     """How much each place of the map before ``exit`` speaks for a class ``[b h w]``, 0 or more.
 
     The map's channels are weighed by the class's mean gradient and summed, and what speaks against it is left out. For
-    an exit that is linear in the map's averages this is the class activation map, divided by the number of places. The
-    last exit (-1) is looked at from the last cut: its map is the one that the last stage is given.
+    an exit that is linear in the map's averages this is the class activation map, divided by the number of places. For
+    the last exit (-1) it is the map that the last stage is given.
 
     Args:
-        target_b: the class of each sample; what the exit answers without it.
+        exit: its number from 0; -1 for the full net.
+        target_b: the class of each sample; by default what the exit answers.
 
     Raises:
         PolicyError: no such exit, or one before which there is no map ``[c h w]``.

@@ -28,16 +28,17 @@ def collect(
     bn: BatchNormMode | None = None,
     rows: str | None = None,
 ) -> ExitTable:
-    """Every exit's logits on every sample of ``source``: an `ExitTable` with n samples.
+    """Every exit's logits on every sample of ``source``: an `ExitTable`, one row a sample.
 
     The basis is ``"labels"`` when the source has them, else ``"teacher"`` (agreement with the full net).
 
     Args:
         keep: the skip rule, as `Policy.keep_g`: samples skip stages by it, and the table says what that does to them.
-        static: with ``keep``, the full net to agree with, where training has moved this one; its own whole by default.
+        static: with ``keep``, the static net to agree with, where training has changed this one's weights; by default
+            this one with every stage run.
         bn: which statistics the stages' BatchNorms use; the source's own choice by default (batch statistics for
             synthesized samples). Exits and gates always use their running ones, as they will at run time.
-        samples: what the samples are, in words, for reports.
+        rows: what the samples are, in words, for reports.
 
     Raises:
         SourceError: an empty source, or samples of another shape than the model expects.
@@ -75,23 +76,23 @@ def collect(
 
 def timed(table: ExitTable, net: DynamicNet) -> ExitTable:
     """``table`` with the milliseconds of ``net``, whose cost was measured since."""
-    found = table_of(net, table.logits_nek, label_n=table.label_n, rows=table.rows, skipped=table.skipped)
-    return replace(table, trunk_ms_e=found.trunk_ms_e, head_ms_e=found.head_ms_e)
+    with_ms = table_of(net, table.logits_nek, label_n=table.label_n, rows=table.rows, skipped=table.skipped)
+    return replace(table, trunk_ms_e=with_ms.trunk_ms_e, head_ms_e=with_ms.head_ms_e)
 
 
 def _skipping(net: DynamicNet, x: Tensor, keep_g: tuple[float | None, ...]) -> tuple[Tensor, Skipped]:
-    """Every exit's logits ``[b e k]`` where samples skip by ``keep_g``, and what that was; the full net's are to
-    come.
+    """Every exit's logits ``[b e k]`` where samples skip by ``keep_g``, and what they skipped; the caller fills in the
+    full net's logits.
     """
-    seen = gated(net, x, greedy(keep_g), [keep is not None for keep in keep_g])
-    early = [exit(tap) for exit, tap in zip(net.exits, seen.taps, strict=True)]
+    passed = gated(net, x, greedy(keep_g), [keep is not None for keep in keep_g])
+    early = [exit(tap) for exit, tap in zip(net.exits, passed.taps, strict=True)]
     skipped = Skipped(
         keep_g=keep_g,
-        ran_ng=(seen.run_bg > 0).cpu(),
-        macs_ne=trunk_macs(net, seen.run_bg, keep_g).cpu(),
+        ran_ng=(passed.run_bg > 0).cpu(),
+        macs_ne=trunk_macs(net, passed.run_bg, keep_g).cpu(),
         full_nk=torch.empty(0),
     )
-    return torch.stack([*early, seen.logits_bk], dim=1).float().cpu(), skipped
+    return torch.stack([*early, passed.logits_bk], dim=1).float().cpu(), skipped
 
 
 def table_of(
@@ -103,8 +104,8 @@ def table_of(
     synthetic: bool = False,
     skipped: Skipped | None = None,
 ) -> ExitTable:
-    """Logits with this net's names and costs; the milliseconds of a sample alone too, where ``net.cost`` was measured
-    and every sample runs every stage.
+    """Logits with this net's names and costs; also the milliseconds that one sample takes, where ``net.cost`` was
+    measured and every sample runs every stage.
     """
     cost = net.cost if skipped is None else None
     ends = net.exit_stages

@@ -30,7 +30,7 @@ class DynamicNet(nn.Module):
         self.exits = cast("list[Exit]", nn.ModuleList(exits))
         self.gates = gates
         self.cost: CostTable | None = None
-        """Measured stage times by samples; `run` compacts by them where they are known."""
+        """Measured times of stages and exits by the number of samples; `run` compacts by them where they are known."""
         self.cascade: dict[str, Any] | None = None
         """How `dynext.net.cascade` made this net out of one with plain exits, as JSON; ``None`` where it did not."""
         self.int8: dict[str, Any] | None = None

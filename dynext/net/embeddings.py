@@ -6,23 +6,21 @@ are e exits, numbered from 0, the last is the full net.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
-from dynext.modules.exit_layers import Cosine
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
+from dynext.net.last_layer import given_to, last_linear
 from dynext.types import BatchNormMode, Source
 
 
-class Seen(NamedTuple):
+class EmbeddedBatch(NamedTuple):
     """Every exit's embedding, e tensors ``[b d]``, and its logits, e tensors ``[b k]``."""
 
     embedding_e: list[Tensor]
@@ -31,8 +29,8 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What exits make of the samples of a source: e tensors ``[n d]``, logits ``[n e k]``, labels if there were
-    some.
+    """What every exit's classifier sees of the samples of a source (e tensors ``[n d]``) and answers (logits
+    ``[n e k]``), with labels ``[n]`` where the source has them.
     """
 
     embedding_e: tuple[Tensor, ...]
@@ -51,54 +49,13 @@ class Embeddings:
         )
 
 
-def last_linear(net: DynamicNet) -> nn.Linear | Cosine:
-    """The layer that gives the full net's logits.
-
-    Raises:
-        FitError: the last stage has no linear layer with an output a class, or several that the logits come out of.
-    """
-    linears = [m for m in net.staged.stages[-1].modules() if isinstance(m, nn.Linear | Cosine)]
-    layers = [m for m in linears if m.out_features == net.num_classes]
-    found = layers[0] if len(layers) == 1 else gives_logits(net, layers)
-    if found is None:
-        mixed = f"mixes the answers of {len(layers)} linear layers"
-        raise FitError(
-            f"the net {mixed if layers else 'does not end in a linear layer'} (nn.Linear), whose input would be the "
-            f"last exit's features; use a method that reads logits alone: train it jointly, or with distillation"
-        )
-    return found
+def check_embeddings(net: DynamicNet) -> None:
+    """Raises FitError: a cascade, whose exits have no embeddings."""
+    if net.cascade is not None:
+        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
 
 
-Layer = TypeVar("Layer", bound=nn.Module)
-
-
-def gives_logits(net: DynamicNet, layers: Sequence[Layer]) -> Layer | None:
-    """That one of the net's ``layers`` whose output is the full net's as it is, by two samples of zeros."""
-    said: dict[Layer, Tensor] = {}
-    hooks = [m.register_forward_hook(lambda m, _, out: said.__setitem__(m, out)) for m in layers]
-    like = next(net.parameters())
-    try:
-        with torch.no_grad(), evaluating(net):
-            logits = net.staged(torch.zeros(2, *net.staged.input_shape, dtype=like.dtype, device=like.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    same = (m for m, out in said.items() if out.data_ptr() == logits.data_ptr() and out.shape == logits.shape)
-    return next(same, None)
-
-
-@contextmanager
-def given_to(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layer is given, call by call, while this is open."""
-    given: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        yield given
-    finally:
-        hook.remove()
-
-
-def seen_by(net: DynamicNet, x: Tensor) -> Seen:
+def embed_batch(net: DynamicNet, x: Tensor) -> EmbeddedBatch:
     """Embeddings and logits of every exit for samples ``x [b ...]``, in the mode that the net is in.
 
     Raises:
@@ -113,7 +70,7 @@ def seen_by(net: DynamicNet, x: Tensor) -> Seen:
         )
     embedding_e = [exit.embed(tap) for exit, tap in zip(net.exits, taps, strict=True)]
     logits_e = [exit.classifier(f) for exit, f in zip(net.exits, embedding_e, strict=True)]
-    return Seen([*embedding_e, given[-1]], [*logits_e, final])
+    return EmbeddedBatch([*embedding_e, given[-1]], [*logits_e, final])
 
 
 @torch.no_grad()
@@ -128,22 +85,21 @@ def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -
         FitError: the net does not end in a linear layer, or its exits build on each other.
     """
     check_samples(source, net.staged.input_shape)
-    if net.cascade is not None:
-        raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+    check_embeddings(net)
     like = next(net.parameters())
-    found: list[Seen] = []
+    embedded: list[EmbeddedBatch] = []
     labels: list[Tensor] = []
     with evaluating(net), statistics(net.staged, bn or source.bn):
         for batch in source:
-            seen = seen_by(net, batch.x.to(like))
-            found.append(Seen([f.float().cpu() for f in seen.embedding_e], [f.float().cpu() for f in seen.logits_e]))
+            embedding_e, logits_e = embed_batch(net, batch.x.to(like))
+            embedded.append(EmbeddedBatch([f.float().cpu() for f in embedding_e], [f.float().cpu() for f in logits_e]))
             labels += [] if batch.y is None else [batch.y]
     if labels and sum(map(len, labels)) != len(source):
         raise SourceError(f"{sum(map(len, labels))} labels for {len(source)} samples; give one each, or none")
-    columns = zip(*(seen.embedding_e for seen in found), strict=True)
+    columns = zip(*(batch.embedding_e for batch in embedded), strict=True)
     return Embeddings(
         embedding_e=tuple(torch.cat(column) for column in columns),
-        logits_nek=torch.cat([torch.stack(seen.logits_e, dim=1) for seen in found]),
+        logits_nek=torch.cat([torch.stack(batch.logits_e, dim=1) for batch in embedded]),
         label_n=torch.cat(labels) if labels else None,
     )
 
@@ -151,6 +107,5 @@ def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -
 @torch.no_grad()
 def embedding_sizes(net: DynamicNet) -> tuple[int, ...]:
     """How long each exit's embedding is, the last exit's included."""
-    like = next(net.parameters())
     with evaluating(net):
-        return tuple(f.shape[1] for f in seen_by(net, like.new_zeros(1, *net.staged.input_shape)).embedding_e)
+        return tuple(f.shape[1] for f in embed_batch(net, net.staged.zeros(1)).embedding_e)

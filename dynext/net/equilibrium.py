@@ -5,34 +5,27 @@ Shapes: b samples, k classes. There are e exits, numbered from 0, the last is th
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
+from dynext.graph.stage import LiveTensors
 from dynext.net.dynamic_net import DynamicNet
 
 
-class _Rescaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.factor, None
-
-
 def rescale_gradient(x: Tensor, factor: float) -> Tensor:
-    """``x`` itself, whose gradient is multiplied by ``factor`` on its way back.
+    """``x`` itself, whose gradient is multiplied by ``factor`` on its way back, in a second backward pass too.
 
+    Inside nested ``torch.func`` transforms this holds for the innermost gradient alone.
+
+    >>> import torch
     >>> x = torch.ones(1, requires_grad=True)
     >>> (3 * rescale_gradient(x, 0.5)).backward()
     >>> x.grad
     tensor([1.5000])
     """
-    return _Rescaled.apply(x, factor)
+    same = x.view_as(x)  # a graph node of its own: the gradient of what else reads x is not rescaled
+    if same.requires_grad:
+        same.register_hook(lambda gradient: gradient * factor)
+    return same
 
 
 def logits_in_equilibrium(net: DynamicNet, x: Tensor, *, balance: bool = True) -> tuple[list[Tensor], list[Tensor]]:
@@ -48,23 +41,23 @@ def logits_in_equilibrium(net: DynamicNet, x: Tensor, *, balance: bool = True) -
     Source: gradient equilibrium, Li et al., ICCV 2019, arXiv:1908.06294, section 3.2. Ours rescales every tensor that
     is live at the cut, so that nets with long skip connections get the exact mean too.
     """
-    live: tuple[Tensor, ...] = (x,)
-    standing = {int(exit.after): e for e, exit in enumerate(net.exits)}
+    live: LiveTensors = (x,)
+    exit_after = {s: e for e, s in enumerate(net.exit_stages[:-1])}
     logits_e: list[Tensor] = []
     taps: list[Tensor] = []
     for s, stage in enumerate(net.staged.stages):
         live = stage(*live)
         if s < len(net.staged.stages) - 1:
             taps.append(live[stage.tap])
-        e = standing.get(s)
+        e = exit_after.get(s)
         if e is None:
             continue
-        behind = net.num_exits - e
-        live = _all(live, 1 / behind) if balance else live
+        num_behind = net.num_exits - e
+        live = _rescaled(live, 1 / num_behind) if balance else live
         logits_e.append(net.exits[e](live[stage.tap]))
-        live = _all(live, behind - 1) if balance else live
+        live = _rescaled(live, num_behind - 1) if balance else live
     return [*logits_e, live[0]], taps
 
 
-def _all(live: tuple[Tensor, ...], factor: float) -> tuple[Tensor, ...]:
-    return tuple(rescale_gradient(t, factor) if t.requires_grad else t for t in live)
+def _rescaled(live: LiveTensors, factor: float) -> LiveTensors:
+    return tuple(rescale_gradient(tensor, factor) for tensor in live)

@@ -1,7 +1,7 @@
-"""What frozen heads train on: the trunk run once over the samples, and kept.
+"""What heads on a frozen trunk are trained on: the trunk is run once over the samples, and its outputs are kept.
 
-What the heads see (after their parameter-free reduction) is kept in half precision where it fits, so that thousands of
-head steps cost little more than the heads.
+They are what the heads see after their parameter-free reduction, in half precision where values fit, so that thousands
+of steps cost little more than the heads.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from tqdm import tqdm
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating, statistics
-from dynext.modules.skip_rule import Keep
+from dynext.modules.skip_rule import SkipRule
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy
 from dynext.types import BatchNormMode, Source
 
 HALF_MAX = 65504.0
-"""Nets without normalization layers, fed with pixels up to 255 say, go beyond."""
+"""Largest number in half precision; nets without normalization layers whose inputs are large go beyond."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """What frozen heads train on: one tensor ``[n ...]`` per early exit (float16; float32 where values do not fit), the
-    full net's logits ``[n k]``."""
+    """What heads on a frozen trunk are trained on: a tensor ``[n ...]`` per early exit (float16, or float32 where
+    values do not fit), and the full net's logits ``[n k]``.
+    """
 
     reduced_e: tuple[Tensor, ...]
     logits_nk: Tensor
@@ -55,12 +56,13 @@ def cache_features(
     source: Source,
     *,
     bn: BatchNormMode | None = None,
-    keep: Keep | None = None,
+    keep: SkipRule | None = None,
     progress: bool = True,
 ) -> Features:
     """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
 
     Args:
+        teacher: whose logits are the soft labels; ``None`` for the net itself.
         keep: skip stages meanwhile, by this rule (`Policy.keep_g`): heads then learn from what they will see.
 
     Raises:
@@ -74,21 +76,21 @@ def cache_features(
     logits_nk = torch.empty(0)
     done = 0
     guide = net.staged if teacher is None or not apart else teacher
-    bar = tqdm(total=len(source), desc="features", unit="row", disable=None if progress else True, leave=False)
+    bar = tqdm(total=len(source), desc="features", unit="sample", disable=None if progress else True, leave=False)
     with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
         for batch in source:
             x = batch.x.to(like)
             taps, final = net.taps(x) if keep is None else _skipping(net, x, keep)
-            rows = slice(done, done + len(x))
-            found = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
+            here = slice(done, done + len(x))
+            batch_e = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
             if not done:
-                reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in found]
+                reduced_e = [torch.empty(len(source), *r.shape[1:], dtype=torch.float16) for r in batch_e]
                 logits_nk = torch.empty(len(source), final.shape[1])
-            for e, r in enumerate(found):
+            for e, r in enumerate(batch_e):
                 if reduced_e[e].dtype == torch.float16 and r.abs().amax() > HALF_MAX:
                     reduced_e[e] = reduced_e[e].float()
-                reduced_e[e][rows] = r.to(reduced_e[e].dtype).cpu()
-            logits_nk[rows] = (guide(x) if apart else final).float().cpu()
+                reduced_e[e][here] = r.to(reduced_e[e].dtype).cpu()
+            logits_nk[here] = (guide(x) if apart else final).float().cpu()
             done += len(x)
             bar.update(len(x))
     if not torch.isfinite(logits_nk).all():
@@ -98,13 +100,13 @@ def cache_features(
     return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
 
 
-def _skipping(net: DynamicNet, x: Tensor, keep: Keep) -> tuple[list[Tensor], Tensor]:
-    seen = gated(net, x, greedy(keep), [one is not None for one in keep])
-    return seen.taps, seen.logits_bk
+def _skipping(net: DynamicNet, x: Tensor, keep: SkipRule) -> tuple[list[Tensor], Tensor]:
+    passed = gated(net, x, greedy(keep), [least is not None for least in keep])
+    return passed.taps, passed.logits_bk
 
 
 def same_function(net: DynamicNet, teacher: nn.Module) -> bool:
-    """Whether the trunk still is the teacher: its own final logits then are the soft labels, at no further cost."""
+    """Whether the trunk still computes what the teacher does: its own logits then are the soft labels, at no cost."""
     like = next(net.parameters())
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(2, *net.staged.input_shape, generator=draw).to(like)
@@ -121,10 +123,10 @@ def head_logits(net: DynamicNet, features: Features, *, batch_size: int = 512) -
     like = next(net.parameters())
     parts = []
     with evaluating(net):
-        for rows in torch.arange(len(features)).split(batch_size):
+        for index in torch.arange(len(features)).split(batch_size):
             early = [
-                exit.head(reduced[rows].to(like)).float().cpu()
+                exit.head(reduced[index].to(like)).float().cpu()
                 for exit, reduced in zip(net.exits, features.reduced_e, strict=True)
             ]
-            parts.append(torch.stack([*early, features.logits_nk[rows]], dim=1))
+            parts.append(torch.stack([*early, features.logits_nk[index]], dim=1))
     return torch.cat(parts)

@@ -1,8 +1,8 @@
 """Layers in 8 bits: weights as int8 with a scale per output channel, inputs rounded to uint8 as they come.
 
-A quantized layer takes and gives floats, so that it stands wherever the float one stood: residual sums, pooling and
-heads need not know. On CPUs the sum runs in oneDNN's int8 kernels; elsewhere, and in exported programs, it is written
-as quantize and dequantize around the float operation, which ONNX runtimes turn into int8 kernels of their own.
+A quantized layer takes and gives floats, so that it can stand wherever the float one stood: residual sums, pooling and
+heads stay as they are. On CPUs the sum runs in oneDNN's int8 kernels; elsewhere, and in exported programs, it is
+written as quantize and dequantize around the float operation, which ONNX runtimes turn into int8 kernels of their own.
 
 Shapes: b samples, c channels.
 """
@@ -80,9 +80,13 @@ class Int8Layer(nn.Module):
         ops = torch.ops.quantized_decomposed
         scale, zero = self.scale, self.zero
         q = ops.quantize_per_tensor(x.float(), scale, zero, 0, LEVELS, torch.uint8)
-        seen = ops.dequantize_per_tensor(q, scale, zero, 0, LEVELS, torch.uint8).to(x.dtype)
+        rounded = ops.dequantize_per_tensor(q, scale, zero, 0, LEVELS, torch.uint8).to(x.dtype)
         weight = ops.dequantize_per_channel(self.weight, self.step, None, 0, -MOST, MOST, torch.int8).to(x.dtype)
-        out = F.linear(seen, weight, self.bias) if self.conv is None else F.conv2d(seen, weight, self.bias, *self.conv)
+        out = (
+            F.linear(rounded, weight, self.bias)
+            if self.conv is None
+            else F.conv2d(rounded, weight, self.bias, *self.conv)
+        )
         return out.relu() if self.relu else out
 
     def _in_kernel(self, x: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class Int8Layer(nn.Module):
         return kernel(*known, 1.0, 0, torch.float32, "relu" if self.relu else "none", [], "")
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """As uint8, some samples at a time."""
+        """``x`` as uint8, a few samples at a time."""
         if x.numel() <= AT_ONCE:
             return self._levels(x).to(torch.uint8)
         q, some = torch.empty_like(x, dtype=torch.uint8), max(1, AT_ONCE // x[0].numel())
@@ -167,7 +171,9 @@ def to_int8(net: DynamicNet, spec: Int8Spec | None) -> DynamicNet:
 
 
 class Chain:
-    """A layer with what can be folded into it: the BatchNorm and the ReLU that alone read what is before them."""
+    """A layer with what can be folded into it: the BatchNorm and the ReLU behind it, where nothing else reads what they
+    read.
+    """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         self.layer, self.norm, self.relu = layer, cast("_BatchNorm | None", None), False
@@ -182,7 +188,7 @@ class Chain:
             return True
         return False
 
-    def made(self, scale: float, zero: int) -> Int8Layer:
+    def quantized(self, scale: float, zero: int) -> Int8Layer:
         layer = self.layer
         if self.norm is not None:
             layer = fuse_conv_bn_eval(cast(nn.Conv2d, layer), cast(nn.BatchNorm2d, self.norm))
@@ -210,7 +216,7 @@ class _InGraph(Chain):
         for node in reversed(self.folded):
             node.replace_all_uses_with(node.all_input_nodes[0])
             self.body.graph.erase_node(node)
-        self.body.set_submodule(str(self.node.target), self.made(scale, zero))
+        self.body.set_submodule(str(self.node.target), self.quantized(scale, zero))
 
 
 class _InSequence(Chain):
@@ -227,7 +233,7 @@ class _InSequence(Chain):
                 self.folded.append(behind)
 
     def replace(self, scale: float, zero: int) -> None:
-        setattr(self.parent, self.name, self.made(scale, zero))
+        setattr(self.parent, self.name, self.quantized(scale, zero))
         for name in self.folded:
             setattr(self.parent, name, nn.Identity())
 
@@ -245,7 +251,7 @@ def chains(net: DynamicNet) -> Iterator[tuple[str, Chain]]:
             module, name = stage.body.get_submodule(str(node.target)), f"{prefix}.{node.target}"
             if not _can(module):
                 yield from _in_modules(module, name, shared)
-            elif id(module) not in shared and sum(one.target == node.target for one in calls) == 1:
+            elif id(module) not in shared and sum(call.target == node.target for call in calls) == 1:
                 yield name, _InGraph(stage.body, node)
     for e, exit in enumerate(net.exits):
         yield from _in_modules(exit, f"exits.{e}", shared)

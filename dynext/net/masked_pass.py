@@ -15,8 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from dynext.errors import PolicyError
+from dynext.graph.stage import LiveTensors
 from dynext.modules.gates import Gates, Memory
-from dynext.modules.skip_rule import Keep, runs
+from dynext.modules.skip_rule import SkipRule, runs
 from dynext.net.dynamic_net import DynamicNet
 
 Decide = Callable[[int, Tensor], Tensor]
@@ -56,9 +57,9 @@ def gated(net: DynamicNet, x: Tensor, decide: Decide, asked_g: Sequence[bool] | 
     memory: Memory = gates.begin(x) if any(asked_g) else ()
     always = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
     logit_g, run_g = [always] * len(gates), [torch.ones_like(always)] * len(gates)
-    live: tuple[Tensor, ...] = (x,)
+    live: LiveTensors = (x,)
     tap, taps = x, []
-    exits = {exit.after for exit in net.exits}
+    exits = set(net.exit_stages[:-1])
     for s, stage in enumerate(net.staged.stages):
         g = gate_of.get(s)
         if g is None:
@@ -67,7 +68,7 @@ def gated(net: DynamicNet, x: Tensor, decide: Decide, asked_g: Sequence[bool] | 
             logit_g[g], memory = gates.ask(g, tap, memory)
             run_b = decide(g, logit_g[g])
             run_g[g] = run_b.detach()
-            live = tuple(_mixed(run_b, one, other) for one, other in zip(stage(*live), live, strict=True))
+            live = tuple(_mixed(run_b, ran, skipped) for ran, skipped in zip(stage(*live), live, strict=True))
         tap = live[stage.tap]
         if s in exits:
             taps.append(tap)
@@ -92,7 +93,7 @@ def straight_through(g: int, logit_b: Tensor) -> Tensor:
     return runs(logit_b, 0.5).to(logit_b.dtype) + (probability_b - probability_b.detach())
 
 
-def greedy(keep_g: Keep) -> Decide:
+def greedy(keep_g: SkipRule) -> Decide:
     """What `run` does: a sample runs a stage where its gate's probability reaches ``keep_g[g]``."""
     return lambda g, logit_b: runs(logit_b, keep_g[g]).to(logit_b.dtype)
 
@@ -111,11 +112,11 @@ def sampled(draw: Generator, mix: float = 1.0) -> Decide:
 
 
 def replayed(run_bg: Tensor) -> Decide:
-    """Decisions made before, ``[b g]``."""
+    """Decisions of an earlier pass, ``[b g]``."""
     return lambda g, logit_b: run_bg[:, g].to(logit_b)
 
 
-def trunk_macs(net: DynamicNet, run_bg: Tensor, keep_g: Keep) -> Tensor:
+def trunk_macs(net: DynamicNet, run_bg: Tensor, keep_g: SkipRule) -> Tensor:
     """MACs ``[b e]`` (int64) of the stages that each sample runs up to each exit, asked gates included, heads not."""
     gates = gates_of(net)
     start = gates.start_macs if any(keep is not None for keep in keep_g) else 0

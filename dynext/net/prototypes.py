@@ -1,4 +1,4 @@
-"""Classes as vectors: prototypes from a few examples, at every exit, and no gradient.
+"""Classes as vectors: prototypes from a few examples, at every exit, without training.
 
 Shapes: n samples, k classes, d the size of an embedding, which differs from exit to exit. There are e exits, numbered
 from 0, the last is the full net.
@@ -17,7 +17,7 @@ from dynext.errors import SourceError
 from dynext.seeding import generator
 
 SCALE = 10.0
-"""What cosines are multiplied by to be logits; temperatures see to the rest."""
+"""What cosines are multiplied by to be logits; temperatures are calibrated on top of it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +33,8 @@ class Prototypes:
 
     def logits(self, embedding_e: Sequence[Tensor]) -> Tensor:
         """Every exit's answer ``[n e k]`` to e tensors ``[n d]``: `SCALE` times the cosine to each class's vector."""
-        found = zip(embedding_e, self.vector_e, self.center_e, strict=True)
-        return torch.stack([cosine_logits(f, vector, center) for f, vector, center in found], dim=1)
+        exits = zip(embedding_e, self.vector_e, self.center_e, strict=True)
+        return torch.stack([cosine_logits(f, vector, center) for f, vector, center in exits], dim=1)
 
 
 def prototypes(
@@ -49,8 +49,8 @@ def prototypes(
     Args:
         embedding_e: of the examples, e tensors ``[n d]``.
         label_n: their classes, from 0.
-        num_classes: one more than the largest label without it.
-        center_on: embeddings of further samples, unlabelled, whose mean is taken off; that of the examples without it.
+        num_classes: by default one more than the largest label.
+        center_on: embeddings of further samples, unlabelled, whose mean is taken off; by default that of the examples.
 
     Raises:
         SourceError: a class without an example, labels of another number than samples, or NaN.
@@ -101,12 +101,12 @@ def draw_shots(label_n: Tensor, shots: int, *, seed: int = 0) -> Tensor:
     Raises:
         SourceError: a class with fewer samples.
     """
-    draw, found = generator(seed), []
+    draw, drawn = generator(seed), []
     for label in label_n.unique().tolist():
-        rows = (label_n == label).nonzero()[:, 0]
-        if len(rows) < shots:
+        members = (label_n == label).nonzero()[:, 0]
+        if len(members) < shots:
             raise SourceError(
-                f"{len(rows)} samples of class {label}, {shots} asked for; give more samples or fewer shots"
+                f"{len(members)} samples of class {label}, {shots} asked for; give more samples or fewer shots"
             )
-        found.append(rows[torch.randperm(len(rows), generator=draw)[:shots]])
-    return torch.cat(found)
+        drawn.append(members[torch.randperm(len(members), generator=draw)[:shots]])
+    return torch.cat(drawn)

@@ -38,7 +38,7 @@ def side_by_side(
     batches: Sequence[int] = (1, 64),
     budget_s: float = 4.0,
 ) -> tuple[Timing, ...]:
-    """Time ``static(rows)`` and ``net.run(rows, policy)`` in turn on successive batches of ``x [n ...]``.
+    """Time ``static`` and ``net.run`` with ``policy`` in turn on successive batches of ``x [n ...]``.
 
     For each batch size, pairs are timed for about ``budget_s`` seconds (eight pairs at least), going round ``x`` where
     it is short. At batch 1 easy samples cost less than hard ones and the mean is what a user pays; above, the median
@@ -49,13 +49,13 @@ def side_by_side(
     """
     if not len(x):
         raise SourceError("no samples to time on; give at least one")
-    found = []
+    timings = []
     with evaluating(static), evaluating(net):
         for batch in batches:
-            pairs = _pairs(lambda rows: static(rows), lambda rows: net.run(rows, policy), x, batch, budget_s)
+            pairs = _pairs(static, lambda batch_x: net.run(batch_x, policy), x, batch, budget_s)
             static_s, dynamic_s = ([pair[i] for pair in pairs] for i in (0, 1))
             middle = statistics.fmean if batch == 1 else statistics.median
-            found.append(
+            timings.append(
                 Timing(
                     batch=batch,
                     static_ms=1000 * middle(static_s),
@@ -63,7 +63,7 @@ def side_by_side(
                     speedup=middle(static_s) / middle(dynamic_s),
                 )
             )
-    return tuple(found)
+    return tuple(timings)
 
 
 def _pairs(
@@ -73,21 +73,21 @@ def _pairs(
     began = time.perf_counter()
     while len(pairs) < 10 or time.perf_counter() - began < budget_s:
         start = len(pairs) * batch
-        rows = x[torch.arange(start, start + batch, device=x.device) % len(x)]
+        batch_x = x[torch.arange(start, start + batch, device=x.device) % len(x)]
         # Whoever goes first in a pair pays for cold caches: take turns.
         if len(pairs) % 2:
-            b, a = _seconds(second, rows), _seconds(first, rows)
+            b, a = _seconds(second, batch_x), _seconds(first, batch_x)
         else:
-            a, b = _seconds(first, rows), _seconds(second, rows)
+            a, b = _seconds(first, batch_x), _seconds(second, batch_x)
         pairs.append((a, b))
     return pairs[2:]  # warm-up
 
 
-def _seconds(work: Callable[[Tensor], object], rows: Tensor) -> float:
-    if rows.is_cuda:
-        torch.cuda.synchronize(rows.device)
+def _seconds(work: Callable[[Tensor], object], batch_x: Tensor) -> float:
+    if batch_x.is_cuda:
+        torch.cuda.synchronize(batch_x.device)
     began = time.perf_counter()
-    work(rows)
-    if rows.is_cuda:
-        torch.cuda.synchronize(rows.device)
+    work(batch_x)
+    if batch_x.is_cuda:
+        torch.cuda.synchronize(batch_x.device)
     return time.perf_counter() - began

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError, SourceError
+from dynext.graph.stage import LiveTensors
 from dynext.modules.modes import in_evaluation
 from dynext.policy.batch_budget import BatchPlan, going_on, running_exits
 from dynext.policy.confidence import Confidence
@@ -19,8 +20,8 @@ from dynext.types import Prediction
 def run_batch(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     """Run samples ``x [b ...]`` by a plan; all of them together spend at most ``plan.macs`` a sample.
 
-    How many go on is known before who does: no device synchronization at all. The net runs in evaluation, whatever mode
-    it is in. Answers come in the order of the input.
+    How many samples go on is known before which ones do, so that no device is synchronized. The net runs in evaluation,
+    whatever mode it is in. Answers come in the order of the input.
 
     Raises:
         PolicyError: the plan is for another number of exits, or for other costs than the net's.
@@ -38,10 +39,10 @@ def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     policy = plan.policy
     ends = net.exit_stages
     confidence = Confidence(policy.confidence, net.num_exits)
-    row_b = torch.arange(len(x), device=x.device)
+    sample_b = torch.arange(len(x), device=x.device)
     logits_bk = x.new_zeros(len(x), net.num_classes)
-    exit_b, macs_b = torch.zeros_like(row_b), torch.zeros_like(row_b)
-    live: tuple[Tensor, ...] = (x,)
+    exit_b, macs_b = torch.zeros_like(sample_b), torch.zeros_like(sample_b)
+    live: LiveTensors = (x,)
     left, done, spent = plan.macs * len(x), 0, 0
     for e, next_macs in running_exits(plan):
         began = spent
@@ -57,13 +58,13 @@ def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
                 f"exit {e} takes {spent - began:,} MACs of a sample, the plan says {plan.segment_macs_e[e]:,}; make a "
                 f"plan on a table of this net"
             )
-        left -= (spent - began) * len(row_b)
-        logits_bk[row_b], exit_b[row_b], macs_b[row_b] = logits, e, spent
+        left -= (spent - began) * len(sample_b)
+        logits_bk[sample_b], exit_b[sample_b], macs_b[sample_b] = logits, e, spent
         if next_macs is None:
             break
-        sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
+        sure_b = confidence.step(logits.float() / policy.temperature_e[e], sample_b, e)
         staying = going_on(sure_b, left, plan.onward_macs_e[e], next_macs)
         if not len(staying):
             break
-        row_b, live = row_b[staying], tuple(tensor[staying] for tensor in live)
+        sample_b, live = sample_b[staying], tuple(tensor[staying] for tensor in live)
     return Prediction(logits=logits_bk, exit=exit_b, macs=macs_b)

@@ -1,6 +1,6 @@
 """Measured milliseconds of stages and exits by the number of samples, on one machine.
 
-Compaction pays only when the samples that left save more than gathering the others costs; this table knows.
+Compaction pays only when the samples that left save more time than gathering the others costs.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class CostTable:
         widths = {len(line) for table in (self.stage_ms, self.exit_ms, self.gather_ms) for line in table}
         if widths - {len(self.rows)} or list(self.rows) != sorted(set(self.rows)):
             raise PolicyError(
-                f"cost table with samples {self.rows} and lines of {sorted(widths)} entries; measure it anew"
+                f"a cost table for {self.rows} samples with lines of {sorted(widths)} entries; measure it anew"
             )
 
-    def stage(self, s: int, rows: int) -> float:
-        """Milliseconds of stage ``s`` on ``rows`` samples."""
-        return self._between(self.stage_ms[s], rows)
+    def stage(self, s: int, count: int) -> float:
+        """Milliseconds of stage ``s`` on ``count`` samples."""
+        return self._between(self.stage_ms[s], count)
 
-    def exit(self, e: int, rows: int) -> float:
-        """Milliseconds of exit ``e`` on ``rows`` samples; the last exit costs nothing beyond its stages."""
-        return self._between(self.exit_ms[e], rows) if e < len(self.exit_ms) else 0.0
+    def exit(self, e: int, count: int) -> float:
+        """Milliseconds of exit ``e`` on ``count`` samples; the last exit costs nothing beyond its stages."""
+        return self._between(self.exit_ms[e], count) if e < len(self.exit_ms) else 0.0
 
-    def static(self, rows: int) -> float:
-        """Milliseconds of all stages on ``rows`` samples."""
-        return sum(self.stage(s, rows) for s in range(len(self.stage_ms)))
+    def static(self, count: int) -> float:
+        """Milliseconds of all stages on ``count`` samples."""
+        return sum(self.stage(s, count) for s in range(len(self.stage_ms)))
 
     def compaction_pays(self, after: int, until: int, *, carried: int, waiting: int) -> bool:
         """Whether the stages behind ``after`` up to ``until`` save more on ``waiting`` samples than the gather
@@ -66,16 +66,16 @@ class CostTable:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> CostTable:
-        tables = {k: tuple(map(tuple, found[k])) for k in ("stage_ms", "exit_ms", "gather_ms")}
-        return cls(rows=tuple(found["rows"]), device=found["device"], threads=found["threads"], **tables)
+    def from_dict(cls, saved: dict[str, Any]) -> CostTable:
+        tables = {k: tuple(map(tuple, saved[k])) for k in ("stage_ms", "exit_ms", "gather_ms")}
+        return cls(rows=tuple(saved["rows"]), device=saved["device"], threads=saved["threads"], **tables)
 
-    def _between(self, ms: Sequence[float], rows: int) -> float:
-        right = bisect_left(self.rows, rows)
-        if right == len(self.rows):  # beyond the table: time grows with the samples
-            return ms[-1] * rows / self.rows[-1]
-        if self.rows[right] == rows or right == 0:
+    def _between(self, ms: Sequence[float], count: int) -> float:
+        right = bisect_left(self.rows, count)
+        if right == len(self.rows):  # beyond the table: time grows with their number
+            return ms[-1] * count / self.rows[-1]
+        if self.rows[right] == count or right == 0:
             return ms[right]
         low, high = self.rows[right - 1], self.rows[right]
-        share = (rows - low) / (high - low)
+        share = (count - low) / (high - low)
         return ms[right - 1] + share * (ms[right] - ms[right - 1])

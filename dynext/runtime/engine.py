@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError, SourceError
+from dynext.graph.stage import LiveTensors
 from dynext.modules.modes import in_evaluation
 from dynext.policy.confidence import Confidence
 from dynext.policy.policy import Policy
@@ -29,7 +30,7 @@ def run(
 
     A gated stage runs for the samples whose gate says so. Samples that do, and survivors after an exit, are gathered
     when that pays (``compact="auto"``: by ``net.cost`` where it was measured, else always). One device synchronization
-    an exit, and one a gate unless all are decided at one look; none a sample. The net runs in evaluation, whatever mode
+    an exit, and one a gate unless all are decided at once; none a sample. The net runs in evaluation, whatever mode
     it is in. Answers come in the order of the input; ``macs`` counts the stages, heads and gates that a sample needed.
     A sample whose confidence is NaN leaves at the last exit, and one whose gate says NaN runs the stage.
 
@@ -50,50 +51,68 @@ def _run(net: Runnable, x: Tensor, policy: Policy, compact: Compact, deadline_ms
     rule = policy.skip_rule
     skips = None if net.gates is None or rule is None else Skips(net.gates, rule, net.cost, compact)
     if not len(x):
-        return _Books(net, x, policy, skips is not None).prediction()
+        return _RunState(net, x, policy, skips is not None).prediction()
     until = None if deadline_ms is None else time.perf_counter() + deadline_ms / 1000
     exits = {exit.after: e for e, exit in enumerate(net.exits) if until or policy.threshold_e[e] is not None}
     if len(x) == 1:
-        return _run_row(net, x, policy, exits, skips, until)
-    books = _Books(net, x, policy, skips is not None)
+        return _run_alone(net, x, policy, exits, skips, until)
+    return _run_batch(net, x, policy, exits, skips, until, compact)
+
+
+def _run_batch(
+    net: Runnable,
+    x: Tensor,
+    policy: Policy,
+    exits: dict[int, int],
+    skips: Skips | None,
+    until: float | None,
+    compact: Compact,
+) -> Prediction:
+    """Run two samples or more.
+
+    Args:
+        exits: stage to the exit after it, for those that are evaluated.
+        until: when to answer with what there is, by `time.perf_counter`.
+    """
+    state = _RunState(net, x, policy, skips is not None)
     if skips is not None:
         x, order = skips.begin(x)
-        books.begin(order)
-    live: tuple[Tensor, ...] = (x,)
+        state.begin(order)
+    live: LiveTensors = (x,)
     tap = x
     for s, stage in enumerate(net.staged.stages):
         if skips is None:
             live = stage(*live)
         else:
             run_b = skips.decision(s, tap)
-            books.decide(skips.gate_of.get(s), run_b)
-            live = skips.through(s, stage, live, run_b, books.open_b)
+            state.decide(skips.gate_of.get(s), run_b)
+            live = skips.through(s, stage, live, run_b, state.open_b)
         tap = live[stage.tap]
-        books.spent += stage.macs
+        state.spent += stage.macs
         e = exits.get(s)
         if e is not None:
             logits = net.exits[e](tap)
-            books.spent += net.exits[e].macs
-            staying = books.close(e, logits, in_hand=until is not None)
-            if not books.num_open:
-                return books.prediction()
-            if _compact_pays(net, exits, s, books.carried, books.num_open, compact):
+            state.spent += net.exits[e].macs
+            staying = state.release(e, logits, in_hand=until is not None)
+            if not state.num_open:
+                return state.prediction()
+            if _compact_pays(net, exits, s, state.num_carried, state.num_open, compact):
                 live = tuple(t[staying] for t in live)
                 tap = live[stage.tap]
-                books.compact(staying)
+                state.compact(staying)
                 if skips is not None:
                     skips.stay(staying)
-        if until is not None and books.logits_bk is not None and time.perf_counter() > until:
-            return books.prediction()
-    books.answer(net.num_exits - 1, live[0])
-    return books.prediction()
+        if until is not None and state.logits_bk is not None and time.perf_counter() > until:
+            return state.prediction()
+    state.answer(net.num_exits - 1, live[0])
+    return state.prediction()
 
 
-def _run_row(
+def _run_alone(
     net: Runnable, x: Tensor, policy: Policy, exits: dict[int, int], skips: Skips | None, until: float | None
 ) -> Prediction:
-    """The same for a sample that is alone: nobody is gathered or told apart, and plain numbers keep the books. As
-    tensors they cost a thin net a tenth of its time.
+    """Run one sample: there is none to gather or to tell apart, and what `_RunState` holds as tensors, which would cost
+    a thin net a tenth of its time, are plain numbers here.
     """
     confidence = Confidence(policy.confidence, net.num_exits)
     spent, skipped = 0, set[int]()
@@ -101,12 +120,12 @@ def _run_row(
         skips.begin(x)
         spent += skips.gates.start_macs
     in_hand: tuple[Tensor, int, int] | None = None  # logits, exit, MACs
-    live: tuple[Tensor, ...] = (x,)
+    live: LiveTensors = (x,)
     tap = x
     for s, stage in enumerate(net.staged.stages):
         if skips is not None and s in skips.gate_of:
             spent += skips.gates.macs_g[skips.gate_of[s]]
-            if not skips.row_runs(s, tap):
+            if not skips.sample_runs(s, tap):
                 skipped.add(s)
         if s not in skipped:
             live = stage(*live)
@@ -137,30 +156,31 @@ def _answered(
     return Prediction(logits=logits, exit=exit_b, macs=macs_b, ran=ran)
 
 
-def _sure(policy: Policy, confidence: Confidence, e: int, logits: Tensor, row_b: Tensor | None = None) -> Tensor:
+def _sure(policy: Policy, confidence: Confidence, e: int, logits: Tensor, sample_b: Tensor | None = None) -> Tensor:
     """Whether exit ``e`` is sure of each sample ``[b]``; of a sample whose confidence is NaN it is not."""
     # in float32, as in a table: dividing in half precision would round, and samples would leave elsewhere
-    sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
+    sure_b = confidence.step(logits.float() / policy.temperature_e[e], sample_b, e)
     threshold = policy.threshold_e[e]
     return sure_b >= (math.inf if threshold is None else threshold)
 
 
-class _Books:
-    """One call's books: which samples the live tensors carry, which of those still wait, and the answers so far.
+class _RunState:
+    """How far one call has come: which samples the live tensors carry, which of them wait for an answer, what has been
+    spent, and the answers so far.
 
-    An answer is written for everybody who waits and overwritten further on, so that an exit costs one synchronization
-    (who stays) and a deadline finds an answer in hand.
+    An exit's answer is written for all samples that wait and overwritten further on, so that an exit costs one
+    synchronization (which samples stay) and a deadline finds an answer in hand.
     """
 
     def __init__(self, net: Runnable, x: Tensor, policy: Policy, skipping: bool) -> None:
         self.net, self.policy, self.x = net, policy, x
         self.confidence = Confidence(policy.confidence, net.num_exits)
-        # No tensor before it is needed: at batch 1 each costs a thousandth of a small net.
-        self.row_b: Tensor | None = None  # which samples are carried, in this order; None: all of them, as given
+        # No tensor before it is needed: each takes a small net's time, the more so the smaller the batch.
+        self.sample_b: Tensor | None = None  # which samples are carried, in this order; None: all of them, as given
         self.open_b: Tensor | None = None  # which carried samples wait; None: all of them
-        self.num_open = self.carried = len(x)
+        self.num_open = self.num_carried = len(x)
         self.spent = 0
-        """What a sample has spent by now that skipped nothing."""
+        """MACs that a sample has spent by now that skipped nothing."""
         self.ran_bg: Tensor | None = None  # which gated stages each sample has run so far
         if skipping:
             self.ran_bg = torch.ones(len(x), net.num_gates, dtype=torch.bool, device=x.device)
@@ -168,22 +188,26 @@ class _Books:
         self.exit_b = self.macs_b = torch.empty(0, dtype=torch.int64, device=x.device)
 
     def begin(self, order: Tensor | None) -> None:
-        """The gates have looked at the input, and perhaps put the samples in another order."""
+        """The gates have seen the input, and perhaps put the samples in another order."""
         gates = self.net.gates
         self.spent += 0 if gates is None else gates.start_macs
         if order is not None:
-            self.row_b = order
+            self.sample_b = order
 
     def decide(self, g: int | None, run_b: Tensor | None) -> None:
         """Gate ``g`` has said which carried samples run its stage."""
         if g is not None and run_b is not None and self.ran_bg is not None and self.net.gates is not None:
             self.spent += self.net.gates.macs_g[g]
-            rows = slice(None) if self.row_b is None else self.row_b
-            self.ran_bg[rows, g] = run_b.to(self.ran_bg.device)
+            here = slice(None) if self.sample_b is None else self.sample_b
+            self.ran_bg[here, g] = run_b.to(self.ran_bg.device)
 
-    def close(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
-        """Let go the samples that exit ``e`` is sure of; gives the positions, among the carried, of those that stay."""
-        unsure = ~_sure(self.policy, self.confidence, e, logits, self.row_b)
+    def release(self, e: int, logits: Tensor, *, in_hand: bool) -> Tensor:
+        """Let go the samples that exit ``e`` is sure of; gives the positions, among the carried, of those that stay.
+
+        Args:
+            in_hand: the others get its answer too, for the time being.
+        """
+        unsure = ~_sure(self.policy, self.confidence, e, logits, self.sample_b)
         if self.open_b is not None:
             unsure &= self.open_b
         staying = unsure.nonzero()[:, 0]
@@ -194,35 +218,36 @@ class _Books:
         return staying
 
     def answer(self, e: int, logits: Tensor) -> None:
-        """Exit ``e`` answers every sample that waits."""
-        exit_b, macs_b = self.exit_b.new_full((self.carried,), e), self._macs()
-        if self.logits_bk is None:  # the first answer goes to everybody
-            if self.row_b is not None:  # all are still carried, in the gates' order
-                back = self.row_b.argsort()
+        """Exit ``e`` answers every sample that waits for an answer."""
+        exit_b, macs_b = self.exit_b.new_full((self.num_carried,), e), self._macs()
+        if self.logits_bk is None:  # the first answer goes to all samples
+            if self.sample_b is not None:  # all are still carried, in the gates' order
+                back = self.sample_b.argsort()
                 logits, macs_b = logits[back], macs_b[back]
             self.logits_bk, self.exit_b, self.macs_b = logits, exit_b, macs_b
             return
-        rows = slice(None) if self.row_b is None else self.row_b
+        here = slice(None) if self.sample_b is None else self.sample_b
         if self.open_b is not None:
-            logits = logits.where(self.open_b[:, None], self.logits_bk[rows])
-            exit_b = exit_b.where(self.open_b, self.exit_b[rows])
-            macs_b = macs_b.where(self.open_b, self.macs_b[rows])
-        self.logits_bk[rows] = logits
-        self.exit_b[rows] = exit_b
-        self.macs_b[rows] = macs_b
+            logits = logits.where(self.open_b[:, None], self.logits_bk[here])
+            exit_b = exit_b.where(self.open_b, self.exit_b[here])
+            macs_b = macs_b.where(self.open_b, self.macs_b[here])
+        self.logits_bk[here] = logits
+        self.exit_b[here] = exit_b
+        self.macs_b[here] = macs_b
 
     def _macs(self) -> Tensor:
-        """What each carried sample has spent by now."""
-        spent_b = self.macs_b.new_full((self.carried,), self.spent)
+        """MACs that each carried sample has spent by now."""
+        spent_b = self.macs_b.new_full((self.num_carried,), self.spent)
         if self.ran_bg is None or self.net.gates is None:
             return spent_b
         macs_g = spent_b.new_tensor([self.net.staged.stages[s].macs for s in self.net.gates.at])
-        ran_bg = self.ran_bg if self.row_b is None else self.ran_bg[self.row_b]
+        ran_bg = self.ran_bg if self.sample_b is None else self.ran_bg[self.sample_b]
         return spent_b - (~ran_bg * macs_g).sum(1)
 
     def compact(self, staying: Tensor) -> None:
-        self.row_b, self.open_b = staying if self.row_b is None else self.row_b[staying], None
-        self.carried = self.num_open
+        """Only the carried samples at the positions ``staying`` are carried on."""
+        self.sample_b, self.open_b = staying if self.sample_b is None else self.sample_b[staying], None
+        self.num_carried = self.num_open
 
     def prediction(self) -> Prediction:
         logits_bk = self.logits_bk

@@ -12,7 +12,7 @@ import dynext as dx
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_layers import Cosine
 from dynext.net.cascade import cascade
-from dynext.net.embeddings import last_linear
+from dynext.net.last_layer import last_linear
 from dynext.net.reclassify import reclassify
 from dynext.seeding import seeded
 from dynext.testing import check_net

@@ -49,8 +49,8 @@ def test_identity_through_an_addition(name):
     skippable, join = JOINS[name]
     model, x = build(lambda: Around(lambda: Piece(join)))
     staged = split(model, x, granularity="block")
-    found = [stage.name for stage in staged.stages if stage.skippable]
-    assert found == (["first", "second"] if skippable else [])
+    skippable_names = [stage.name for stage in staged.stages if stage.skippable]
+    assert skippable_names == (["first", "second"] if skippable else [])
     torch.testing.assert_close(staged(x), model(x), rtol=0, atol=0)
 
 

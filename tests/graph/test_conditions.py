@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo import build, conv
 
 from dynext.errors import SplitError
-from dynext.graph.conditions import ROWS
+from dynext.graph.conditions import NUM_SAMPLES
 from dynext.graph.split import split
 from dynext.graph.trace import private_copy, trace
 
@@ -59,7 +59,7 @@ def test_shapes_decide(name):
     torch.testing.assert_close(staged(x[:1]), model(x[:1]), rtol=0, atol=1e-6)
 
 
-ROWS_OR_VALUES = {
+SAMPLES_OR_VALUES = {
     "batch": (lambda net, x: x.shape[0] == 2, r"node 'eq'.* number of samples \(True for 2, False for 3"),
     "single sample": (lambda net, x: x.shape[0] == 1, r"number of samples .*True for 1"),
     "large batch": (lambda net, x: len(x.shape) and x.shape[0] > 64, r"number of samples .*True for 1009"),
@@ -72,9 +72,9 @@ ROWS_OR_VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS_OR_VALUES)
-def test_rows_and_values_do_not(name):
-    condition, says = ROWS_OR_VALUES[name]
+@pytest.mark.parametrize("name", SAMPLES_OR_VALUES)
+def test_samples_and_values_do_not(name):
+    condition, says = SAMPLES_OR_VALUES[name]
     model, x = build(lambda: Decides(condition))
     with pytest.raises(SplitError, match=rf"Decides cannot be traced.*test_conditions.py, line \d+.*{says}.*by hand"):
         split(model, x)
@@ -136,6 +136,6 @@ def test_nothing_is_kept_without_content():
     assert all(type(last) is Tensor for last in kept)
 
 
-def test_the_numbers_of_rows_hold_one_row_and_many():
-    assert {1, 2, 3} < set(ROWS)
-    assert max(ROWS) > 1000
+def test_the_numbers_of_samples_hold_one_and_many():
+    assert {1, 2, 3} < set(NUM_SAMPLES)
+    assert max(NUM_SAMPLES) > 1000

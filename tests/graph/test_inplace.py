@@ -61,11 +61,11 @@ def test_same_answer_and_nothing_but_copies_changes(name):
     model, x = Changes(RECIPES[name]).eval(), torch.randn(4, 4)
     wanted = model(x)
     traced = trace(private_copy(model))
-    seen, _ = probe(traced, x)
-    remove_inplace(traced, {node: one.changed for node, one in seen.items()})
+    records, _ = probe(traced, x)
+    remove_inplace(traced, {node: record.changed for node, record in records.items()})
     again, out = probe(traced, x)
     torch.testing.assert_close(out, wanted, rtol=0, atol=0)
-    assert all("copy_of" in name.meta for one in again.values() for name in one.changed)
+    assert all("copy_of" in name.meta for record in again.values() for name in record.changed)
 
 
 @pytest.mark.parametrize("name", ["module", "dropout"])
@@ -92,9 +92,9 @@ class Reuses(nn.Module):
         self.before, self.activation, self.read_again = before, activation, read_again
 
     def forward(self, x: Tensor) -> Tensor:
-        made = self.before(self, x)
-        out = self.activation(self, made)
-        return out + made if self.read_again else out * 2
+        x_before = self.before(self, x)
+        out = self.activation(self, x_before)
+        return out + x_before if self.read_again else out * 2
 
 
 NEW = {
@@ -118,8 +118,8 @@ def test_activations_overwrite_what_was_made_for_them(before, activation):
     (gradient,) = torch.autograd.grad(wanted.square().sum(), x)
     body = trace(private_copy(model))
     reuse_buffers(body)
-    seen, _ = probe(body, x.detach())
-    assert [name.target for one in seen.values() for name in one.changed]
+    records, _ = probe(body, x.detach())
+    assert [name.target for record in records.values() for name in record.changed]
     out = body(x)
     torch.testing.assert_close(out, wanted, rtol=0, atol=0)
     torch.testing.assert_close(torch.autograd.grad(out.square().sum(), x)[0], gradient)
@@ -140,8 +140,8 @@ def test_activations_overwrite_what_was_made_for_them(before, activation):
 def test_what_somebody_else_may_read_is_left_alone(model):
     body = trace(private_copy(model.eval()))
     reuse_buffers(body)
-    seen, _ = probe(body, torch.randn(2, 3, 4, 4))
-    assert not any(one.changed for one in seen.values())
+    records, _ = probe(body, torch.randn(2, 3, 4, 4))
+    assert not any(record.changed for record in records.values())
 
 
 def test_a_module_called_twice_is_switched_where_it_may_be():

@@ -18,7 +18,7 @@ def attention(x: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, q, q)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize(
     ("module", "shape", "macs"),
     [
@@ -29,8 +29,8 @@ def attention(x: torch.Tensor) -> torch.Tensor:
         (attention, (T, D), ATTENTION),
     ],
 )
-def test_macs_per_row(module, shape, macs, rows):
-    assert count_macs(module, torch.randn(rows, *shape)) == macs
+def test_macs_per_sample(module, shape, macs, count):
+    assert count_macs(module, torch.randn(count, *shape)) == macs
 
 
 def test_fused_attention_is_counted_and_left_switched_on():

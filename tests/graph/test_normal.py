@@ -68,7 +68,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_depends_on_the_rows_does_not(name):
+def test_what_depends_on_the_samples_does_not(name):
     before, after, says = REFUSED[name]
     model, x = build(lambda: Between(before, after))
     with pytest.raises(SplitError, match=f"cannot cut after 'second': .*{says}"):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from zoo import NETS
 
-from dynext.graph.probe import ProbeError, holds_tensor, probe, rows
+from dynext.graph.probe import ProbeError, holds_tensor, probe, take_samples
 from dynext.graph.trace import private_copy, trace
 
 
@@ -16,9 +16,9 @@ def test_fake_and_real_probes_see_the_same(name):
         traced = trace(private_copy(model))
         real, _ = probe(traced, x, count=True)
         fake, _ = probe(traced, x, count=True, fake=True)
-    assert sum(seen.macs for seen in real.values()) > 0
-    for node, seen in real.items():
-        assert seen == fake[node], node
+    assert sum(record.macs for record in real.values()) > 0
+    for node, record in real.items():
+        assert record == fake[node], node
 
 
 class Peeks(nn.Module):
@@ -49,9 +49,9 @@ def test_modules_that_need_content_fail_on_fake_tensors_only(inner):
     traced = trace(Peeks(inner()))
     with pytest.raises(ProbeError):
         probe(traced, torch.ones(2, 3), fake=True)
-    seen, out = probe(trace(Peeks(inner())), torch.ones(2, 3))
+    records, out = probe(trace(Peeks(inner())), torch.ones(2, 3))
     assert out.shape == (2, 3)
-    assert len(seen) == 3
+    assert len(records) == 3
 
 
 class Fixed(nn.Module):
@@ -64,10 +64,10 @@ def test_a_written_down_batch_size_is_named():
         probe(trace(Fixed()), torch.zeros(3, 12))
 
 
-def test_rows_repeat_what_there_is():
-    assert rows(torch.tensor([[1.0], [2.0]]), 3).flatten().tolist() == [1.0, 2.0, 1.0]
+def test_samples_are_repeated_where_there_are_too_few():
+    assert take_samples(torch.tensor([[1.0], [2.0]]), 3).flatten().tolist() == [1.0, 2.0, 1.0]
 
 
-def test_holds_tensor_looks_inside():
+def test_holds_tensor_goes_inside():
     assert holds_tensor([(1, {"a": torch.zeros(1)})])
     assert not holds_tensor([(1, {"a": torch.Size([2])})])

@@ -1,4 +1,4 @@
-"""A sample of ``benchmarks/coverage.py``, on smaller images."""
+"""Some models of ``benchmarks/coverage.py``, on smaller images."""
 
 import pytest
 import torch

@@ -26,7 +26,7 @@ def test_chained_stages_equal_the_model(name, granularity):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_rows_that_leave_change_nothing_for_the_others(name):
+def test_samples_that_leave_change_nothing_for_the_others(name):
     model, x = NETS[name]()
     staged = split(model, x)
     live = staged.stages[0](torch.cat([x, x + 1]))

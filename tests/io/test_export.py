@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gated_nets import LEARNED, gated_net, rows_for
+from gated_nets import LEARNED, gated_net, samples_for
 from torch.testing import assert_close
 from zoo import NETS
 
@@ -167,7 +167,7 @@ def test_gates_skip_what_the_net_skips(tmp_path: Path, gates: GateSpec) -> None:
     gated.requires_grad_(False)
     with seeded(0):  # confidences far enough apart for the last bits of two kernels
         torch.nn.init.normal_(gated.exits[0].classifier.weight)
-    x = rows_for(gated, 24)
+    x = samples_for(gated, 24)
     shape = tuple(x.shape[1:])
     spec = InputSpec(shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     keep_g = halving_rule(gated, x)[0] if learned else (0.5,) * 3

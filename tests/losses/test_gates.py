@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gated_nets import LEARNED, gated_net, rows_for
+from gated_nets import LEARNED, gated_net, samples_for
 from reference import rewards as slow
 from torch.testing import assert_close
 
@@ -105,7 +105,7 @@ def test_reinforce_is_the_gradient_of_the_enumerated_expectation(kind: str, meth
     """All 2^3 paths of a net of three blocks: sum_path p(path) grad(loss of path) = grad(-sum_path p(path) reward)."""
     net = gated_net(kind=kind, exits=False).double()
     net.staged.requires_grad_(False)
-    x = rows_for(net, 3).double()
+    x = samples_for(net, 3).double()
     y = net(x).argmax(1)  # right if nothing is skipped, and then perhaps not
     mix = 0.8 if "blockdrop" in method else 1.0
     expected = estimated = 0.0

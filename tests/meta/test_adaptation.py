@@ -16,7 +16,7 @@ import dynext as dx
 from dynext.errors import FitError, SourceError
 from dynext.meta.adapt_steps import Way, as_start
 from dynext.meta.adaptation import left_out, pupil_for
-from dynext.meta.linear import last_linear
+from dynext.meta.prototypes import classifier_of
 from dynext.testing import check_net
 
 SPEC = dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
@@ -60,7 +60,7 @@ def test_class_means_are_the_papers_at_every_exit(digit_net, digit_rows) -> None
     seen: list[list[np.ndarray]] = []
     for x in (episode.support.x, episode.query.x):
         embedded = [[]]
-        hook = last_linear(digit_net).register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
+        hook = classifier_of(digit_net, -1).register_forward_pre_hook(lambda _m, given, e=embedded: e.append(given[0]))
         with torch.no_grad():
             taps, _ = digit_net.taps(x)
         hook.remove()

@@ -49,7 +49,7 @@ def test_the_mask_is_the_papers(size: tuple[int, int]) -> None:
         tuple(t.detach().numpy() for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
         for norm in (module.mask[1], module.mask[4])
     ]
-    wanted = np.stack([slow.attended(row.numpy(), weights[0], norms[0], weights[1], norms[1]) for row in x])
+    wanted = np.stack([slow.attended(sample.numpy(), weights[0], norms[0], weights[1], norms[1]) for sample in x])
     torch.testing.assert_close(module(x).detach(), torch.from_numpy(wanted))
 
 
@@ -78,9 +78,9 @@ def test_a_net_with_them_keeps_every_promise(name: str) -> None:
 def test_they_come_back_from_a_folder(tmp_path: Path) -> None:
     net, model, x = dynamic()
     save(net, tmp_path / "net", policy=Policy.never(net.num_exits), spec=SPEC)
-    found = load(tmp_path / "net", model=model).net
-    torch.testing.assert_close(found.all_exits(x), net.all_exits(x), rtol=0, atol=0)
-    assert found.head_macs_e == net.head_macs_e
+    loaded = load(tmp_path / "net", model=model).net
+    torch.testing.assert_close(loaded.all_exits(x), net.all_exits(x), rtol=0, atol=0)
+    assert loaded.head_macs_e == net.head_macs_e
 
 
 def test_they_leave_the_house_as_torch_programs(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_they_leave_the_house_as_torch_programs(tmp_path: Path) -> None:
     export(net, tmp_path, policy=Policy.never(net.num_exits), spec=SPEC, formats=["torch"])
     tap = net.taps(x)[0][0]
     program = torch.export.load(tmp_path / "exit_00.pt2").module()
-    for rows in (tap, tap[:1]):
-        torch.testing.assert_close(program(rows), net.exits[0](rows))
+    for some in (tap, tap[:1]):
+        torch.testing.assert_close(program(some), net.exits[0](some))
 
 
 @pytest.mark.skipif(
@@ -100,9 +100,9 @@ def test_they_leave_the_house_as_onnx(tmp_path: Path) -> None:
     net, _, x = dynamic(after=[0.5])
     policy = Policy.always(net.num_exits)
     export(net, tmp_path / "net", policy=policy, spec=SPEC, formats=["onnx"])
-    wanted, found = net.run(x, policy), OnnxNet(tmp_path / "net").run(x.numpy())
-    torch.testing.assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=1e-4, atol=1e-4)
-    assert found.macs.tolist() == wanted.macs.tolist()
+    wanted, given = net.run(x, policy), OnnxNet(tmp_path / "net").run(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(given.logits), wanted.logits, rtol=1e-4, atol=1e-4)
+    assert given.macs.tolist() == wanted.macs.tolist()
 
 
 def test_what_is_no_map_is_refused() -> None:

@@ -40,7 +40,7 @@ def test_pooled_mixes_mean_and_maximum() -> None:
     torch.testing.assert_close(exit.embed(x), 0.5 * x.mean((2, 3)) + 0.5 * x.amax((2, 3)))
 
 
-def test_large_maps_are_averaged_down_before_a_head_looks() -> None:
+def test_large_maps_are_averaged_down_before_a_head_sees_them() -> None:
     exit = build_exit(conv_heads(5)((8, 56, 56)), after=0, name="here")
     assert exit.reduce(torch.randn(2, 8, 56, 56)).shape == (2, 8, 14, 14)
     separable = (9 * 32 + 32 * 32) * 49

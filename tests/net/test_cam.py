@@ -29,14 +29,14 @@ def test_of_an_exit_that_is_linear_in_averages_it_is_the_weighted_sum_of_channel
 
 def test_the_last_exit_is_seen_from_the_last_cut_and_answers_are_the_default() -> None:
     net, x = dynamic()
-    found = class_activation(net, x, -1)
+    activation = class_activation(net, x, -1)
     answer_b = net(x).argmax(1)
-    torch.testing.assert_close(found, class_activation(net, x, 2, target_b=answer_b))
+    torch.testing.assert_close(activation, class_activation(net, x, 2, target_b=answer_b))
     last = net.staged.stages[-2]
-    assert found.shape == (4, *last.live_shapes[last.tap][1:])
-    assert (found >= 0).all()
-    assert found.sum() > 0
-    assert not found.requires_grad
+    assert activation.shape == (4, *last.live_shapes[last.tap][1:])
+    assert (activation >= 0).all()
+    assert activation.sum() > 0
+    assert not activation.requires_grad
 
 
 def test_the_net_is_left_as_it_was() -> None:

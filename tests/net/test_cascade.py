@@ -41,49 +41,49 @@ def test_a_cascade_is_a_net_like_any_other(rule: str, name: str) -> None:
     model, example = NETS[name]()
     net = dx.attach(dx.split(model, example, after=[0.3, 0.6]), dx.default_heads(10))
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    found = scattered(cascade(net, rule))
+    cascaded = scattered(cascade(net, rule))
     x = torch.randn(12, *example.shape[1:], generator=torch.Generator().manual_seed(2))
-    check_net(found, x)
+    check_net(cascaded, x)
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
-    assert found.num_exits == net.num_exits + (rule in ("mean", "surest"))
-    assert found.exit_names[:2] == net.exit_names[:2]
+    assert cascaded.num_exits == net.num_exits + (rule in ("mean", "surest"))
+    assert cascaded.exit_names[:2] == net.exit_names[:2]
 
 
 @EVERY
-def test_answers_that_a_run_overwrites_are_nobodys_live_tensors(rule: str) -> None:
+def test_answers_that_a_run_overwrites_are_not_live_tensors(rule: str) -> None:
     net, x = plain()
-    found = scattered(cascade(net, rule))
+    cascaded = scattered(cascade(net, rule))
     with torch.no_grad():
-        table = table_of(found, found.all_exits(x), label_n=None, rows="made-up samples")
+        table = table_of(cascaded, cascaded.all_exits(x), label_n=None, rows="made-up samples")
     high_e = table.logits_nek.softmax(-1).amax(-1).quantile(0.8, dim=0).tolist()
-    policy = dx.Policy(threshold_e=(*high_e[:-1], 0.0), temperature_e=(1.0,) * found.num_exits)
+    policy = dx.Policy(threshold_e=(*high_e[:-1], 0.0), temperature_e=(1.0,) * cascaded.num_exits)
     expected = dx.simulate(table, policy)
     left = set(expected.exit_n.tolist())
-    assert found.num_exits - 1 in left
+    assert cascaded.num_exits - 1 in left
     assert len(left) > 1
     for compact in ("never", "always"):
-        out = found.run(x, policy, compact=compact)
+        out = cascaded.run(x, policy, compact=compact)
         assert out.exit.tolist() == expected.exit_n.tolist()
         torch.testing.assert_close(out.logits, table.logits_nek[torch.arange(12), out.exit], rtol=1e-4, atol=1e-5)
 
 
-def test_stacked_heads_see_what_was_said_and_exits_answer_with_a_geometric_mean() -> None:
+def test_stacked_heads_see_earlier_logits_and_exits_answer_with_a_geometric_mean() -> None:
     net, x = plain()
-    found = scattered(cascade(net, "stack"))
+    cascaded = scattered(cascade(net, "stack"))
     taps, final = net.taps(x)
-    said: list[torch.Tensor] = []
+    logits_e: list[torch.Tensor] = []
     with torch.no_grad():
-        answers = found.all_exits(x)
-        for e, (link, tap) in enumerate(zip(links_of(found), taps, strict=True)):
+        answers = cascaded.all_exits(x)
+        for e, (link, tap) in enumerate(zip(links_of(cascaded), taps, strict=True)):
             assert isinstance(link, Stacked)
             embedding, weight = link.exit.embed(tap), link.exit.classifier.weight
             own = embedding @ weight.T + link.exit.classifier.bias
             if e:  # the layer on both side by side
-                former = nn.functional.layer_norm(said[-1], (10,), link.norm.weight, link.norm.bias)
+                former = nn.functional.layer_norm(logits_e[-1], (10,), link.norm.weight, link.norm.bias)
                 both = torch.cat([weight, link.recycle.weight], dim=1)
                 own = torch.cat([embedding, former], dim=1) @ both.T + link.exit.classifier.bias
-            said.append(own)
-            expected = slow.stacked(torch.stack(said).numpy(), link.weight.numpy(), link.bias.numpy())
+            logits_e.append(own)
+            expected = slow.stacked(torch.stack(logits_e).numpy(), link.weight.numpy(), link.bias.numpy())
             torch.testing.assert_close(answers[:, e].numpy(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(answers[:, -1], final, rtol=0, atol=0)
 
@@ -101,49 +101,49 @@ def test_no_gradient_goes_from_a_head_or_a_mean_to_another_head() -> None:
     assert links[1].recycle.weight.grad is not None
 
 
-def test_boosting_adds_half_of_what_was_said_before() -> None:
+def test_boosting_adds_half_of_the_answer_before() -> None:
     net, x = plain()
     with torch.no_grad():
         own_ebk = net.all_exits(x).transpose(0, 1)
-        found = cascade(net, "boost").all_exits(x).transpose(0, 1)
-    torch.testing.assert_close(found.numpy(), slow.boosted(own_ebk.numpy()), rtol=1e-4, atol=1e-5)
+        cascaded = cascade(net, "boost").all_exits(x).transpose(0, 1)
+    torch.testing.assert_close(cascaded.numpy(), slow.boosted(own_ebk.numpy()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["mean", "surest"])
 def test_together_exits_have_the_last_word(rule: str) -> None:
     net, x = plain()
     with torch.no_grad():
-        own, found = net.all_exits(x), cascade(net, rule).all_exits(x)
-    torch.testing.assert_close(found[:, :-1], own)
+        own, cascaded = net.all_exits(x), cascade(net, rule).all_exits(x)
+    torch.testing.assert_close(cascaded[:, :-1], own)
     surest_b = own.softmax(-1).amax(-1).argmax(1)
     expected = own.mean(1) if rule == "mean" else own[torch.arange(12), surest_b]
-    torch.testing.assert_close(found[:, -1], expected)
+    torch.testing.assert_close(cascaded[:, -1], expected)
     assert len(set(surest_b.tolist())) > 1
 
 
 def test_an_untrained_collaboration_joins_the_embedding() -> None:
     net, x = plain()
-    found = cascade(net, "inline")
-    links, (taps, _) = links_of(found), net.taps(x)
+    cascaded = cascade(net, "inline")
+    links, (taps, _) = links_of(cascaded), net.taps(x)
     with torch.no_grad():
         first = links[0].exit(taps[0])
         widened = links[1].widen(first)
         classifier = links[1].exit.classifier
         both = torch.cat([classifier.weight, links[1].recycle.weight], dim=1)
         expected = torch.cat([links[1].exit.embed(taps[1]), widened], dim=1) @ both.T + classifier.bias
-        torch.testing.assert_close(found.all_exits(x)[:, 1], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cascaded.all_exits(x)[:, 1], expected, rtol=1e-4, atol=1e-5)
     assert widened.shape[1] == classifier.in_features
 
 
 @EVERY
 def test_heads_cost_what_they_cost_and_exits_nothing_more(rule: str) -> None:
     net, _ = plain()
-    found = cascade(net, rule)
+    cascaded = cascade(net, rule)
     heads = list(itertools.accumulate(net.head_macs_e))
-    extra = [a - b - c for a, b, c in zip(found.trunk_macs_e, net.trunk_macs_e, heads, strict=False)]
+    extra = [a - b - c for a, b, c in zip(cascaded.trunk_macs_e, net.trunk_macs_e, heads, strict=False)]
     added = {"stack": 100, "inline": 2 * 10 * net.exits[0].classifier.in_features}.get(rule, 0)
     assert extra == [0, added, 2 * added, 2 * added]
-    assert set(found.head_macs_e) == {0}
+    assert set(cascaded.head_macs_e) == {0}
 
 
 @EVERY

@@ -29,12 +29,12 @@ def test_attaching_copies_and_is_seeded() -> None:
     model, example = NETS["residual"]()
     staged = split(model, example)
     before = torch.get_rng_state()
-    one, two, other = (attach(staged, pooled_heads(staged.num_classes), seed=s) for s in (0, 0, 1))
+    first, again, other = (attach(staged, pooled_heads(staged.num_classes), seed=s) for s in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(one.exits[0].classifier.weight, two.exits[0].classifier.weight)
-    assert not torch.equal(one.exits[0].classifier.weight, other.exits[0].classifier.weight)
+    assert torch.equal(first.exits[0].classifier.weight, again.exits[0].classifier.weight)
+    assert not torch.equal(first.exits[0].classifier.weight, other.exits[0].classifier.weight)
     with torch.no_grad():
-        for parameter in one.parameters():
+        for parameter in first.parameters():
             parameter.zero_()
     torch.testing.assert_close(staged(example), model(example))
 
@@ -64,9 +64,9 @@ def test_costs_add_up() -> None:
 
 def test_collect_says_its_basis_and_reads_only() -> None:
     net, x = residual()
-    rows = Samples(pixels=x, spec=SPEC)
+    source = Samples(pixels=x, spec=SPEC)
     net.train()
-    table = collect(net, rows)
+    table = collect(net, source)
     assert table.basis == "teacher"
     assert not table.synthetic
     assert all(m.training for m in net.modules())
@@ -74,9 +74,9 @@ def test_collect_says_its_basis_and_reads_only() -> None:
     labelled = collect(net, Samples(pixels=x, spec=SPEC, y=torch.zeros(6, dtype=torch.int64)))
     assert labelled.basis == "labels"
     net.cost = measure(net, rows=(1, 2), budget_ms=0.5)
-    assert collect(net, rows).trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
+    assert collect(net, source).trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
     with pytest.raises(SourceError, match="no samples"):
-        collect(net, rows.subset(torch.arange(0)))
+        collect(net, source.subset(torch.arange(0)))
     other = InputSpec(shape=(3, 4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(SourceError, match=r"the model expects \(3, 8, 8\)"):
         collect(net, Samples(pixels=torch.zeros(2, 3, 4, 4), spec=other))

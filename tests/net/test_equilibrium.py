@@ -36,9 +36,9 @@ def test_the_trunk_gets_the_mean_over_the_exits_behind(name: str) -> None:
     logits_e, taps = logits_in_equilibrium(net, x)
     torch.testing.assert_close(torch.stack(logits_e, 1), net.all_exits(x), rtol=0, atol=0)
     assert len(taps) == len(net.staged.stages) - 1
-    found = torch.autograd.grad(torch.stack(losses(logits_e)).sum(), params, materialize_grads=True)
+    gradients = torch.autograd.grad(torch.stack(losses(logits_e)).sum(), params, materialize_grads=True)
     segments, balanced = segment_of(net), 0
-    for p, gradient, *alone in zip(params, found, *alone_e, strict=True):
+    for p, gradient, *alone in zip(params, gradients, *alone_e, strict=True):
         whole = torch.stack(alone).sum(0)
         if id(p) in segments and len(segments[id(p)]) == 1:
             (segment,) = segments[id(p)]
@@ -65,8 +65,8 @@ def test_without_balance_the_trunk_gets_the_sum() -> None:
     net, x = dynamic("residual")
     params = list(net.staged.parameters())
     wanted = torch.autograd.grad(torch.stack(losses(list(net.all_exits(x).unbind(1)))).sum(), params)
-    found = torch.autograd.grad(torch.stack(losses(logits_in_equilibrium(net, x, balance=False)[0])).sum(), params)
-    for ours, theirs in zip(found, wanted, strict=True):
+    gradients = torch.autograd.grad(torch.stack(losses(logits_in_equilibrium(net, x, balance=False)[0])).sum(), params)
+    for ours, theirs in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -76,6 +76,14 @@ def test_stages_without_an_exit_are_walked_through() -> None:
     logits_e, taps = logits_in_equilibrium(net, example)
     assert len(logits_e) == 2
     assert len(taps) == len(net.staged.stages) - 1
+
+
+def test_rescaling_holds_in_a_second_backward_pass_and_under_torch_func() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(rescale_gradient(x, 0.25).pow(3).sum(), x, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), x)[0].tolist() == [0.375, 0.75]
+    gradient = torch.func.grad(lambda x: rescale_gradient(x, 0.25).pow(3).sum())(x.detach())
+    assert gradient.tolist() == [0.75, 3.0]
 
 
 def test_rescaling_changes_the_gradient_alone() -> None:

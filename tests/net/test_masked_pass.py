@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from gated_nets import LEARNED, gated_net, rows_for
+from gated_nets import LEARNED, gated_net, samples_for
 from torch.testing import assert_close
 
 from dynext.modules.gates import static_gates
@@ -27,7 +27,7 @@ def test_straight_through_is_hard_forward_and_soft_backward() -> None:
 def test_the_gradient_of_a_decision_is_what_running_changes() -> None:
     """d loss / d logit_g = p (1 - p) <d loss / d out, F(x) - x>, for the last gate of a net, by hand."""
     net = gated_net(kind="feedforward", exits=False).double()
-    x = rows_for(net).double()
+    x = samples_for(net).double()
     last = net.gates.at[-1]
     caught = {}
 
@@ -38,7 +38,7 @@ def test_the_gradient_of_a_decision_is_what_running_changes() -> None:
         return straight_through(g, logit)
 
     gated(net, x, decide).logits_bk.square().sum().backward()
-    found = caught["logit"].grad
+    gradient = caught["logit"].grad
     hard = gated(net, x, greedy([0.5] * net.num_gates)).run_bg
     live = (x,)
     for s, stage in enumerate(net.staged.stages[:last]):
@@ -53,12 +53,12 @@ def test_the_gradient_of_a_decision_is_what_running_changes() -> None:
     behind[0].square().sum().backward()
     p = caught["logit"].detach().sigmoid()
     expected = p * (1 - p) * (chosen.grad * (ran - live[0])).sum((1, 2, 3))
-    assert_close(found, expected.detach())
+    assert_close(gradient, expected.detach())
 
 
 def test_the_masked_pass_of_open_gates_is_the_net_and_of_closed_ones_leaves_stages_out() -> None:
     net = gated_net(exits=True)
-    x = rows_for(net)
+    x = samples_for(net)
     whole = gated(net, x, greedy([0.0] * 3))
     assert_close(whole.logits_bk, net(x))
     assert_close(whole.taps, net.taps(x)[0])
@@ -73,15 +73,15 @@ def test_the_masked_pass_of_open_gates_is_the_net_and_of_closed_ones_leaves_stag
 @pytest.mark.parametrize("kind", sorted(LEARNED))
 def test_drawn_decisions_follow_the_seed_and_can_be_replayed(kind: str) -> None:
     net = gated_net(kind=kind)
-    x = rows_for(net)
-    one, two = (gated(net, x, sampled(generator(3))) for _ in range(2))
+    x = samples_for(net)
+    first, again = (gated(net, x, sampled(generator(3))) for _ in range(2))
     other = gated(net, x, sampled(generator(4)))
-    assert torch.equal(one.run_bg, two.run_bg)
-    assert_close(one.logits_bk, two.logits_bk, rtol=0, atol=0)
-    assert not torch.equal(one.run_bg, other.run_bg)
-    again = gated(net, x, replayed(one.run_bg))
-    assert_close(again.logits_bk, one.logits_bk, rtol=0, atol=0)
-    assert_close(again.logit_bg, one.logit_bg, rtol=0, atol=0)
+    assert torch.equal(first.run_bg, again.run_bg)
+    assert_close(first.logits_bk, again.logits_bk, rtol=0, atol=0)
+    assert not torch.equal(first.run_bg, other.run_bg)
+    again = gated(net, x, replayed(first.run_bg))
+    assert_close(again.logits_bk, first.logits_bk, rtol=0, atol=0)
+    assert_close(again.logit_bg, first.logit_bg, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mix", [1.0, 0.8])

@@ -14,18 +14,18 @@ from dynext.net.timing import side_by_side
 from dynext.policy.policy import Policy
 
 
-def test_both_sides_see_the_same_rows() -> None:
+def test_both_sides_see_the_same_samples() -> None:
     model, example = NETS["residual"]()
     staged = split(model, example)
     net = attach(staged, default_heads(staged.num_classes))
-    seen: list[torch.Tensor] = []
-    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    batches: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: batches.append(given[0]))
     x = torch.randn(5, *example.shape[1:])
-    found = side_by_side(model, net, Policy.never(net.num_exits), x, batches=(1, 4), budget_s=0)
-    assert [t.batch for t in found] == [1, 4]
-    assert all(t.speedup == pytest.approx(t.static_ms / t.dynamic_ms) for t in found)
-    assert [len(rows) for rows in seen] == [1] * 10 + [4] * 10
-    assert torch.equal(seen[5], x[:1])
+    timings = side_by_side(model, net, Policy.never(net.num_exits), x, batches=(1, 4), budget_s=0)
+    assert [t.batch for t in timings] == [1, 4]
+    assert all(t.speedup == pytest.approx(t.static_ms / t.dynamic_ms) for t in timings)
+    assert [len(batch) for batch in batches] == [1] * 10 + [4] * 10
+    assert torch.equal(batches[5], x[:1])
     with pytest.raises(SourceError, match="no samples to time on"):
         side_by_side(model, net, Policy.never(net.num_exits), x[:0])
 
@@ -43,7 +43,7 @@ def test_measuring_leaves_a_net_in_training_as_it_is() -> None:
             measure(net, rows=rows)
 
 
-def test_batches_that_take_long_are_left_out_and_time_grows_with_the_rows_from_there(
+def test_batches_that_take_long_are_left_out_and_time_grows_with_the_samples_from_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, example = NETS["residual"]()

@@ -65,12 +65,12 @@ class TestZoo:
         torch.testing.assert_close(always.logits, net.all_exits(x)[:, 0], rtol=1e-5, atol=1e-5)
         assert always.macs.tolist() == [net.trunk_macs_e[0] + net.head_macs_e[0]] * len(x)
 
-    def test_a_batch_is_its_rows_in_any_order(self, name: str) -> None:
+    def test_a_batch_is_its_samples_in_any_order(self, name: str) -> None:
         net, _, x = dynamic(name)
         policy = some_policy(net, x)
         whole = net.run(x, policy)
         clear = clear_rows(net, x, policy)
-        single = [net.run(row[None], policy) for row in x]
+        single = [net.run(sample[None], policy) for sample in x]
         turned = net.run(x.flip(0), policy)
         for i in clear.nonzero()[:, 0].tolist():
             assert int(single[i].exit) == int(whole.exit[i]) == int(turned.exit[-1 - i])
@@ -78,16 +78,16 @@ class TestZoo:
             torch.testing.assert_close(single[i].logits[0], whole.logits[i], rtol=1e-4, atol=1e-5)
 
     def test_predicted_macs_are_observed_macs(self, name: str) -> None:
-        """The flagship: what the table predicts, what `run` books, what torch counts while a sample runs alone."""
+        """The flagship: what the table predicts, what `run` counts, what torch counts while a sample runs alone."""
         net, _, x = dynamic(name)
         policy = some_policy(net, x)
         clear = clear_rows(net, x, policy)
         predicted = simulate(table_of(net, x), policy)
-        booked = net.run(x, policy)
-        assert predicted.macs_n[clear].tolist() == booked.macs[clear].tolist()
-        for row, macs in zip(x[:4], booked.macs[:4].tolist(), strict=True):
+        observed = net.run(x, policy)
+        assert predicted.macs_n[clear].tolist() == observed.macs[clear].tolist()
+        for sample, macs in zip(x[:4], observed.macs[:4].tolist(), strict=True):
             with counting() as counted:
-                net.run(row[None], policy)
+                net.run(sample[None], policy)
             assert counted.total() == macs
 
     @pytest.mark.parametrize("compact", ["auto", "always", "never"])
@@ -124,10 +124,10 @@ def test_table_and_run_agree_under_random_policies(thresholds, temperatures, mea
         threshold_e=(*thresholds[: net.num_exits - 1], 0.0),
         temperature_e=(*temperatures[: net.num_exits - 1], 1.0),
     )
-    predicted, booked = simulate(table_of(net, x), policy), net.run(x, policy)
-    assert (predicted.exit_n == booked.exit).float().mean() >= 8 / 9  # one sample may sit on a threshold
-    same = predicted.exit_n == booked.exit
-    assert predicted.macs_n[same].tolist() == booked.macs[same].tolist()
+    predicted, observed = simulate(table_of(net, x), policy), net.run(x, policy)
+    assert (predicted.exit_n == observed.exit).float().mean() >= 8 / 9  # one sample may sit on a threshold
+    same = predicted.exit_n == observed.exit
+    assert predicted.macs_n[same].tolist() == observed.macs[same].tolist()
 
 
 def test_a_batch_of_one_and_none() -> None:
@@ -139,14 +139,14 @@ def test_a_batch_of_one_and_none() -> None:
     assert len(empty.exit) == len(empty.macs) == 0
 
 
-def test_nan_rows_go_to_the_last_exit_and_disturb_nobody() -> None:
+def test_samples_of_nan_go_to_the_last_exit_and_disturb_no_other() -> None:
     net, _, x = dynamic("residual")
     policy = some_policy(net, x)
     clean = net.run(x, policy)
     dirty = x.clone()
     dirty[3] = torch.nan
-    found = net.run(dirty, replace(policy, threshold_e=(0.0, *policy.threshold_e[1:])))
-    assert int(found.exit[3]) == net.num_exits - 1
+    prediction = net.run(dirty, replace(policy, threshold_e=(0.0, *policy.threshold_e[1:])))
+    assert int(prediction.exit[3]) == net.num_exits - 1
     kept = net.run(dirty, policy)
     others = [i for i in range(len(x)) if i != 3]
     assert kept.exit[others].tolist() == clean.exit[others].tolist()
@@ -198,9 +198,9 @@ def test_measured_costs_decide_when_to_gather() -> None:
 def test_other_precisions(dtype: torch.dtype) -> None:
     net, _, x = dynamic("residual")
     net, x = net.to(dtype), x.to(dtype)
-    found = net.run(x, Policy.never(net.num_exits))
-    assert found.logits.dtype == dtype
-    torch.testing.assert_close(found.logits, net(x), rtol=1e-2, atol=1e-2)
+    prediction = net.run(x, Policy.never(net.num_exits))
+    assert prediction.logits.dtype == dtype
+    torch.testing.assert_close(prediction.logits, net(x), rtol=1e-2, atol=1e-2)
 
 
 def test_a_temperature_rounds_nothing_in_half_precision() -> None:
@@ -232,8 +232,8 @@ def test_a_net_in_training_is_run_in_evaluation_and_stays_as_it_is() -> None:
 def test_channels_last() -> None:
     net, model, x = dynamic("residual")
     turned = net.to(memory_format=torch.channels_last)
-    found = turned.run(x.contiguous(memory_format=torch.channels_last), Policy.never(net.num_exits))
-    torch.testing.assert_close(found.logits, model(x), rtol=1e-4, atol=1e-5)
+    prediction = turned.run(x.contiguous(memory_format=torch.channels_last), Policy.never(net.num_exits))
+    torch.testing.assert_close(prediction.logits, model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused() -> None:

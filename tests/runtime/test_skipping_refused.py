@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from gated_nets import LEARNED, gated_net, rows_for, source_of
+from gated_nets import LEARNED, gated_net, samples_for, source_of
 from tables import make_skipping, make_table
 
 from dynext.errors import PolicyError, SplitError
@@ -28,7 +28,7 @@ KINDS = sorted(LEARNED)
 
 def test_what_does_not_fit_is_refused() -> None:
     net = gated_net()
-    x = rows_for(net)
+    x = samples_for(net)
     with pytest.raises(PolicyError, match=r"policy is for 2 gates, this net has 3"):
         net.run(x, Policy.skipping(net.num_exits, 2))
     bare = DynamicNet(net.staged, net.exits)
@@ -62,7 +62,7 @@ def test_what_knows_of_exits_only_refuses_skipping() -> None:
 
 def test_a_table_with_skips_holds_no_times() -> None:
     net = gated_net()
-    x = rows_for(net)
+    x = samples_for(net)
     net.cost = measure(net, rows=(1,), budget_ms=1.0)
     assert timed(collect(net, source_of(x)), net).trunk_ms_e is not None
     assert timed(collect(net, source_of(x), keep=(0.5,) * net.num_gates), net).trunk_ms_e is None

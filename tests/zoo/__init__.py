@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
-from zoo.making import Made, build, conv, factory
+from zoo.making import ModelAndExample, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
 from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, TwoBranches, UNetLike, ViTLike
 
 __all__ = ["NETS", "REFUSED", "KeptWhole", "Residual", "TwoInputs", "build", "conv"]
 
-NETS: dict[str, Callable[[], Made]] = {
+NETS: dict[str, Callable[[], ModelAndExample]] = {
     "plain": factory(Plain),
     "residual": factory(Residual),
     "unet_like": factory(UNetLike),

@@ -1,4 +1,4 @@
-"""What the nets are built with and of."""
+"""How the nets are built, and a block that most of them use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynext.seeding import generator, seeded
 
-Made = tuple[nn.Module, Tensor]
+ModelAndExample = tuple[nn.Module, Tensor]
 SIDE = 8
 
 
@@ -19,7 +19,7 @@ def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def build(kind: Callable[[], nn.Module], seed: int = 0) -> Made:
+def build(kind: Callable[[], nn.Module], seed: int = 0) -> ModelAndExample:
     """One model with its BatchNorm statistics away from their defaults, and two samples for it."""
     with seeded(seed):
         model = kind().eval()
@@ -30,5 +30,5 @@ def build(kind: Callable[[], nn.Module], seed: int = 0) -> Made:
     return model, torch.randn(2, 3, SIDE, SIDE, generator=generator(seed))
 
 
-def factory(kind: Callable[[], nn.Module]) -> Callable[[], Made]:
+def factory(kind: Callable[[], nn.Module]) -> Callable[[], ModelAndExample]:
     return lambda: build(kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.making import SIDE, Made, conv, factory
+from zoo.making import SIDE, ModelAndExample, conv, factory
 
 
 class StaleBatch(nn.Module):
@@ -65,7 +65,7 @@ class Single(nn.Module):
 class Refusal:
     """A net that ``split(model, example, after)`` must refuse with a message that matches ``says``."""
 
-    make: Callable[[], Made]
+    make: Callable[[], ModelAndExample]
     says: str
     after: tuple[str, ...] | None = None
 

@@ -8,7 +8,7 @@ from zoo.making import conv
 
 
 class Plain(nn.Module):
-    """Convolutions in a sample; nothing to skip."""
+    """One convolution after the other; nothing to skip."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,18 +10,13 @@ import click
 import torch
 
 from dynext.net.timing import Timing
+from dynext.text_table import text_table
 
 
 def columns(lines: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Titles, a rule, then samples; the columns in ``left`` stand to the left, the others to the right."""
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    texts = [
-        "  ".join(
-            cell.ljust(w) if c in left else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+    """Titles, a rule, then lines; the columns in ``left`` stand to the left, the others to the right."""
+    titles, *texts = text_table(lines, left=left).split("\n")
+    return "\n".join([titles, "-" * max(map(len, [titles, *texts])), *texts])
 
 
 def macs(count: float) -> str:

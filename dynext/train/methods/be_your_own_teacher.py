@@ -10,7 +10,7 @@ from dynext.errors import FitError
 from dynext.fitting import FitConfig
 from dynext.losses.exits import hints, taught_by_last
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.embeddings import embedding_sizes, seen_by
+from dynext.net.embeddings import embed_batch, embedding_sizes
 from dynext.seeding import seeded
 from dynext.train.exit_loop import Augment, BatchSampler, check_plain, labelled, train_whole
 from dynext.types import Source
@@ -94,7 +94,7 @@ class Embedding(nn.Module):
             self.adapters = nn.ModuleList(nn.Linear(d, width).to(like) for d in widths)
 
     def forward(self, x: Tensor) -> Embedded:
-        seen = seen_by(self.net, x)
+        seen = embed_batch(self.net, x)
         *early_e, final_bd = seen.embedding_e
         adapted_e = [adapter(f) for adapter, f in zip(self.adapters, early_e, strict=True)]
         return Embedded(seen.logits_e, adapted_e, final_bd)

@@ -18,7 +18,7 @@ from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
 from dynext.zeroshot.synth.fitted import Start, starts
 from dynext.zeroshot.synth.inversion import balanced_targets, moved
-from dynext.zeroshot.synth.last_layer import last_linear, weights
+from dynext.zeroshot.synth.last_layer import needed_layer, weights
 from dynext.zeroshot.synth.method import Sampler, samples_per_chunk
 
 FLOOR = 1e-4
@@ -70,7 +70,7 @@ def impressions(
     (``start="noise"`` is the paper's), keeps pixels in [0, 1], and lets beta scale the concentrations: the public code
     brings them to [0, 1] once more after multiplying, which cancels it.
     """
-    concentration_kk = similarity(weights(last_linear(teacher, spec)))
+    concentration_kk = similarity(weights(needed_layer(teacher, spec)))
     first = starts(teacher, spec, seed, start, styles=styles, candidates=candidates)
 
     def sample(count: int, draw: Generator) -> Tensor:

@@ -12,7 +12,7 @@ from reference import losses as slow
 import dynext as dx
 from dynext.errors import FitError
 from dynext.losses import exits as losses
-from dynext.net.embeddings import last_linear
+from dynext.net.last_layer import last_linear
 from dynext.train.methods.be_your_own_teacher import Embedding
 from dynext.train.methods.boostnet import boosted
 from dynext.train.methods.jei_dnn import costs, gated_loss

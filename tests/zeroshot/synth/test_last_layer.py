@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator, seeded
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.last_layer import answer_and_feature, feature_layer, last_linear, weights
+from dynext.zeroshot.synth.last_layer import answer_and_feature, feature_layer, needed_layer, weights
 
 
 class Squeezed(nn.Module):
@@ -44,14 +44,14 @@ def rows(spec: InputSpec) -> torch.Tensor:
 
 
 def test_resnet_and_layer_norm(teacher: nn.Module, layer_norm_teacher: nn.Module, spec: InputSpec) -> None:
-    assert last_linear(teacher, spec) is teacher.linear
-    assert last_linear(layer_norm_teacher, spec) is layer_norm_teacher[-1]
+    assert needed_layer(teacher, spec) is teacher.linear
+    assert needed_layer(layer_norm_teacher, spec) is layer_norm_teacher[-1]
 
 
 def test_a_one_by_one_convolution_defined_first(spec: InputSpec) -> None:
     with seeded(0):
         net = Squeezed().eval()
-    found = last_linear(net, spec)
+    found = needed_layer(net, spec)
     assert found is net.head
     assert weights(found).shape == (4, 6)
     assert not weights(found).requires_grad
@@ -62,7 +62,7 @@ def test_of_two_layers_that_decide_the_later_one(spec: InputSpec) -> None:
         net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Linear(4, 4)).eval()
     with torch.no_grad():
         net[2].weight.copy_(torch.eye(4))
-    assert last_linear(net, spec) is net[2]
+    assert needed_layer(net, spec) is net[2]
 
 
 def test_tokens(spec: InputSpec) -> None:
@@ -75,7 +75,7 @@ def test_tokens(spec: InputSpec) -> None:
             return self.linear(x.flatten(1, 2)).mean(1)
 
     net = Tokens().eval()
-    answer, feature = answer_and_feature(net, last_linear(net, spec), rows(spec))
+    answer, feature = answer_and_feature(net, needed_layer(net, spec), rows(spec))
     assert answer.shape == (5, 3)
     assert_close(feature, rows(spec).flatten(1, 2).mean(1))
 
@@ -93,14 +93,14 @@ def test_a_dead_class_does_not_hide_the_layer(teacher: nn.Module, spec: InputSpe
     with torch.no_grad():
         teacher.linear.weight[0] = 0
         teacher.linear.bias[0] = -1e4
-    assert last_linear(teacher, spec) is teacher.linear
+    assert needed_layer(teacher, spec) is teacher.linear
 
 
 def test_a_net_without_one_says_so(spec: InputSpec) -> None:
     with pytest.raises(SourceError, match="Odd has no last linear layer .* whose 4 outputs decide"):
-        last_linear(Odd().eval(), spec)
+        needed_layer(Odd().eval(), spec)
     with pytest.raises(SourceError, match=r"answers \[2, 1\] for 2 samples"):
-        last_linear(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval(), spec)
+        needed_layer(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval(), spec)
     assert feature_layer(Odd().eval(), spec) is None
     answer, feature = answer_and_feature(Odd().eval(), None, rows(spec))
     assert feature is answer
@@ -109,7 +109,7 @@ def test_a_net_without_one_says_so(spec: InputSpec) -> None:
 def test_finding_leaves_no_trace(teacher: nn.Module, spec: InputSpec) -> None:
     teacher.train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    last_linear(teacher, spec)
+    needed_layer(teacher, spec)
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(module.training for module in teacher.modules())
     assert not any(module._forward_hooks for module in teacher.modules())
