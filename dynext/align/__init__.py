@@ -20,15 +20,19 @@ from dynext.align.measure import HeldOut, cka, held_out_accuracy
 from dynext.align.projection_heads import final_prototypes
 from dynext.align.report import rechoose
 from dynext.align.result import Alignment
+from dynext.align.settings import AlignmentTerm, FromTeacher, JointTrunk
 from dynext.align.train import align_exits
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import Prototypes, draw_shots, prototypes
 
 __all__ = [
     "Alignment",
+    "AlignmentTerm",
     "Augmentations",
     "Embeddings",
+    "FromTeacher",
     "HeldOut",
+    "JointTrunk",
     "Prototypes",
     "align_exits",
     "cka",

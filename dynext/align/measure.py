@@ -57,7 +57,7 @@ class HeldOut:
 
 
 def held_out_accuracy(logits_nek: Tensor, label_n: Tensor, classes: Sequence[int]) -> HeldOut:
-    """Judge every exit's logits on the held-out ``classes`` and on all others.
+    """Every exit's accuracy on the held-out ``classes`` and on all others, from its logits.
 
     Raises:
         SourceError: no sample of a held-out class, or no other.
