@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -110,13 +110,17 @@ def configured(usual: FitConfig, config: FitConfig | None, options: FitOptions) 
     Raises:
         FitError: an option that is no field (the nearest is suggested), or a figure out of range.
     """
-    known = FitOptions.__annotations__
+    check_options(options, FitOptions.__annotations__)
+    return replace(usual if config is None else config, **options)  # type: ignore[arg-type]
+
+
+def check_options(options: Collection[str], known: Collection[str]) -> None:
+    """Raises FitError: an option that is none of the ``known``; the nearest is suggested."""
     unknown = [name for name in options if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
         raise FitError(f"there is no option {unknown[0]}; {hint}")
-    return replace(usual if config is None else config, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
