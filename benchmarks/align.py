@@ -112,13 +112,13 @@ def main() -> None:
     options.add_argument("--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist")
     options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of cifar:resnet20")
     options.add_argument("--train", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to train on")
-    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to judge on")
+    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to test on")
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
     options.add_argument("--steps", type=int, help="of each training [default: 2000; 6 with --quick]")
     options.add_argument("--samples", dest="rows", type=int, help="to train on [default: 8192; 160 with --quick]")
     options.add_argument(
-        "--test-samples", dest="test_rows", type=int, help="to judge on [default: all; 120 with --quick]"
+        "--test-samples", dest="test_rows", type=int, help="to test on [default: all; 120 with --quick]"
     )
     options.add_argument("--batch-size", type=int, help="[default: 128; 32 with --quick]")
     options.add_argument("--exits", type=int, help="how many of the early ones [default: 4; 2 with --quick]")
@@ -142,7 +142,7 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
             raise SystemExit("--data cifar10 needs --checkpoint, --train and --test")
         opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
         train, test = (dx.data.array(path, opened.spec) for path in (given.train, given.test))
-        # a file may be sorted by class, and the first samples are judged on
+        # a file may be sorted by class, and the first samples are tested on
         test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0)))
     else:
         opened = dx.open_model("bundled:fashion_resnet20")

@@ -48,7 +48,7 @@ class HeldOut:
 
     @property
     def harmonic_e(self) -> tuple[float, ...]:
-        """Harmonic mean of ``seen_e`` and ``unseen_e``, which is what generalized zero-shot is judged by.
+        """Harmonic mean of ``seen_e`` and ``unseen_e``, the usual measure of generalized zero-shot.
 
         Source: Xian et al., CVPR 2017, arXiv:1707.00600, section 3.
         """

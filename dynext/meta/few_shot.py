@@ -54,7 +54,7 @@ class FewShot:
 
     table: ExitTable
     episode_n: Tensor
-    """Which episode each of the table's samples is of."""
+    """Which episode each row of the table is of."""
 
     @property
     def accuracy_e(self) -> tuple[MeanAccuracy, ...]:
