@@ -23,8 +23,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from exit_activation import edge_correlations, pictures
 from harness import earlier, figure, parser, table, write
-from looks import outlines, pictures
 
 import dynext as dx
 
@@ -80,7 +80,7 @@ def main() -> None:
     given = options.parse_args()
     asked = {name: getattr(given, name) for name in ("quick", "steps", "optimizer", "depth", "width")}
     kept = earlier(given.json, asked)
-    lines, looks = kept.get("lines", []), kept.get("looks", [])
+    lines, activation = kept.get("lines", []), kept.get("looks", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
         done = {line["method"] for line in lines if line["seed"] == seed}
@@ -93,11 +93,11 @@ def main() -> None:
                 continue
             lines.append({"method": method, "seed": seed, **measured(net, policy, setting)})
             if method == "joint":
-                looks.append({"seed": seed, **outlines(net, setting.test)})
+                activation.append({"seed": seed, **edge_correlations(net, setting.test)})
                 pictures(net, setting.test, given.pictures, seed)
-            kept = {"asked": asked, "lines": lines, "looks": looks}
-            write("exits", given, figures(lines, looks), markdown=pages(lines), quiet=True, **kept)
-    write("exits", given, figures(lines, looks), markdown=pages(lines), asked=asked, lines=lines, looks=looks)
+            kept = {"asked": asked, "lines": lines, "looks": activation}
+            write("exits", given, figures(lines, activation), markdown=pages(lines), quiet=True, **kept)
+    write("exits", given, figures(lines, activation), markdown=pages(lines), asked=asked, lines=lines, looks=activation)
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
@@ -192,7 +192,7 @@ def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> di
     }
 
 
-def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def figures(lines: list[dict[str, Any]], activation: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Targets, and the deck's observations as differences in points, over the seeds."""
     last = {m: mean(lines, m, lambda line: line["exits"][-1]) for m in METHODS}
     out = []
@@ -224,8 +224,8 @@ def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[di
     if curve["msdnet"]:
         above = [all(curve["msdnet"][i] >= curve[m][i] for m in JOINT if curve[m]) for i in range(len(BUDGETS))]
         out.append(figure("budgets at which MSDNet is above every exit on the ResNet", fmean(above), "share", ">= 1"))
-    if looks:
-        for e, values in enumerate(zip(*(look["edges"] for look in looks), strict=True)):
+    if activation:
+        for e, values in enumerate(zip(*(of_seed["edges"] for of_seed in activation), strict=True)):
             out.append(figure(f"exit {e}: correlation of its activation map with edges", fmean(values), ""))
     return out
 

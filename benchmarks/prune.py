@@ -235,9 +235,12 @@ def compact(width: float, model: nn.Module, given: Setting) -> dx.DynamicNet:
 
 def skipping(given: Setting) -> dict[str, Any]:
     found = dx.convert(
-        given.opened.model, torch.zeros(1, *given.opened.spec.shape), skip=True, seed=given.seed,
-        spec=given.opened.spec, calibrate=given.held_out, steps=given.spent["steps"] // 4, progress=False,
-    )  # fmt: skip
+        given.opened.model,
+        given.opened.spec,
+        calibrate=given.held_out,
+        training=dx.Skip("skipnet", steps=given.spent["steps"] // 4),
+        run=dx.Run(seed=given.seed, progress=False),
+    )
     return judged("skip", found.net, found.policy, given)
 
 

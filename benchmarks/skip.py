@@ -228,14 +228,11 @@ def _without_data(bench: Bench, kind: str, images: int) -> tuple[dx.DynamicNet, 
     size = bench.size
     conversion = dx.convert(
         bench.opened.model,
-        spec=bench.opened.spec,
-        n=size["rows"],
-        steps=size["steps"],
-        skip=kind,
-        skip_steps=size["skip_steps"],
-        calibrate=bench.ranked.subset(torch.arange(images)).unlabelled() if images else None,
-        seed=bench.seed,
-        progress=False,
+        bench.opened.spec,
+        calibrate=bench.ranked.subset(torch.arange(images)) if images else None,
+        synthesis=dx.Synthesis(n=size["rows"]),
+        training=dx.Skip(kind, steps=size["steps"], skip_steps=size["skip_steps"]),
+        run=dx.Run(seed=bench.seed, progress=False),
     )
     return conversion.net, conversion.policy
 

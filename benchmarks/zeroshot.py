@@ -32,7 +32,7 @@ from harness import figure, parser, table, write
 import dynext as dx
 from dynext.net.collect import table_of
 from dynext.net.features import Features, cache_features, head_logits
-from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.cross_fit import recalibrated
 from dynext.zeroshot.thresholds import CAUTION, OTHER_METHOD, ROWS, choose_cautiously
 
 SOURCES = (

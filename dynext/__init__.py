@@ -66,6 +66,7 @@ from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
 from dynext.zeroshot.distill import distill
+from dynext.zeroshot.settings import Exits, Frozen, Joint, Run, Skip, Synthesis, Target, Unlabelled
 from dynext.zeroshot.synth.synthesize import synthesize
 
 __version__ = "0.1.0"
@@ -76,12 +77,20 @@ __all__ = [
     "DynamicNet",
     "DynextError",
     "ExitTable",
+    "Exits",
     "FitConfig",
+    "Frozen",
     "InputSpec",
+    "Joint",
     "Opened",
     "Policy",
     "Report",
+    "Run",
+    "Skip",
     "Source",
+    "Synthesis",
+    "Target",
+    "Unlabelled",
     "attach",
     "attach_gates",
     "calibrate",

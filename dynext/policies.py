@@ -1,8 +1,10 @@
-"""More ways to a policy than `dynext.choose`: fronts, risk control, budgets for a whole batch.
+"""More ways to a policy than `dynext.choose`: rules of its own, fronts, risk control, budgets for a whole batch.
 
 ======================= ============================================================== ============================
 function                what it does                                                   paper
 ======================= ============================================================== ============================
+`SafeRule`, `PlainRule` `choose(rule=...)` with settings: how often it may be wrong,
+                        how many samples it asks for, what a lost one weighs
 `exact_front`           Pareto front over a grid of thresholds, exhaustive
 `genetic_front`         the same by NSGA-II                                            SCAN, NeurIPS 2019
 `quota_front`           thresholds from quotas of samples per exit                     MSDNet, ICLR 2018
@@ -22,12 +24,15 @@ from dynext.policy.fronts.front import Front
 from dynext.policy.fronts.genetic import genetic_front
 from dynext.policy.fronts.quota import quota_front
 from dynext.policy.fronts.risk_control import control_risk
+from dynext.policy.rule import PlainRule, SafeRule
 from dynext.runtime.batch import run_batch
 
 __all__ = [
     "CONFIDENCES",
     "BatchPlan",
     "Front",
+    "PlainRule",
+    "SafeRule",
     "confidence",
     "control_risk",
     "exact_front",

@@ -57,16 +57,12 @@ def main(config: Config) -> list[dict]:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         conversion = dx.convert(
             opened.model,
-            spec=opened.spec,
-            n=config.rows,
-            steps=config.steps,
-            skip=kind,
-            skip_steps=config.skip_steps,
-            method=config.method,
+            opened.spec,
             calibrate=train.subset(order[:images]) if images else None,
-            max_drop=config.max_drop,
-            seed=seed,
-            progress=False,
+            synthesis=dx.Synthesis(method=config.method, n=config.rows),
+            training=dx.Skip(kind, steps=config.steps, skip_steps=config.skip_steps),
+            target=dx.Target(max_drop=config.max_drop),
+            run=dx.Run(seed=seed, progress=False),
         )
         seconds = time.monotonic() - began
         line = {"kind": kind, "images": images, "seed": seed, "seconds": seconds}

@@ -27,7 +27,7 @@ class Config:
     model: str = "bundled:fashion_resnet20"
     seeds: tuple[int, ...] = (0, 1, 2)
     ways: tuple[str, ...] = ("a", "b", "c", "d")
-    rows: int = 8192
+    samples: int = 8192
     steps: int = 1000
     calibration: int = 500
     max_drop: float = 0.01
@@ -42,7 +42,7 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, seeds=(0,), ways=("b", "c"), rows=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1,
+    PAPER, seeds=(0,), ways=("b", "c"), samples=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1,
     method="leaves", out=Path("runs/smoke_convert.json"),
 )  # fmt: skip
 
@@ -58,14 +58,14 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     opened = dx.open_model(config.model)
     train = dx.data.fashion_mnist("train").unlabelled()
     test = dx.data.fashion_mnist("test").subset(torch.arange(config.test))
-    rows = test.take(torch.arange(min(len(test), 512))).x
+    images = test.take(torch.arange(min(len(test), 512))).x
     asked = {k: str(v) for k, v in asdict(config).items() if k not in ("seeds", "ways", "out")}
     lines = _earlier(config.out, asked)
     for seed in config.seeds:
         done = {line["way"] for line in lines if line["seed"] == seed}
         for way, conversion, seconds in _conversions(opened, train, config, seed, done):
             result = dx.report(dx.collect(conversion.net, test), conversion.policy)
-            timing = dx.side_by_side(opened.model, conversion.net, conversion.policy, rows, budget_s=config.timing_s)
+            timing = dx.side_by_side(opened.model, conversion.net, conversion.policy, images, budget_s=config.timing_s)
             line = {
                 "seed": seed,
                 "way": way,
@@ -112,21 +112,19 @@ def _conversions(
     ways = {
         "a": {},
         "b": {"calibrate": calibration},
-        "c": {"calibrate": calibration, "distill_on_calibration": True},
-        "d": {"calibrate": calibration, "distill_on": many},
+        "c": {"calibrate": dx.Unlabelled(calibration, distill=True)},
+        "d": {"calibrate": calibration, "synthesis": many},
     }
+    synthesis = dx.Synthesis(method=config.method, n=config.samples)
     for key in [key for key in ways if key in config.ways and key not in done]:
         began = time.monotonic()
         conversion = dx.convert(
             opened.model,
-            spec=opened.spec,
-            n=config.rows,
-            steps=config.steps,
-            method=config.method,
-            max_drop=config.max_drop,
-            seed=seed,
-            progress=False,
-            **ways[key],
+            opened.spec,
+            training=dx.Frozen(steps=config.steps),
+            target=dx.Target(max_drop=config.max_drop),
+            run=dx.Run(seed=seed, progress=False),
+            **{"synthesis": synthesis, **ways[key]},
         )
         yield key, conversion, time.monotonic() - began
 

@@ -22,7 +22,7 @@ class Config:
 
     model: str = "bundled:fashion_resnet20"
     method: str = "mixture"
-    rows: int = 8192
+    samples: int = 8192
     steps: int = 1000
     joint_steps: int = 1000
     trunk_lr: float = 1e-4
@@ -35,7 +35,7 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(
-    PAPER, method="leaves", rows=64, steps=3, joint_steps=3, test=64, max_drift=1.0, folder=Path("runs/smoke_joint")
+    PAPER, method="leaves", samples=64, steps=3, joint_steps=3, test=64, max_drift=1.0, folder=Path("runs/smoke_joint")
 )
 
 
@@ -47,7 +47,7 @@ def main(config: Config) -> dict[str, list[float]]:
     bank = dx.synthesize(
         opened.model,
         shape=opened.spec.shape,
-        n=config.rows,
+        n=config.samples,
         seed=config.seed,
         method=config.method,
         spec=opened.spec,
@@ -55,7 +55,7 @@ def main(config: Config) -> dict[str, list[float]]:
     )
     heads = config.folder / "heads.ckpt"
     net = dx.distill(net, opened.model, bank, steps=config.steps, seed=config.seed, checkpoint=heads)
-    whole, told = dx.zeroshot.distill_jointly(
+    whole, report = dx.zeroshot.distill_jointly(
         net,
         opened.model,
         bank,
@@ -65,7 +65,7 @@ def main(config: Config) -> dict[str, list[float]]:
         max_drift=config.max_drift,
         checkpoint=config.folder / "joint.ckpt",
     )
-    print(told)
+    print(report)
     return {"frozen": _accuracy(net, test), "joint": _accuracy(whole, test)}
 
 

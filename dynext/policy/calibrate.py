@@ -6,6 +6,7 @@ Shape legend: n rows, e exits (the last is the full net), k classes, w bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError
+from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.types import Basis
 
@@ -52,16 +54,15 @@ class Reliability:
 def calibrate(table: ExitTable) -> Calibration:
     """The temperature of each exit that minimizes its negative log-likelihood on ``table``'s rows.
 
-    The loss is convex in 1/T, so the root of its derivative is found by bracketed Newton steps in log T, in float64,
-    between 0.05 and 20. Against the teacher's answers (basis teacher) the last exit keeps 1: it always agrees with
-    itself. Rows with a logit that is not finite do not count.
+    The loss is convex in 1/T, so that the root of its derivative is the minimum. Brent's method finds it in log T, in
+    float64, between 0.05 and 20; a minimum beyond a bound becomes the bound. Against the teacher's answers (basis
+    teacher) the last exit keeps 1: it always agrees with itself. Rows with a logit that is not finite do not count.
 
     Source: Guo et al., ICML 2017, arXiv:1706.04599, section 4.2. Ours converges fully, and keeps T = 1 where
     the loss would rise.
     """
-    judged = [_calibrate_exit(table, e) for e in range(table.num_exits)]
-    temperature_e, nll_before_e, nll_after_e = zip(*judged, strict=True)
     exits = range(table.num_exits)
+    temperature_e, nll_before_e, nll_after_e = zip(*(_calibrate_exit(table, e) for e in exits), strict=True)
     return Calibration(
         temperature_e=temperature_e,
         nll_before_e=nll_before_e,
@@ -96,27 +97,37 @@ def _nll(logits_nk: Tensor, target_n: Tensor, temperature: float) -> float:
 
 
 def _best_temperature(logits_nk: Tensor, target_n: Tensor) -> float:
-    """The root of d NLL / d(1/T), by Newton in log T; a step that leaves the bracket becomes a bisection."""
+    """The root of d NLL / d(1/T) over log T, or the bound beyond which it lies."""
+    from scipy.optimize import brentq  # slow to import
+
     centered_nk = logits_nk - logits_nk.gather(1, target_n[:, None])
-    low, high, log_t = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE), 0.0
-    for _ in range(100):
-        slope, curvature = _derivatives(centered_nk, math.exp(-log_t))
-        low, high = (low, log_t) if slope < 0 else (log_t, high)
-        step = slope * math.exp(log_t) / curvature if curvature > 0 else math.inf
-        ahead = log_t + step
-        ahead = ahead if low < ahead < high else (low + high) / 2
-        if abs(ahead - log_t) < 1e-10:
-            break
-        log_t = ahead
-    return math.exp(log_t)
+
+    def slope(log_t: float) -> float:
+        """Of the mean loss along 1/T: it rises with 1/T, and falls with T."""
+        probability_nk = (centered_nk * math.exp(-log_t)).softmax(1)
+        return float((probability_nk * centered_nk).sum(1).mean())
+
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    if slope(low) <= 0:
+        return MIN_TEMPERATURE
+    if slope(high) >= 0:
+        return MAX_TEMPERATURE
+    return math.exp(brentq(slope, low, high))
 
 
-def _derivatives(centered_nk: Tensor, beta: float) -> tuple[float, float]:
-    """First and second derivative of the mean loss by beta = 1/T; logits less the target's."""
-    probability_nk = (centered_nk * beta).softmax(1)
-    mean_n = (probability_nk * centered_nk).sum(1)
-    variance_n = (probability_nk * centered_nk.square()).sum(1) - mean_n.square()
-    return float(mean_n.mean()), float(variance_n.mean())
+def temperatures(table: ExitTable, temperature: Calibration | Sequence[float] | None) -> tuple[float, ...]:
+    """One for each exit of ``table``: those of a calibration, those given, or 1 without any.
+
+    Raises:
+        PolicyError: another number of them than of exits, or one that is not positive.
+    """
+    if temperature is None:
+        return (1.0,) * table.num_exits
+    given = temperature.temperature_e if isinstance(temperature, Calibration) else tuple(map(float, temperature))
+    if len(given) != table.num_exits:
+        raise PolicyError(f"{len(given)} temperatures for {table.num_exits} exits; calibrate on this table")
+    Policy(threshold_e=(0.0,) * len(given), temperature_e=given)  # refuses what no policy may have
+    return given
 
 
 def ece(table: ExitTable, exit: int, temperature: float) -> float:

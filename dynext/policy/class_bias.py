@@ -1,7 +1,7 @@
 """One number per exit and class: what an exit says too often, or too rarely, on the rows that it meets.
 
-Exits that were taught on rows unlike those they meet are wrong in a lopsided way: sure of one class, shy of another.
-A few hundred rows, which need no labels, are enough to put that right.
+Exits that were trained on rows unlike those they meet are wrong in a lopsided way: they say one class too often and
+another too rarely. A few hundred rows, which need no labels, are enough to put that right.
 
 Shape legend: n rows, e exits (the last is the full net), k classes.
 """
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynext.errors import PolicyError
+from dynext.policy.calibrate import MAX_TEMPERATURE, MIN_TEMPERATURE
 from dynext.policy.table import ExitTable
 
 SPREAD = 2.0
@@ -59,6 +60,6 @@ def _exit_biases(logits_nk: Tensor, target_n: Tensor, spread: float) -> Tensor:
 
     with torch.enable_grad():
         optimizer.step(closure)
-    # an exit that is always right wants no end of beta; beyond this its answers are one-hot anyway
-    temperature = (-log_beta.detach()).exp().clamp(0.05, 20.0)
+    # the best beta of an exit that is always right is infinite; beyond this its answers are one-hot anyway
+    temperature = (-log_beta.detach()).exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
     return temperature * (bias_k.detach() - bias_k.detach().mean())

@@ -1,4 +1,4 @@
-"""How sure an exit is of a row. Always in [0, 1], higher is surer; a row whose logits make no sense gets NaN.
+"""How sure an exit is of a row: always in [0, 1], higher is surer; NaN where a logit is NaN or positive infinity.
 
 NaN reaches no threshold, so such a row never leaves early: it goes on to the last exit.
 
@@ -21,16 +21,15 @@ from dynext.errors import PolicyError
 CONFIDENCES = ("max_probability", "margin", "entropy", "patience")
 """Largest probability; gap between the two largest; 1 - normalized entropy; equal answers in a row."""
 
-
 FEATURES = ("max_probability", "margin", "entropy")
-"""What a learned gate looks at."""
+"""What a learned gate computes its confidence from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A measure that gates have learned: ``sigmoid(w . (max probability, margin, 1 - entropy) + c)``, an exit's own.
+    """A measure of confidence that gates have learned: ``sigmoid(w . (max probability, margin, 1 - entropy) + c)``.
 
-    At the last exit, where everybody leaves, it is the max probability.
+    Every early exit has weights of its own; at the last exit, where everybody leaves, it is the max probability.
 
     Raises:
         PolicyError: weights that are not finite, or not four an exit.
@@ -54,8 +53,8 @@ class Learned:
         if exit == len(self.weight_e):
             return confidence(logits_nk, "max_probability")
         *weights, constant = self.weight_e[exit]
-        seen_nf = gate_features(logits_nk)
-        return (seen_nf @ seen_nf.new_tensor(weights) + constant).sigmoid()
+        feature_nf = gate_features(logits_nk)
+        return (feature_nf @ feature_nf.new_tensor(weights) + constant).sigmoid()
 
     def to_dict(self) -> dict[str, Any]:
         return {"learned": [list(weights) for weights in self.weight_e]}
@@ -65,7 +64,7 @@ Measure = str | Learned
 
 
 def gate_features(logits_nk: Tensor) -> Tensor:
-    """What a learned gate looks at ``[n 3]``: `FEATURES`, from one exit's logits."""
+    """What a learned gate expects ``[n 3]``: `FEATURES`, from one exit's logits."""
     return torch.stack([confidence(logits_nk, name) for name in FEATURES], dim=-1)
 
 
@@ -122,8 +121,19 @@ def confidences(
     return torch.stack(column_e, dim=1)
 
 
+def first_sure_exit(conf_ne: Tensor, threshold_e: Sequence[float | None]) -> Tensor:
+    """The first exit whose confidence reaches its threshold, of each row ``[n]`` (int64); the last where none does.
+
+    ``None`` is the threshold of an exit that is off; the last exit's own plays no part.
+    """
+    limit_e = torch.tensor([torch.inf if threshold is None else threshold for threshold in threshold_e])
+    leaves_ne = conf_ne >= limit_e.to(conf_ne)
+    leaves_ne[:, -1] = True
+    return leaves_ne.int().argmax(1)
+
+
 class Confidence:
-    """The same, exit after exit, over the rows that are still in a dynamic run.
+    """Confidences exit after exit, for the rows that are still in a dynamic run.
 
     Patience is the number of equal consecutive answers, this exit's included, divided by the number of exits:
     among four exits a threshold of 0.5 asks for two equal answers.

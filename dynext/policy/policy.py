@@ -156,13 +156,13 @@ class Policy:
 
 def _measure(plain: Mapping[str, Any]) -> dict[str, Learned]:
     """The learned measure, where that is the policy's."""
-    found = plain.get("confidence")
-    if not isinstance(found, Mapping):
+    measure = plain.get("confidence")
+    if not isinstance(measure, Mapping):
         return {}
     try:
-        return {"confidence": Learned(weight_e=tuple(tuple(map(float, weights)) for weights in found["learned"]))}
+        return {"confidence": Learned(weight_e=tuple(tuple(map(float, weights)) for weights in measure["learned"]))}
     except (KeyError, TypeError, ValueError) as error:
-        raise PolicyError(f"no policy: confidence {found} is no learned measure; give what to_json wrote") from error
+        raise PolicyError(f"no policy: confidence {measure} is no learned measure; give what to_json wrote") from error
 
 
 def _is_number(value: object) -> bool:

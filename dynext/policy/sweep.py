@@ -1,7 +1,7 @@
 """Every shared threshold of a set of exits, counted at once.
 
 Once temperatures are set, equal confidences mean equal risk at every exit, so that one threshold shared by the exits
-that are on is near the best there is, and a family with one parameter is one that few rows can judge.
+that are on is near the best there is; and few rows are enough to choose a single parameter.
 
 Shape legend: n rows, e exits (the last is the full net), t thresholds, ascending.
 """
@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynext.policy.bounds import lower_bound, upper_bound
+from dynext.policy.bounds import Floats, lower_bound, upper_bound
 from dynext.policy.confidence import Measure, confidences
 from dynext.policy.table import ExitTable
 
-Floats = NDArray[np.float64]
 Risk = Literal["drop", "disagreement"]
 
 MAX_THRESHOLDS = 200
@@ -36,8 +35,8 @@ class Sweep:
 
     cost_t: Floats
     """Mean MACs as a share of the static net's, heads included."""
-    looks_t: Floats
-    """Mean number of early exits that a row is looked at by."""
+    heads_t: Floats
+    """Mean number of early exits whose head a row runs."""
     support_t: Floats
     """Rows that leave at the exit, among those that are on, where fewest leave; or that skip a stage, if fewer do."""
     right_t: Floats
@@ -56,34 +55,34 @@ class Sweep:
     """Mean square of it."""
     doubt_t: Floats
     """Expected share of the rows that leave with a wrong answer, by their own probabilities."""
-    rows: int
+    num_rows: int
     keep_g: tuple[float | None, ...] | None = None
     """By which rule the rows skipped stages."""
 
     def drop_t(self) -> Floats:
         """Observed drop: weight lost less rows gained, as a share of all rows."""
-        return (self.weight_t - self.gained_t) / self.rows
+        return (self.weight_t - self.gained_t) / self.num_rows
 
     def drop_bound_t(self, delta: float) -> Floats:
         """Upper bound on the drop: `weight_bound` on what is lost, less the gains, which count as observed and never
         make the bound negative."""
         usual = (self.usual_weight, self.usual_square)
-        lost_t = weight_bound(self.weight_t, self.square_t, usual, self.rows, delta)
-        return np.maximum(lost_t - self.gained_t / self.rows, 0.0)
+        lost_t = weight_bound(self.weight_t, self.square_t, usual, self.num_rows, delta)
+        return np.maximum(lost_t - self.gained_t / self.num_rows, 0.0)
 
     def right_bound_t(self, delta: float) -> Floats:
         """Lower bound on the share of rows answered right."""
-        return lower_bound(self.right_t, self.rows, delta)
+        return lower_bound(self.right_t, self.num_rows, delta)
 
 
 def weight_bound(
-    weight_t: NDArray[np.float64] | float,
-    square_t: NDArray[np.float64] | float,
+    weight_t: Floats | float,
+    square_t: Floats | float,
     usual: tuple[float, float],
-    rows: int,
+    num_rows: int,
     delta: float,
 ) -> Floats:
-    """Upper bound on the mean weight of ``rows`` rows, of which the weights sum up to ``weight_t``: Clopper-Pearson.
+    """Upper bound on the mean weight of ``num_rows`` rows whose weights sum up to ``weight_t``: Clopper-Pearson.
 
     Weights w of one typical size s = sum w^2 / sum w are bounded as s times a count of sum w / s rows; that is exact
     when they are equal. One row of the ``usual`` weight (and its square) goes into s, so that few or no lost rows do
@@ -92,7 +91,7 @@ def weight_bound(
     Source: the scaled Poisson distribution, Bohm & Zech, NIM A 2014, arXiv:1309.1287, here with a binomial.
     """
     size_t = (square_t + usual[1]) / (weight_t + usual[0])
-    return np.asarray(size_t * upper_bound(np.clip(weight_t / size_t, 0, rows), rows, delta))
+    return np.asarray(size_t * upper_bound(np.clip(weight_t / size_t, 0, num_rows), num_rows, delta))
 
 
 class Sweeper:
@@ -137,17 +136,17 @@ class Sweeper:
         bin_ne = self._bins(enabled_e) if self._bin_ne is None else self._bin_ne
         macs_ne = table.macs_ne(enabled_e).double().numpy()
         size = len(self.grid_t)
-        cost_t, looks_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(self.skipping))
+        cost_t, heads_t, support_t = np.zeros(size), np.zeros(size), np.full(size, float(self.skipping))
         lost_t, gained_t, weight_t, square_t, right_t, doubt_t = (np.zeros(size) for _ in range(6))
         before_n = np.zeros(n, np.int64)
-        for looked, e in enumerate([*on, last], 1):
+        for num_heads, e in enumerate([*on, last], 1):
             # a row leaves here at the thresholds that this exit reaches and none before it did
             reached_n = np.full(n, size) if e == last else np.maximum(before_n, bin_ne[:, e])
             here = np.flatnonzero(reached_n > before_n)
             count = _Counter(before_n[here], reached_n[here], size)
             leaving_t = count()
             cost_t += count(macs_ne[here, e])
-            looks_t += leaving_t * min(looked, len(on))
+            heads_t += leaving_t * min(num_heads, len(on))
             right_t += count(self.right_ne[here, e])
             lost_t += count(self.lost_ne[here, e])
             gained_t += count(self.gained_ne[here, e])
@@ -161,7 +160,7 @@ class Sweeper:
         return Sweep(
             keep_g=table.keep_g,
             cost_t=cost_t / n / max(table.static_macs, 1),
-            looks_t=looks_t / n,
+            heads_t=heads_t / n,
             support_t=support_t,
             right_t=right_t,
             lost_t=lost_t,
@@ -171,20 +170,20 @@ class Sweeper:
             usual_weight=usual_weight,
             usual_square=usual_square,
             doubt_t=doubt_t / n,
-            rows=n,
+            num_rows=n,
         )
 
     def full_right(self, delta: float | None) -> float:
         """Share of the rows that the full net answers right: a lower bound that is wrong with ``delta``, or
         observed."""
-        right, rows = float(self.table.full_right_n.sum()), len(self.table)
-        return right / rows if delta is None else float(lower_bound(np.float64(right), rows, delta))
+        right, num_rows = float(self.table.full_right_n.sum()), len(self.table)
+        return right / num_rows if delta is None else float(lower_bound(np.float64(right), num_rows, delta))
 
     def _usual(self, on: Sequence[int]) -> tuple[float, float]:
         """Mean weight, and mean square of it, of the rows that the exits ``on`` would get wrong, leaving or not; of
         those that the last one does, too, where stages are skipped."""
-        judged = [*on, *([] if self.table.skipped is None else [self.table.num_exits - 1])]
-        usual_r = self.weight_ne[:, judged][self.lost_ne[:, judged]]
+        exits = [*on, *([] if self.table.skipped is None else [self.table.num_exits - 1])]
+        usual_r = self.weight_ne[:, exits][self.lost_ne[:, exits]]
         usual_r = usual_r if usual_r.any() else np.ones(1)
         return float(usual_r.mean()), float((usual_r**2).mean())
 
@@ -230,28 +229,12 @@ def threshold_grid(tables: Sequence[ExitTable], measure: Measure, temperature_e:
     if measure == "patience":
         value_t = torch.arange(1, last + 2) / (last + 1)
     else:
-        seen = [confidences(t.logits_nek, measure, temperature_e)[:, :last].flatten() for t in tables]
-        value_t = torch.cat(seen)
+        value_t = torch.cat([confidences(t.logits_nek, measure, temperature_e)[:, :last].flatten() for t in tables])
         value_t = value_t[~value_t.isnan()].sort().values
         if len(value_t) > MAX_THRESHOLDS:
             value_t = value_t[torch.linspace(0, len(value_t) - 1, MAX_THRESHOLDS).round().long()]
         value_t = value_t.unique()
     return torch.cat([torch.zeros(1), (value_t[:-1] + value_t[1:]) / 2]).unique()
-
-
-def front(table: ExitTable, measure: Measure, temperature_e: Sequence[float]) -> tuple[Floats, Floats]:
-    """What thresholds can reach on this table, all sets of exits together: cost ascending, share right ascending.
-
-    Costs are shares of the static net's MACs. Picked on the very rows it is drawn from: a picture, not a promise.
-    """
-    sweeper = Sweeper(table, measure, temperature_e, threshold_grid([table], measure, temperature_e), "drop")
-    sweeps = [sweeper.sweep(on) for on in [(), *exit_sets(table.num_exits - 1)]]
-    cost_p = np.concatenate([sweep.cost_t for sweep in sweeps])
-    right_p = np.concatenate([sweep.right_t for sweep in sweeps]) / len(table)
-    order = np.lexsort((-right_p, cost_p))
-    cost_p, right_p = cost_p[order], right_p[order]
-    better_p = np.diff(np.maximum.accumulate(right_p), prepend=-1.0) > 0
-    return cost_p[better_p], right_p[better_p]
 
 
 def exit_sets(num_early: int) -> Iterator[tuple[int, ...]]:

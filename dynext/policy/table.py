@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dynext.atomic import replaced_file
 from dynext.errors import ArtifactError, PolicyError
-from dynext.policy.confidence import confidences
+from dynext.policy.confidence import confidences, first_sure_exit
 from dynext.policy.policy import Policy
 from dynext.policy.skip_record import Skipped
 from dynext.types import Basis
@@ -249,10 +249,7 @@ def simulate(table: ExitTable, policy: Policy) -> Outcome:
             f"collect a table with keep=policy.keep_g"
         )
     conf_ne = confidences(table.logits_nek, policy.confidence, policy.temperature_e, policy.enabled_e)
-    threshold_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
-    leaves_ne = conf_ne >= threshold_e.to(conf_ne)
-    leaves_ne[:, -1] = True
-    return outcome_of(table, leaves_ne.int().argmax(1), policy)
+    return outcome_of(table, first_sure_exit(conf_ne, policy.threshold_e), policy)
 
 
 def outcome_of(table: ExitTable, exit_n: Tensor, policy: Policy) -> Outcome:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dynext.errors import SourceError
 from dynext.policy.calibrate import reliability
+from dynext.policy.fronts.shared import shared_front
 from dynext.policy.policy import Policy
-from dynext.policy.sweep import front
 from dynext.policy.table import ExitTable
 from dynext.reporting.report import Report
 
@@ -33,7 +33,7 @@ _INK = "#010203"  # stands for the text color of the page until the SVG is writt
 def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     """Share right against MACs: the front over thresholds, every exit alone, the oracle, the static net, the policy."""
     fig, ax = _axes(6.4, 3.9)
-    cost_p, right_p = front(table, policy.confidence, policy.temperature_e)
+    cost_p, right_p = shared_front(table, policy.confidence, policy.temperature_e)
     ax.step(cost_p, right_p, where="post", color=BLUE, label="best thresholds on these samples")
     trunk_e = table.trunk_macs_ne.double().mean(0).tolist()
     alone = [
@@ -89,11 +89,11 @@ def reliability_svg(table: ExitTable, policy: Policy, report: Report, exit: int)
     ax.plot([0, 1], [0, 1], ":", color=GRAY, linewidth=1)
     for temperature, style, color in ((1.0, "o--", ORANGE), (policy.temperature_e[exit], "o-", BLUE)):
         diagram = reliability(table, temperature, exit)
-        seen_w = diagram.count_w > 0
+        filled_w = diagram.count_w > 0
         hollow = "none" if color == ORANGE else color
         ax.plot(
-            diagram.confidence_w[seen_w].numpy(),
-            diagram.right_w[seen_w].numpy(),
+            diagram.confidence_w[filled_w].numpy(),
+            diagram.right_w[filled_w].numpy(),
             style,
             color=color,
             markerfacecolor=hollow,
@@ -120,15 +120,15 @@ def sheet_png(pixels: Tensor, *, columns: int = 12, limit: int = 60) -> str:
         raise SourceError(
             f"pictures of shape {list(pixels.shape)}; give [n, 1 or 3, height, width] with values in [0, 1]"
         )
-    shown = pixels[:limit].detach().float().nan_to_num(0).clamp(0, 1).expand(-1, 3, -1, -1)
-    n, _, h, w = shown.shape
+    images = pixels[:limit].detach().float().nan_to_num(0).clamp(0, 1).expand(-1, 3, -1, -1)
+    n, _, h, w = images.shape
     columns = min(columns, n)
     gap = max(1, h // 16)
     height, width = math.ceil(n / columns) * (h + gap) - gap, columns * (w + gap) - gap
     canvas = np.zeros((height, width, 4), np.uint8)  # transparent between the pictures
-    for i, picture in enumerate((shown * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()):
+    for i, image in enumerate((images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
-        canvas[top : top + h, left : left + w, :3] = picture
+        canvas[top : top + h, left : left + w, :3] = image
         canvas[top : top + h, left : left + w, 3] = 255
     buffer = io.BytesIO()
     Image.fromarray(canvas).save(buffer, "PNG", optimize=True)

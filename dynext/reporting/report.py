@@ -17,6 +17,7 @@ from dynext.policy.calibrate import ece
 from dynext.policy.policy import Policy
 from dynext.policy.sweep import Sweeper
 from dynext.policy.table import ExitTable, Outcome, oracle, simulate
+from dynext.text_table import text_table
 from dynext.types import Basis
 
 DELTA = 0.05
@@ -45,7 +46,7 @@ class ExitReport:
     right_of_all: float
     """Share of all samples that would be right if everybody left here."""
     ece: float | None
-    """At the policy's temperature; ``None`` for an exit that is judged against itself."""
+    """Expected calibration error at the policy's temperature; ``None`` for the full net against its own answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +91,15 @@ class Report:
     @property
     def measure(self) -> str:
         """What "right" means here."""
-        return measure(self.basis, self.synthetic)
+        return measure_in_words(self.basis, self.synthetic)
 
     def to_dict(self) -> dict[str, Any]:
         plain = asdict(self)
         return {**plain, "exits": [asdict(line) for line in self.exits], "measure": self.measure}
 
     def __str__(self) -> str:
-        return "\n".join([*self._head(), *_columns([self.titles, *map(cells, self.exits)]), *self._totals()])
+        titles, *lines = text_table([self.titles, *map(cells, self.exits)], left=(1,)).splitlines()
+        return "\n".join([*self._head(), titles, "-" * len(titles), *lines, *self._totals()])
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -126,38 +128,36 @@ class Report:
             lines.append(
                 f"By measured stage times {self.ms:.2f} ms against {self.static_ms:.2f} ms a sample, one at a time."
             )
-        if self.accuracy is not None and self.static_accuracy is not None:
-            lines.append(
-                f"Accuracy {self.accuracy:.2%}, the static net {self.static_accuracy:.2%} "
-                f"({self.accuracy - self.static_accuracy:+.2%}); agreement with it {self.agreement:.2%}."
-            )
-        else:
-            where = " on synthesized samples" if self.synthetic else ""
-            lines.append(
-                f"Agreement with the full net{where}: {self.agreement:.2%}, on more such samples at least "
-                f"{self.agreement_at_least:.2%} (95 % confidence)."
-            )
-            if self.drop is not None and self.drop_at_most is not None:
-                lines.append(
-                    f"Weighing each other answer by the full net's own probabilities, {100 * self.drop:.2f} points "
-                    f"are lost, at most {100 * self.drop_at_most:.2f}."
-                )
+        lines += self._right_answers()
         lines.append(
             f"An oracle that sends each sample to the cheapest exit that is right would save {self.oracle_saved:.1%} "
             f"at {self.oracle_right:.2%}."
         )
         return [*lines, *([f"Policy: {self.note}"] if self.note else [])]
 
+    def _right_answers(self) -> list[str]:
+        if self.accuracy is not None and self.static_accuracy is not None:
+            difference = self.accuracy - self.static_accuracy
+            against = f"the static net {self.static_accuracy:.2%} ({difference:+.2%})"
+            return [f"Accuracy {self.accuracy:.2%}, {against}; agreement with it {self.agreement:.2%}."]
+        where = " on synthesized samples" if self.synthetic else ""
+        at_least = f"on more such samples at least {self.agreement_at_least:.2%} (95 % confidence)"
+        lines = [f"Agreement with the full net{where}: {self.agreement:.2%}, {at_least}."]
+        if self.drop is not None and self.drop_at_most is not None:
+            lines.append(
+                f"Weighing each other answer by the full net's own probabilities, {100 * self.drop:.2f} points "
+                f"are lost, at most {100 * self.drop_at_most:.2f}."
+            )
+        return lines
 
-def measure(basis: Basis, synthetic: bool) -> str:
-    """What a sample counts as right against, in words; agreement is never called accuracy, synthesized samples are
-    named.
-    """
-    against = "accuracy" if basis == "labels" else "agreement with the full net"
-    if synthetic:
-        against = "agreement with their labels" if basis == "labels" else against
-        return f"{against} on synthesized samples"
-    return against
+
+def measure_in_words(basis: Basis, synthetic: bool) -> str:
+    """The share of right answers under its name: agreement is never called accuracy, synthesized samples are named."""
+    if basis == "teacher":
+        name = "agreement with the full net"
+    else:
+        name = "agreement with their labels" if synthetic else "accuracy"
+    return f"{name} on synthesized samples" if synthetic else name
 
 
 def report(table: ExitTable, policy: Policy) -> Report:
@@ -167,33 +167,11 @@ def report(table: ExitTable, policy: Policy) -> Report:
         PolicyError: the policy is for another number of exits, or skips by another rule than the table's samples.
     """
     outcome, best = simulate(table, policy), oracle(table)
-    macs_e = table.macs_e(policy.enabled_e)
-    last = table.num_exits - 1
-    lines = []
-    for e, threshold in enumerate(policy.threshold_e):
-        here_n = outcome.exit_n == e
-        judged_by_itself = e == last and table.basis == "teacher" and table.skipped is None
-        lines.append(
-            ExitReport(
-                exit=e,
-                after=table.name_e[e],
-                on=threshold is not None,
-                threshold=threshold,
-                temperature=policy.temperature_e[e],
-                macs=macs_e[e],
-                macs_share=macs_e[e] / max(table.static_macs, 1),
-                trunk_share=table.trunk_macs_e[e] / max(table.static_macs, 1),
-                leaving=outcome.share_e[e],
-                right_of_leaving=float(outcome.right_n[here_n].double().mean()) if here_n.any() else None,
-                right_of_all=float(table.right_ne[:, e].double().mean()),
-                ece=None if judged_by_itself else _number(ece(table, e, policy.temperature_e[e])),
-            )
-        )
     labelled = table.basis == "labels" and not table.synthetic
     drop, drop_at_most = (None, None) if table.basis == "labels" else _drop(table, policy, outcome)
-    agree = round(outcome.agreement * len(table))
+    agreeing = round(outcome.agreement * len(table))
     return Report(
-        exits=tuple(lines),
+        exits=tuple(_exit_report(table, policy, outcome, e) for e in range(table.num_exits)),
         rows=table.rows,
         num_rows=len(table),
         basis=table.basis,
@@ -203,7 +181,7 @@ def report(table: ExitTable, policy: Policy) -> Report:
         macs=outcome.macs,
         saved=outcome.saved,
         agreement=outcome.agreement,
-        agreement_at_least=float(lower_bound(agree, len(table), DELTA)),
+        agreement_at_least=float(lower_bound(agreeing, len(table), DELTA)),
         drop=drop,
         drop_at_most=drop_at_most,
         accuracy=outcome.accuracy if labelled else None,
@@ -215,6 +193,26 @@ def report(table: ExitTable, policy: Policy) -> Report:
         note=policy.note,
         kept=None if table.skipped is None else table.skipped.kept_g,
         paths=None if table.skipped is None else table.skipped.num_paths,
+    )
+
+
+def _exit_report(table: ExitTable, policy: Policy, outcome: Outcome, e: int) -> ExitReport:
+    leaving_n = outcome.exit_n == e
+    macs = table.macs_e(policy.enabled_e)[e]
+    is_full_net = e == table.num_exits - 1 and table.skipped is None
+    return ExitReport(
+        exit=e,
+        after=table.name_e[e],
+        on=policy.enabled_e[e],
+        threshold=policy.threshold_e[e],
+        temperature=policy.temperature_e[e],
+        macs=macs,
+        macs_share=macs / max(table.static_macs, 1),
+        trunk_share=table.trunk_macs_e[e] / max(table.static_macs, 1),
+        leaving=outcome.share_e[e],
+        right_of_leaving=float(outcome.right_n[leaving_n].double().mean()) if leaving_n.any() else None,
+        right_of_all=float(table.right_ne[:, e].double().mean()),
+        ece=None if is_full_net and table.basis == "teacher" else _number(ece(table, e, policy.temperature_e[e])),
     )
 
 
@@ -235,9 +233,9 @@ def _number(value: float) -> float | None:
 def cells(line: ExitReport) -> tuple[str, ...]:
     """One exit's line of the table, as text."""
     here = (str(line.exit), line.after, f"{line.trunk_share:.0%}")
-    judged = (f"{line.right_of_all:.2%}", f"{line.temperature:.2f}", "-" if line.ece is None else f"{line.ece:.3f}")
+    alone = (f"{line.right_of_all:.2%}", f"{line.temperature:.2f}", "-" if line.ece is None else f"{line.ece:.3f}")
     if not line.on:
-        return (*here, "-", "-", "off", "-", "-", *judged)
+        return (*here, "-", "-", "off", "-", "-", *alone)
     right = "-" if line.right_of_leaving is None else f"{line.right_of_leaving:.2%}"
     threshold = "all" if line.threshold == 0 else f"{line.threshold:.3f}"
     return (
@@ -247,17 +245,5 @@ def cells(line: ExitReport) -> tuple[str, ...]:
         threshold,
         f"{line.leaving:.1%}",
         right,
-        *judged,
+        *alone,
     )
-
-
-def _columns(lines: list[tuple[str, ...]]) -> list[str]:
-    """Cells as text columns: names to the left, figures to the right, a rule below the titles."""
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    texts = [
-        "  ".join(
-            cell.ljust(w) if c == 1 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return [texts[0], "-" * len(texts[0]), *texts[1:]]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynext.errors import PolicyError, SourceError
 from dynext.modules.modes import in_evaluation
-from dynext.policy.batch_budget import BatchPlan, going_on, looks
+from dynext.policy.batch_budget import BatchPlan, going_on, running_exits
 from dynext.policy.confidence import Confidence
 from dynext.runtime.protocol import Runnable
 from dynext.types import Prediction
@@ -43,26 +43,26 @@ def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
     exit_b, macs_b = torch.zeros_like(row_b), torch.zeros_like(row_b)
     live: tuple[Tensor, ...] = (x,)
     left, done, spent = plan.macs * len(x), 0, 0
-    for e, next_look in looks(plan):
+    for e, next_macs in running_exits(plan):
         began = spent
         for stage in net.staged.stages[done : ends[e] + 1]:
             live = stage(*live)
             spent += stage.macs
         done = ends[e] + 1
-        last = next_look is None
+        last = next_macs is None
         logits = live[0] if last else net.exits[e](live[net.staged.stages[ends[e]].tap])
         spent += 0 if last else net.exits[e].macs
-        if spent - began != plan.look_macs_e[e]:
+        if spent - began != plan.segment_macs_e[e]:
             raise PolicyError(
-                f"exit {e} takes {spent - began:,} MACs of a sample, the plan says {plan.look_macs_e[e]:,}; make a "
+                f"exit {e} takes {spent - began:,} MACs of a sample, the plan says {plan.segment_macs_e[e]:,}; make a "
                 f"plan on a table of this net"
             )
         left -= (spent - began) * len(row_b)
         logits_bk[row_b], exit_b[row_b], macs_b[row_b] = logits, e, spent
-        if next_look is None:
+        if next_macs is None:
             break
         sure_b = confidence.step(logits.float() / policy.temperature_e[e], row_b, e)
-        staying = going_on(sure_b, left, plan.onward_macs_e[e], next_look)
+        staying = going_on(sure_b, left, plan.onward_macs_e[e], next_macs)
         if not len(staying):
             break
         row_b, live = row_b[staying], tuple(tensor[staying] for tensor in live)

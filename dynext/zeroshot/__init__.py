@@ -15,7 +15,7 @@ function                what it does, paper                                     
 """
 
 from dynext.net.features import Features, cache_features
-from dynext.zeroshot.joint import JointReport, distill_jointly
+from dynext.zeroshot.joint import JointLoss, JointReport, distill_jointly
 from dynext.zeroshot.rounds import in_rounds
 from dynext.zeroshot.shift import Shift, bn_distance_of, estimate_shift
 from dynext.zeroshot.synth.quality import BankQuality, quality
@@ -23,6 +23,7 @@ from dynext.zeroshot.synth.quality import BankQuality, quality
 __all__ = [
     "BankQuality",
     "Features",
+    "JointLoss",
     "JointReport",
     "Shift",
     "bn_distance_of",

@@ -49,7 +49,7 @@ class Provenance:
     """Fingerprint of the teacher's parameters and buffers."""
     options: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    """What the method found out on its way, such as the looks it chose."""
+    """What the method found out on its way, such as the styles it chose."""
     per_shard: int = 256
     dynext: str = DYNEXT_VERSION
     torch: str = torch.__version__
@@ -57,8 +57,8 @@ class Provenance:
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a folder and the run that goes on with it."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {k: v for k, v in found.items() if k not in ("notes", "seconds")}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {k: v for k, v in plain.items() if k not in ("notes", "seconds")}
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.spec.shape))
@@ -186,9 +186,9 @@ def read_head(folder: Path) -> tuple[Provenance, int]:
             f"{BANK_VERSION}; install the dynext that wrote it, or synthesize anew"
         )
     try:
-        found = dict(head["provenance"])
-        spec = InputSpec(**{k: tuple(v) for k, v in found.pop("spec").items()})
-        return Provenance(**found, spec=spec), int(head["rows_done"])
+        kept = dict(head["provenance"])
+        spec = InputSpec(**{k: tuple(v) for k, v in kept.pop("spec").items()})
+        return Provenance(**kept, spec=spec), int(head["rows_done"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{path} is damaged ({type(error).__name__}: {error}); synthesize the bank anew") from error
 
@@ -239,11 +239,11 @@ def open_or_start(folder: Path | str, provenance: Provenance) -> tuple[Provenanc
     if not (folder / HEAD).exists():
         write_head(new_folder(folder), provenance, 0)
         return provenance, 0
-    found, done = read_head(folder)
-    theirs, ours = found.identity(), provenance.identity()
+    kept, done = read_head(folder)
+    theirs, ours = kept.identity(), provenance.identity()
     differing = [f"{k} was {theirs[k]}, is {ours[k]}" for k in ours if theirs[k] != ours[k]]
     if differing:
         raise SourceError(
             f"{folder} holds another run's bank ({'; '.join(differing)}); delete it or name another folder"
         )
-    return replace(provenance, notes=found.notes, seconds=found.seconds), done
+    return replace(provenance, notes=kept.notes, seconds=kept.seconds), done

@@ -4,100 +4,163 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynext.atomic import replaced_file
 from dynext.data.datasets import Samples
 from dynext.data.indexing import check_samples
-from dynext.errors import PolicyError, SourceError, line
+from dynext.errors import FitError, PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.settings import Exits, Run, Synthesis, Target, Training, Unlabelled, training_name
+from dynext.zeroshot.synth.last_layer import check_logits
+from dynext.zeroshot.synth.synthesize import fingerprint, in_json
 
 RECORD = "convert.json"
 """In the folder of a conversion: what it was asked for."""
 
 
-def spec_for(example: Tensor | None, spec: InputSpec | None, *rows: Source | None) -> InputSpec:
-    """The input spec that example, ``spec`` and the given samples agree on.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConversionTask:
+    """A conversion that was looked at and makes sense."""
 
-    Without ``spec`` it is that of the samples which have one; else mean .5 and deviation .25 for the example's
-    channels.
+    teacher: nn.Module
+    spec: InputSpec
+    exits: Exits
+    synthesis: Synthesis | Source
+    calibrate: Unlabelled | None
+    training: Training
+    target: Target
+    run: Run
+
+    @property
+    def given(self) -> Source | None:
+        """Samples that were given to distil on; ``None`` where some are to be synthesized."""
+        return None if isinstance(self.synthesis, Synthesis) else self.synthesis
+
+    @property
+    def method(self) -> str:
+        """How samples are synthesized that exits are judged on: as those which they were distilled on."""
+        return self.synthesis.method if isinstance(self.synthesis, Synthesis) else Synthesis().method
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Where the state of one part of the training is kept."""
+        return None if self.run.folder is None else self.run.folder / f"{name}.ckpt"
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON: `dataclasses.asdict`, with digests in place of samples and heads."""
+        images, wanted = self.calibrate, self.synthesis
+        return {
+            "exits": {"after": self.exits.after},
+            "synthesis": in_json(wanted) if isinstance(wanted, Synthesis) else {"samples": identified(wanted)},
+            "calibrate": None
+            if images is None
+            else {"samples": identified(images.samples), "distill": images.distill, "views": images.views},
+            "training": {"kind": training_name(self.training), **asdict(self.training)},
+            "target": asdict(self.target),
+            "run": {"seed": self.run.seed, "minutes": self.run.minutes},
+        }
+
+
+def checked(
+    teacher: nn.Module,
+    example: Tensor | InputSpec | None,
+    calibrate: Samples | Unlabelled | None,
+    exits: Exits,
+    synthesis: Synthesis | Source,
+    training: Training,
+    target: Target,
+    run: Run,
+) -> ConversionTask:
+    """The arguments of `dynext.convert` as a task.
 
     Raises:
-        SourceError: nothing says what the model expects, the example is no batch, or two of them contradict each other.
+        SourceError: samples that are none, of another shape, or normalized otherwise; or a teacher without logits.
+        FitError: a training that is none.
     """
-    known = [found for one in rows if isinstance(found := getattr(one, "spec", None), InputSpec)]
-    if spec is None and known:
-        spec = known[0]
-    if example is None:
+    images = Unlabelled(calibrate) if isinstance(calibrate, Samples) else calibrate
+    if images is not None and not isinstance(images, Unlabelled):
+        raise SourceError(
+            f"calibrate is a {type(images).__name__}; give dx.data.Samples (dx.data.open_rows makes them of a folder, "
+            f"a file or pixels)"
+        )
+    given = None if isinstance(synthesis, Synthesis) else synthesis
+    if given is not None and not isinstance(given, Source):
+        raise SourceError(
+            f"synthesis is a {type(given).__name__}; give dx.Synthesis(...), a bank (dx.synthesize, dx.Bank.open) or "
+            f"dx.data.Samples (dx.data.open_rows makes them of a folder, a file or pixels)"
+        )
+    if not isinstance(training, get_args(Training)):
+        raise FitError(f"training={training!r}; give dx.Frozen(), dx.Joint() or dx.Skip()")
+    samples = {"calibrate": None if images is None else images.samples, "synthesis": given}
+    spec = spec_for(example, *samples.values())
+    for name, source in samples.items():
+        if source is not None:
+            _check_given(source, spec, name)
+    check_logits(teacher, spec)
+    return ConversionTask(
+        teacher=teacher,
+        spec=spec,
+        exits=exits,
+        synthesis=synthesis,
+        calibrate=None if images is None else replace(images, samples=images.samples.unlabelled()),
+        training=training,
+        target=target,
+        run=run,
+    )
+
+
+def spec_for(example: Tensor | InputSpec | None, *samples: Source | None) -> InputSpec:
+    """The input spec that the example and the given samples agree on.
+
+    Without one among them it is mean .5 and deviation .25 for the example's channels.
+
+    Raises:
+        SourceError: nothing says what the model expects, or the example is no batch of images.
+    """
+    own = [spec for one in samples if isinstance(spec := getattr(one, "spec", None), InputSpec)]
+    if isinstance(example, InputSpec) or example is None:
+        spec = example or (own[0] if own else None)
         if spec is None:
+            raise SourceError("give an example batch or a dx.InputSpec; a model does not say what shape it expects")
+        if len(spec.shape) != 3:
             raise SourceError(
-                "give an example batch or spec=dx.InputSpec(...); a net does not say what shape it expects"
+                f"the spec is for samples of shape {spec.shape}; give (channels, height, width) (vectors of d numbers "
+                f"can be (d, 1, 1), with an nn.Flatten in front of the net)"
             )
         return spec
     if not isinstance(example, Tensor) or example.ndim != 4:
-        given = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
+        is_given = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
         raise SourceError(
-            f"the example is {given}; give a batch of samples as a tensor [b c h w], one sample is enough"
+            f"the example is {is_given}; give a batch of samples as a tensor [b c h w], one sample is enough"
         )
     shape = tuple(example.shape[1:])
-    if spec is None:
-        return InputSpec(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
-    if shape != spec.shape:
-        raise SourceError(f"the example has samples {shape}, spec says {spec.shape}; they must agree")
-    return spec
+    if own:
+        if own[0].shape != shape:
+            raise SourceError(f"the example has samples {shape}, those given are {own[0].shape}; they must agree")
+        return own[0]
+    return InputSpec(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
 
 
-def check_rows(spec: InputSpec, *, distill_on: Source | None, calibrate: Samples | None) -> None:
-    """That the samples a conversion was given are samples, of this shape, and normalized as ``spec`` says.
-
-    Raises:
-        SourceError: which of them is not, and what to give.
-    """
-    if len(spec.shape) != 3:
+def _check_given(source: Source, spec: InputSpec, name: str) -> None:
+    """That samples a conversion was given are some, of this shape, and normalized as ``spec`` says."""
+    check_samples(source, spec.shape, name=name)
+    if isinstance(source, Samples) and (source.spec.mean, source.spec.std) != (spec.mean, spec.std):
         raise SourceError(
-            f"spec is for samples of shape {spec.shape}; give (channels, height, width) (vectors of d numbers can be "
-            f"(d, 1, 1), with an nn.Flatten in front of the net)"
+            f"{name} is normalized by mean {source.spec.mean}, std {source.spec.std}, the spec says {spec.mean}, "
+            f"{spec.std}; give the samples the net's own spec: dataclasses.replace(samples, spec=spec)"
         )
-    if calibrate is not None and not isinstance(calibrate, Samples):
-        raise SourceError(
-            f"calibrate is a {type(calibrate).__name__}; give dx.data.Samples (dx.data.open_rows makes them of a "
-            f"folder, a file or pixels)"
-        )
-    if distill_on is not None and not isinstance(distill_on, Source):
-        raise SourceError(
-            f"distill_on is a {type(distill_on).__name__}; give a bank (dx.synthesize, dx.Bank.open) or "
-            f"dx.data.Samples (dx.data.open_rows makes them of a folder, a file or pixels)"
-        )
-    given: dict[str, Source | None] = {"calibrate": calibrate, "distill_on": distill_on}
-    for name, rows in given.items():
-        if rows is None:
-            continue
-        check_samples(rows, spec.shape, name=name)
-        if isinstance(rows, Samples) and (rows.spec.mean, rows.spec.std) != (spec.mean, spec.std):
-            raise SourceError(
-                f"{name} is normalized by mean {rows.spec.mean}, std {rows.spec.std}, spec says {spec.mean}, "
-                f"{spec.std}; give the samples the net's own spec: dataclasses.replace(samples, spec=spec)"
-            )
 
 
-def check_wishes(max_drop: float | None, budget: float | None) -> None:
-    """Raises PolicyError for what `dx.choose` would refuse once all is distilled."""
-    if max_drop is not None and not 0 <= max_drop <= 1:
-        raise PolicyError(f"max_drop {max_drop}; give a share of the samples from 0 to 1, 0.01 for one point")
-    if budget is not None and not 0 < budget < float("inf"):
-        raise PolicyError(f"budget {budget}; give a positive share of the static net's MACs, 0.5 for half of them")
-
-
-def check_reach(budget: float | None, net: DynamicNet) -> None:
+def check_reach(task: ConversionTask, net: DynamicNet) -> None:
     """Raises PolicyError for a budget that is not met even if all samples leave at the cheapest exit."""
+    budget = task.target.budget
     costs = [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)]
     least = min(costs) / max(net.trunk_macs_e[-1], 1)
     if budget is not None and budget < least:
@@ -107,24 +170,45 @@ def check_reach(budget: float | None, net: DynamicNet) -> None:
         )
 
 
-def check_record(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Keep in ``folder`` what a conversion was asked for; one that was interrupted there must have asked the same.
+def check_record(task: ConversionTask, net: DynamicNet) -> None:
+    """Keep in the run's folder what a conversion was asked for; one that was interrupted there must have asked the
+    same.
+
+    What may be lost or spent is not part of it: it plays no part until all is trained.
 
     Raises:
         FitError: it asked for something else, which is named; its exits would be taken for this one's.
         SourceError: the record is damaged.
     """
-    path = folder / RECORD
-    wanted = json.loads(json.dumps(asked))
+    if task.run.folder is None:
+        return
+    path = task.run.folder / RECORD
+    wanted = json.loads(json.dumps(_identity(task, net)))
     if path.exists():
         try:
-            found = dict(json.loads(path.read_text()))
+            kept = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise SourceError(f"{path} is damaged ({line(error)}); delete {folder} and convert anew") from error
-        check_same_run(found, wanted, str(folder))
+            raise SourceError(f"{path} is damaged ({line(error)}); delete {path.parent} and convert anew") from error
+        check_same_run(kept, wanted, str(path.parent))
         return
     with replaced_file(path) as partial:
         partial.write_text(json.dumps(wanted, indent=1) + "\n")
+
+
+def _identity(task: ConversionTask, net: DynamicNet) -> dict[str, Any]:
+    """One key for each thing that may differ, so that an error can name it."""
+    record = task.record()
+    flat = {
+        f"{part}.{name}": value
+        for part in ("synthesis", "calibrate", "training", "run")
+        for name, value in (record[part] or {}).items()
+    }
+    if task.run.minutes is not None:  # these are planned
+        for name in ("synthesis.n", *(key for key in flat if key.endswith("steps"))):
+            flat.pop(name, None)
+    heads = digest_of([exit.spec for exit in net.exits])
+    known = {"teacher": fingerprint(task.teacher), "spec": asdict(task.spec), "exits": net.exit_names, "heads": heads}
+    return {**known, **flat}
 
 
 def digest_of(value: Any) -> str:
@@ -132,15 +216,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def told_of(rows: Source | None) -> Any:
+def identified(samples: Source) -> Any:
     """Samples as the record tells of them: a bank by its provenance, pixels by a digest, others by their number."""
-    if isinstance(rows, Bank):
-        return rows.provenance.identity()
-    if isinstance(rows, Samples):
-        return {"rows": len(rows), "pixels": pixels_digest(rows), "spec": asdict(rows.spec)}
-    return None if rows is None else {"rows": len(rows)}
+    if isinstance(samples, Bank):
+        return samples.provenance.identity()
+    if isinstance(samples, Samples):
+        return {"rows": len(samples), "pixels": pixels_digest(samples), "spec": asdict(samples.spec)}
+    return {"rows": len(samples)}
 
 
-def pixels_digest(rows: Samples) -> str:
+def pixels_digest(samples: Samples) -> str:
     """Twelve hexadecimal digits that the same images in the same order have again."""
-    return hashlib.sha256(rows.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()[:12]
+    return hashlib.sha256(samples.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()[:12]

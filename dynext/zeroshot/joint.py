@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, check_same_run, fit
+from dynext.fitting import FitConfig, FitOptions, check_same_run, configured, fit
 from dynext.losses.exits import distillation
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
@@ -59,43 +59,57 @@ class JointReport:
         return asdict(self)
 
 
+USUAL = FitConfig(steps=1000, lr=1e-3, trunk_lr=1e-4, batch_size=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointLoss:
+    """What is descended: the sum over early exits of tau^2 KL(teacher || exit), and the terms below.
+
+    Raises:
+        FitError: a temperature that is not positive, or a negative weight.
+    """
+
+    temperature: float = 4.0
+    """tau."""
+    anchor: float = 1.0
+    """Weight of the same term of the last exit, which keeps it in place."""
+    match: float = 0.0
+    """Weight of the features' relative squared distance from the teacher's, mean over the cuts."""
+    equilibrium: bool = True
+    """Balance the exits' gradients in the trunk (`dynext.net.equilibrium.logits_in_equilibrium`)."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or self.anchor < 0 or self.match < 0:
+            raise FitError(f"{self}; give a positive temperature and weights of 0 or more")
+
+
 def distill_jointly(
     net: DynamicNet,
     teacher: nn.Module | None,
     source: Source,
+    config: FitConfig | None = None,
     *,
-    steps: int = 1000,
-    seed: int = 0,
-    temperature: float = 4.0,
-    lr: float = 1e-3,
-    trunk_lr: float = 1e-4,
-    batch_size: int = 64,
+    loss: JointLoss = JointLoss(),
     bn: BesideMode = "frozen",
     max_drift: float = 0.02,
-    anchor: float = 1.0,
-    match: float = 0.0,
-    equilibrium: bool = True,
-    checkpoint: Path | str | None = None,
-    accelerator: str = "cpu",
-    progress: bool = True,
+    **options: Unpack[FitOptions],
 ) -> tuple[DynamicNet, JointReport]:
     """A copy of ``net`` trained as a whole to answer like ``teacher`` at every exit, and how far its last exit drifted.
 
-    Loss: the sum over early exits of tau^2 KL(teacher || exit), plus ``anchor`` times the same of the last exit, plus
-    ``match`` times the features' relative squared distance from the teacher's, mean over the cuts. Adam, cosine
-    schedule. It pays to begin with exits that were distilled already (`dynext.distill`). Buffers of the trunk stay bit
-    for bit; its dropout is off. The last exit is no longer the static net: agreement with it, and any policy chosen by
-    agreement, is then about the trained net, and the report's drift comes on top.
+    Adam, cosine schedule. It pays to begin with exits that were distilled already (`dynext.distill`). Buffers of the
+    trunk stay bit for bit; its dropout is off. The last exit is no longer the static net: agreement with it, and any
+    policy chosen by agreement, is then about the trained net, and the report's drift comes on top.
 
     Args:
         teacher: the static net; ``None`` takes the net's own last exit as it is now.
-        trunk_lr: the trunk's learning rate, ``lr`` is the heads'. 0 leaves the trunk alone.
         bn: which statistics teacher and trunk normalize by while training; `dynext.train.frozen_teacher` says what
             the two mean. Heads learn their own statistics.
         max_drift: share of the held-out samples that the last exit may answer unlike the teacher. Looked at 20 times: a
             state beyond it is undone, and the trunk goes on at half its rate.
-        equilibrium: balance the exits' gradients in the trunk (`logits_in_equilibrium`).
-        checkpoint: file in which an interrupted run is kept and resumed from.
+        config, options: 1,000 steps of 64 samples, rates of .001 for the heads and ``trunk_lr`` .0001 for the trunk
+            without them; a ``trunk_lr`` of 0 leaves it alone. With ``checkpoint`` an interrupted run is kept and
+            resumed.
 
     Raises:
         FitError: no early exit, figures out of range, a net that is too far from the teacher to begin with.
@@ -105,52 +119,51 @@ def distill_jointly(
     drift with its pupils); Li et al., ICCV 2019, arXiv:1908.06294 (gradient equilibrium); Kubaty et al., ICML 2025
     (trunk first, then jointly).
     """
-    _check(net, source, lr, trunk_lr, max_drift)
-    rows = _Rows.of(source, seed)
-    guide = Guide.of(_reference(net, teacher, match), bn)
+    config = configured(USUAL, config, options)
+    trunk_lr = config.lr if config.trunk_lr is None else config.trunk_lr
+    _check(net, source, max_drift)
+    rows = _Rows.of(source, config.seed)
+    guide = Guide.of(_reference(net, teacher, loss.match), bn)
     student = copy.deepcopy(net)
     student.requires_grad_(True)
-    options = {"temperature": temperature, "trunk_lr": trunk_lr, "batch_size": batch_size, "bn": bn}
-    options |= {"max_drift": max_drift, "anchor": anchor, "match": match, "equilibrium": equilibrium}
-    trained = _Trained(student, DriftGuard(student, guide, rows.held_out, max_drift), options)
+    identity = {"temperature": loss.temperature, "trunk_lr": trunk_lr, "batch_size": config.batch_size, "bn": bn}
+    identity |= {"max_drift": max_drift, "anchor": loss.anchor, "match": loss.match, "equilibrium": loss.equilibrium}
+    trained = _Trained(student, DriftGuard(student, guide, rows.held_out, max_drift), identity)
     trained.exits.train()  # type: ignore[attr-defined]  # a ModuleList
-    leash, every = trained.leash, max(1, steps // CHECKS)
+    guard, every = trained.guard, max(1, config.steps // CHECKS)
 
     def step(_: nn.Module, draw: Generator, done: float) -> Tensor:
-        t = round(done * steps)
+        t = round(done * config.steps)
         if t and t % every == 0:
-            leash.check(t)
+            guard.check(t)
         like = next(trained.parameters())
-        x = rows.draw(batch_size, draw).to(like)
+        x = rows.draw(config.batch_size, draw).to(like)
         with guide.beside(trained.staged, x) as wanted:
-            logits_e, taps = logits_in_equilibrium(trained, x, balance=equilibrium)
-        early = [distillation(logits, wanted.logits, temperature) for logits in logits_e[:-1]]
-        loss = torch.stack(early).sum() + anchor * distillation(logits_e[-1], wanted.logits, temperature)
-        return loss + match * _distance(taps, wanted.taps) if match else loss
+            logits_e, taps = logits_in_equilibrium(trained, x, balance=loss.equilibrium)
+        term_e = [distillation(logits, wanted.logits, loss.temperature) for logits in logits_e]
+        total = torch.stack(term_e[:-1]).sum() + loss.anchor * term_e[-1]
+        return total + loss.match * _distance(taps, wanted.taps) if loss.match else total
 
-    config = FitConfig(
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        accelerator=accelerator,
-        progress=progress,
-        label="joint distillation",
+    slow = trunk_lr / config.lr
+    result = fit(
+        trained,
+        step,
+        replace(config, label="joint distillation"),
+        share=lambda part: slow * guard.rate if part == "staged" else 1.0,
     )
-    found = fit(trained, step, config, share=lambda part: trunk_lr / lr * leash.rate if part == "staged" else 1.0)
-    if steps and leash.checks[-1].step != steps:
-        leash.check(steps)
+    if config.steps and guard.checks[-1].step != config.steps:
+        guard.check(config.steps)
     student.to(next(net.parameters()).device)
     take_flags(student, net)
     report = JointReport(
-        steps=steps,
+        steps=config.steps,
         rows=len(rows.train_n),
         bn=bn,
         max_drift=max_drift,
-        before=leash.checks[0].drift,
-        after=drift_of(student, guide, leash.batches),
-        checks=tuple(leash.checks),
-        seconds=found.seconds,
+        before=guard.checks[0].drift,
+        after=drift_of(student, guide, guard.batches),
+        checks=tuple(guard.checks),
+        seconds=result.seconds,
     )
     return student, report
 
@@ -158,16 +171,17 @@ def distill_jointly(
 class _Trained(DynamicNet):
     """The student's very parts, with what a resumed run must know beside its weights."""
 
-    def __init__(self, net: DynamicNet, leash: DriftGuard, options: dict[str, Any]) -> None:
+    def __init__(self, net: DynamicNet, guard: DriftGuard, options: dict[str, Any]) -> None:
         super().__init__(net.staged, net.exits, net.gates)
-        self.leash, self.options = leash, options
+        self.guard, self.options = guard, options
 
+    # "leash" is what version 0.1 called the guard: checkpoints keep the key
     def get_extra_state(self) -> dict[str, Any]:
-        return {"options": self.options, "leash": self.leash.state()}
+        return {"options": self.options, "leash": self.guard.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         check_same_run(state["options"], self.options)
-        self.leash.resume(state["leash"])
+        self.guard.resume(state["leash"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,11 +222,9 @@ def _reference(net: DynamicNet, teacher: nn.Module | None, match: float) -> nn.M
     return teacher
 
 
-def _check(net: DynamicNet, source: Source, lr: float, trunk_lr: float, max_drift: float) -> None:
+def _check(net: DynamicNet, source: Source, max_drift: float) -> None:
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
-    if not lr > 0 or trunk_lr < 0:
-        raise FitError(f"lr={lr}, trunk_lr={trunk_lr}; the first must be positive, the second not negative")
     if not 0 <= max_drift <= 1:
         raise FitError(f"max_drift={max_drift}; give a share of the samples, in [0, 1]")
     check_samples(source, net.staged.input_shape, least=4)  # some are held out

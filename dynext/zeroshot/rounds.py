@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -15,6 +13,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.distill import distill
+from dynext.zeroshot.settings import Run, Synthesis
 from dynext.zeroshot.synth.synthesize import synthesize
 
 
@@ -50,51 +49,48 @@ class Joined:
 def in_rounds(
     net: DynamicNet,
     teacher: nn.Module,
-    *,
     spec: InputSpec,
-    n: int,
-    seed: int,
-    method: str = "inversion",
+    synthesis: Synthesis = Synthesis(method="inversion"),
+    *,
     rounds: int = 2,
     steps: int = 1000,
-    folder: Path | str | None = None,
-    progress: bool = True,
-    **options: Any,
+    run: Run = Run(),
 ) -> Joined:
-    """``n`` samples in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all samples so far,
-    for ``steps`` steps; the next round's samples are made against its exits.
+    """``synthesis.n`` samples in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all samples
+    so far, for ``steps`` steps; the next round's samples are made against its exits.
 
     Args:
-        method: one that has the option ``against`` (inversion, generator, mixture); ``options`` are its own.
-        folder: where to keep banks and training state; a run that was killed goes on there.
+        synthesis: a method that has the option ``against`` (inversion, generator, mixture).
+        run: in its folder banks and training state are kept; a run that was killed goes on there.
 
     Raises:
         SourceError: fewer samples than rounds, or a method that knows no student.
 
     Source: the idea of competing with the student, DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795.
     """
+    n, keep = synthesis.n, run.folder
     if not 1 <= rounds <= n:
         raise SourceError(f"{n} samples in {rounds} rounds; give at least one round, and a sample for each")
     banks: list[Source] = []
-    keep = None if folder is None else Path(folder)
     for number in range(rounds):
         against = {}
         if banks:
             state = None if keep is None else keep / f"round{number}.ckpt"
-            rows = Joined(parts=banks)
-            student = distill(net, teacher, rows, steps=steps, seed=seed, checkpoint=state, progress=progress)
+            student = distill(
+                net, teacher, Joined(parts=banks), steps=steps, seed=run.seed, checkpoint=state, progress=run.progress
+            )
             against = {"against": student}
         banks.append(
             synthesize(
                 teacher,
                 shape=spec.shape,
                 n=n // rounds + (number < n % rounds),
-                seed=seed + 1000 * number,
-                method=method,
+                seed=run.seed + 1000 * number,
+                method=synthesis.method,
                 spec=spec,
                 folder=None if keep is None else keep / f"round{number}",
-                progress=progress,
-                **options,
+                progress=run.progress,
+                **synthesis.options,
                 **against,
             )
         )

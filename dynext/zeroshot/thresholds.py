@@ -111,13 +111,14 @@ def choose_unseen(
         spent = max(spent, lost_by_drift(net, teacher, bank))
     known = [distance for distance in distances if distance is not None]
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop
-    found = estimate_shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
+    shift = estimate_shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
     tables = [*plain, *skipping]
-    if found.refused and budget is None:
-        policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {found}.")
+    if shift.refused and budget is None:
+        policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {shift}.")
     else:
-        caution = min(CAUTION, found.caution) if budget is None else CAUTION
-        # Far fewer synthesized samples leave than real ones would: what a look costs cannot be weighed against them.
+        caution = min(CAUTION, shift.caution) if budget is None else CAUTION
+        # Far fewer synthesized samples leave than real ones would: what passing an exit costs cannot be weighed against
+        # them.
         policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, overhead=0.0)
-        policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {found}.")
-    return Unseen(policy=policy, table=table_under(policy, tables), shift=found)
+        policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {shift}.")
+    return Unseen(policy=policy, table=table_under(policy, tables), shift=shift)

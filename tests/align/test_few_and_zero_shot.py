@@ -55,7 +55,7 @@ def test_few_shots_are_prototypes_at_every_exit(
     assert (right >= 0.5).all(), "examples lie near their own prototypes"
 
     check_net(five_way, x)
-    policy = dx.choose(dx.collect(five_way, examples), budget=0.9, min_support=0)
+    policy = dx.choose(dx.collect(five_way, examples), budget=0.9, rule=dx.policies.SafeRule(min_support=0))
     outcome = dx.simulate(dx.collect(five_way, samples.unlabelled()), policy)
     assert five_way.run(x, policy).macs.tolist() == outcome.macs_n[:12].tolist()
 

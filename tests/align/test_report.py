@@ -14,7 +14,7 @@ def test_thresholds_and_temperatures_are_chosen_anew(
 ) -> None:
     before = dx.train.joint(net, samples, dx.FitConfig(steps=15, lr=1e-2, progress=False))
     seen, test = samples.subset(torch.arange(40)), samples.subset(torch.arange(40, 64))
-    old = dx.choose(dx.collect(before, seen), budget=0.9, min_support=0)
+    old = dx.choose(dx.collect(before, seen), budget=0.9, rule=dx.policies.SafeRule(min_support=0))
     aligned = quick(before, samples, steps=15)
     rechosen = dx.align.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
 

@@ -20,7 +20,7 @@ def _quick_clocks() -> Iterator[None]:
         for name in ("commands.bench", "demo.chapters", "commands.convert"):
             module = importlib.import_module(f"dynext.cli.{name}")
             patch.setattr(module, "side_by_side", partial(module.side_by_side, budget_s=0.0, batches=(1, 4)))
-        for name in ("cli.commands.bench", "zeroshot.convert"):
+        for name in ("cli.commands.bench", "zeroshot.convert_steps"):
             module = importlib.import_module(f"dynext.{name}")
             patch.setattr(module, "measure", partial(module.measure, rows=(1, 64), budget_ms=0.0))
         patch.setattr(importlib.import_module("dynext.zeroshot.thresholds"), "ROWS", 128)

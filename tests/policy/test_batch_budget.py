@@ -46,9 +46,9 @@ def test_the_budget_is_spent_and_on_the_rows_that_are_hard() -> None:
 
 def test_the_least_sure_go_on() -> None:
     sure_b = torch.tensor([0.9, 0.2, torch.nan, 0.5])
-    assert going_on(sure_b, left=25.0, onward=10.0, next_look=5).tolist() == [1, 2]
-    assert going_on(sure_b, left=25.0, onward=1.0, next_look=25).tolist() == [2]
-    assert going_on(sure_b, left=4.0, onward=10.0, next_look=5).tolist() == []
+    assert going_on(sure_b, left=25.0, onward=10.0, next_macs=5).tolist() == [1, 2]
+    assert going_on(sure_b, left=25.0, onward=1.0, next_macs=25).tolist() == [2]
+    assert going_on(sure_b, left=4.0, onward=10.0, next_macs=5).tolist() == []
 
 
 def dynamic() -> tuple[dx.DynamicNet, torch.Tensor]:
@@ -88,13 +88,13 @@ def test_plans_that_do_not_fit_are_refused() -> None:
         with pytest.raises(PolicyError, match="a finite number"):
             plan_batch(table, policy, budget=endless)
     plan = plan_batch(table, policy, budget=0.9)
-    dearer = replace(plan, look_macs_e=tuple(look + 1 for look in plan.look_macs_e))
+    costlier = replace(plan, segment_macs_e=tuple(macs + 1 for macs in plan.segment_macs_e))
     with pytest.raises(PolicyError, match="make a plan on a table of this net"):
-        dx.policies.run_batch(net, x, dearer)
+        dx.policies.run_batch(net, x, costlier)
     with pytest.raises(SourceError, match="give one or more of shape"):
         dx.policies.run_batch(net, x[:0], plan)
     with pytest.raises(PolicyError, match="lengths|plan of"):
-        replace(plan, look_macs_e=(1,))
+        replace(plan, segment_macs_e=(1,))
 
 
 def test_milliseconds_are_a_budget_like_macs() -> None:
@@ -122,7 +122,7 @@ def test_a_table_takes_times_that_were_measured_later() -> None:
     with torch.no_grad():
         table = table_of(net, net.all_exits(x), label_n=None, rows="made-up samples")
     net.cost = dx.measure(net, rows=(1,), budget_ms=0.0)
-    found = timed(table, net)
-    assert found.trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
-    assert torch.equal(found.logits_nek, table.logits_nek)
+    with_times = timed(table, net)
+    assert with_times.trunk_ms_e[-1] == pytest.approx(net.cost.static(1))
+    assert torch.equal(with_times.logits_nek, table.logits_nek)
     assert table.trunk_ms_e is None

@@ -14,15 +14,15 @@ from dynext.seeding import generator
 @pytest.mark.parametrize("basis", ["labels", "teacher"])
 def test_temperatures_and_figures_equal_the_slow_ones(basis):
     table = make_table(80, e=3, basis=basis, noise=2.0)
-    found = calibrate(table)
+    calibration = calibrate(table)
     for e in range(3 if basis == "labels" else 2):
         logits_nk, target_n = table.logits_nek[:, e].numpy(), table.target_n.numpy()
         expected = slow.best_temperature(logits_nk, target_n)
-        assert_close(found.temperature_e[e], expected, rtol=1e-5, atol=0)
-        assert_close(found.nll_before_e[e], slow.nll(logits_nk, target_n, 1.0), rtol=1e-6, atol=1e-8)
-        assert_close(found.nll_after_e[e], slow.nll(logits_nk, target_n, expected), rtol=1e-6, atol=1e-8)
-        assert_close(found.ece_before_e[e], slow.ece(logits_nk, target_n, 15), rtol=1e-5, atol=1e-6)
-        assert_close(found.ece_after_e[e], slow.ece(logits_nk / expected, target_n, 15), rtol=1e-4, atol=1e-5)
+        assert_close(calibration.temperature_e[e], expected, rtol=1e-5, atol=0)
+        assert_close(calibration.nll_before_e[e], slow.nll(logits_nk, target_n, 1.0), rtol=1e-6, atol=1e-8)
+        assert_close(calibration.nll_after_e[e], slow.nll(logits_nk, target_n, expected), rtol=1e-6, atol=1e-8)
+        assert_close(calibration.ece_before_e[e], slow.ece(logits_nk, target_n, 15), rtol=1e-5, atol=1e-6)
+        assert_close(calibration.ece_after_e[e], slow.ece(logits_nk / expected, target_n, 15), rtol=1e-4, atol=1e-5)
 
 
 def test_a_known_temperature_is_recovered():
@@ -37,15 +37,17 @@ def test_a_known_temperature_is_recovered():
 
 
 def test_the_full_net_is_not_scaled_against_itself():
-    found = calibrate(make_table(60))
-    assert found.temperature_e[-1] == 1
-    assert found.nll_before_e[-1] == found.nll_after_e[-1]
+    calibration = calibrate(make_table(60))
+    assert calibration.temperature_e[-1] == 1
+    assert calibration.nll_before_e[-1] == calibration.nll_after_e[-1]
 
 
 def test_the_loss_never_rises():
     for seed in range(5):
-        found = calibrate(make_table(30, basis="labels", seed=seed, noise=3.0))
-        assert all(after <= before for before, after in zip(found.nll_before_e, found.nll_after_e, strict=True))
+        calibration = calibrate(make_table(30, basis="labels", seed=seed, noise=3.0))
+        assert all(
+            after <= before for before, after in zip(calibration.nll_before_e, calibration.nll_after_e, strict=True)
+        )
 
 
 def test_an_exit_that_is_always_right_stops_at_the_bound():
@@ -53,8 +55,8 @@ def test_an_exit_that_is_always_right_stops_at_the_bound():
     logits_nek = torch.nn.functional.one_hot(label_n, 5).float()[:, None]
     always_wrong = -logits_nek
     for logits, bound in ((logits_nek, 0.05), (always_wrong, 20.0)):
-        found = calibrate(make_table(10, 1, logits_nek=logits, label_n=label_n, basis="labels"))
-        assert_close(found.temperature_e[0], bound, rtol=1e-6, atol=0)
+        calibration = calibrate(make_table(10, 1, logits_nek=logits, label_n=label_n, basis="labels"))
+        assert_close(calibration.temperature_e[0], bound, rtol=1e-6, atol=0)
 
 
 def test_rows_that_are_not_finite_do_not_count():

@@ -10,8 +10,10 @@ from tables import make_table
 from dynext.errors import PolicyError
 from dynext.policy.choose import choose
 from dynext.policy.confidence import CONFIDENCES, confidences
+from dynext.policy.fronts.shared import shared_front
 from dynext.policy.policy import Policy
-from dynext.policy.sweep import Sweeper, exit_sets, front, threshold_grid
+from dynext.policy.rule import PlainRule, SafeRule
+from dynext.policy.sweep import Sweeper, exit_sets, threshold_grid
 from dynext.policy.table import simulate
 
 
@@ -31,8 +33,8 @@ def test_a_sweep_counts_what_simulate_counts(measure, basis):
             threshold_e = (*(float(grid_t[t]) if e in on else None for e in range(3)), 0.0)
             outcome = simulate(table, Policy(confidence=measure, threshold_e=threshold_e, temperature_e=temperature_e))
             assert math.isclose(sweep.cost_t[t], outcome.macs / 4000)
-            looked_n = sum((outcome.exit_n >= e).double() for e in on)
-            assert math.isclose(sweep.looks_t[t], float(looked_n.mean()), rel_tol=1e-9)
+            heads_n = sum((outcome.exit_n >= e).double() for e in on)
+            assert math.isclose(sweep.heads_t[t], float(heads_n.mean()), rel_tol=1e-9)
             assert sweep.right_t[t] == int(outcome.right_n.sum())
             assert sweep.support_t[t] == min(int((outcome.exit_n == e).sum()) for e in on)
             right_full_n = table.right_ne[:, -1]
@@ -45,13 +47,13 @@ def test_a_sweep_counts_what_simulate_counts(measure, basis):
             assert math.isclose(sweep.weight_t[t], expected, rel_tol=1e-5, abs_tol=1e-6)
 
 
-@given(st.integers(0, 10), st.sampled_from(["labels", "teacher"]), st.sampled_from(["safe", "plain"]))
+@given(st.integers(0, 10), st.sampled_from(["labels", "teacher"]), st.sampled_from([SafeRule(min_support=5), "plain"]))
 @settings(max_examples=12)
 def test_choose_is_monotone_in_the_budget(seed, basis, rule):
     table = make_table(120, seed=seed, basis=basis, noise=1.5)
     before = (0.0, 0.0)
     for budget in (0.4, 0.5, 0.6, 0.8, 1.0, 1.2):
-        outcome = simulate(table, choose(table, budget=budget, rule=rule, min_support=5))
+        outcome = simulate(table, choose(table, budget=budget, rule=rule))
         now = (float(outcome.right_n.double().mean()), outcome.macs)
         assert now[0] >= before[0]
         assert now[1] >= before[1]
@@ -72,7 +74,7 @@ def test_without_wishes_a_point_may_be_lost():
 
 
 @pytest.mark.parametrize("rule", ["safe", "plain"])
-def test_the_dearer_a_look_the_fewer_there_are(rule):
+def test_the_higher_the_overhead_the_fewer_exits_are_on(rule):
     table = make_table(400, noise=1.0)
     policies = [choose(table, max_drop=0.05, rule=rule, overhead=overhead) for overhead in (0.0, 0.1, 0.9)]
     exits = [sum(policy.enabled_e) for policy in policies]
@@ -85,7 +87,7 @@ def test_the_dearer_a_look_the_fewer_there_are(rule):
 def test_drop_weighs_what_disagreement_counts_whole():
     table = make_table(300, noise=1.5)
     weighed = simulate(table, choose(table, max_drop=0.02)).saved
-    assert weighed > simulate(table, choose(table, max_drop=0.02, risk="disagreement")).saved
+    assert weighed > simulate(table, choose(table, max_drop=0.02, rule=SafeRule(risk="disagreement"))).saved
 
 
 def test_no_exit_is_safe_is_an_answer():
@@ -99,7 +101,7 @@ def test_no_exit_is_safe_is_an_answer():
 
 def test_every_exit_that_is_on_has_its_support():
     table = make_table(300, noise=0.5)
-    policy = choose(table, max_drop=0.1, min_support=30)
+    policy = choose(table, max_drop=0.1, rule=SafeRule(min_support=30))
     left_e = torch.bincount(simulate(table, policy).exit_n, minlength=4)
     on = [e for e in range(3) if policy.enabled_e[e]]
     assert on
@@ -152,8 +154,15 @@ def test_an_impossible_budget_names_the_cheapest_within_reach():
 
 def test_the_note_says_how():
     note = choose(make_table(400), max_drop=0.02).note
-    for said in ("estimated drop", "bound", "made-up samples (n=400)", "basis teacher", "rule safe", "Clopper-Pearson"):
-        assert said in note
+    for words in (
+        "estimated drop",
+        "bound",
+        "made-up samples (n=400)",
+        "basis teacher",
+        "rule safe",
+        "Clopper-Pearson",
+    ):
+        assert words in note
     assert "accuracy" not in note
     assert "synthesized" not in note
     assert "chosen on synthesized samples" in choose(make_table(400, synthetic=True), max_drop=0.02).note
@@ -172,7 +181,7 @@ def test_many_exits_are_tried_in_even_runs():
 
 def test_the_front_rises_and_ends_at_the_best():
     table = make_table(150, basis="labels")
-    cost_p, right_p = front(table, "max_probability", (1.0,) * 4)
+    cost_p, right_p = shared_front(table, "max_probability", (1.0,) * 4)
     assert (np.diff(cost_p) > 0).all()
     assert (np.diff(right_p) > 0).all()
     assert right_p[-1] >= float(table.right_ne[:, -1].double().mean())
@@ -185,10 +194,10 @@ def test_the_front_rises_and_ends_at_the_best():
         ({"budget": math.nan}, "budget nan"),
         ({"max_drop": -0.1}, "max_drop -0.1; give a share"),
         ({"max_drop": math.nan}, "max_drop nan"),
-        ({"delta": 0.0}, "delta 0.0"),
-        ({"rule": "bold"}, "rule 'bold'"),
+        ({"budget_ms": 0.0}, "budget_ms 0; give more than 0"),
+        ({"budget_ms": 1.0, "budget": 0.5}, "budget 0.5 and budget_ms 1.0; give one of them"),
+        ({"rule": "bold"}, "rule 'bold'; give 'safe', 'plain', or a SafeRule"),
         ({"overhead": 1.0}, "overhead 1.0; give a share"),
-        ({"risk": "all"}, "risk 'all'"),
         ({"confidence": "margn"}, "did you mean margin"),
         ({"temperature": (1.0,)}, "1 temperatures for 4 exits"),
         ({"temperature": (1.0, math.nan, 1.0, 1.0)}, "temperature nan of exit 1"),
@@ -196,7 +205,28 @@ def test_the_front_rises_and_ends_at_the_best():
 )
 def test_wishes_that_make_no_sense_are_refused(wishes, says):
     with pytest.raises(PolicyError, match=says):
-        choose(make_table(), **wishes)
+        choose(make_table(trunk_ms_e=(1.0, 2.0, 3.0, 4.0), head_ms_e=(0.1, 0.1, 0.1, 0.0)), **wishes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "says"),
+    [
+        (SafeRule, {"delta": 0.0}, "delta 0.0"),
+        (SafeRule, {"delta": math.nan}, "delta nan"),
+        (SafeRule, {"min_support": -1}, "min_support -1"),
+        (SafeRule, {"risk": "all"}, "risk 'all'; give one of drop, disagreement"),
+        (PlainRule, {"risk": "all"}, "risk 'all'"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(rule, settings, says):
+    with pytest.raises(PolicyError, match=says):
+        rule(**settings)
+
+
+def test_a_rule_by_its_name_is_one_with_its_defaults():
+    table = make_table(300, noise=1.0)
+    assert choose(table, max_drop=0.05) == choose(table, max_drop=0.05, rule=SafeRule(delta=0.05, min_support=20))
+    assert choose(table, max_drop=0.05, rule="plain") == choose(table, max_drop=0.05, rule=PlainRule(risk="drop"))
 
 
 def test_tables_of_several_kinds_are_refused():

@@ -10,9 +10,10 @@ from reference import bounds as slow
 from tables import make_table
 
 from dynext.policy.calibrate import calibrate
-from dynext.policy.candidates import Judge, cautious_path
+from dynext.policy.candidates import Scorer, cautious_path
 from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
+from dynext.policy.rule import PlainRule, SafeRule
 from dynext.policy.sweep import Sweep, Sweeper, exit_sets, threshold_grid
 from dynext.policy.table import simulate
 
@@ -35,7 +36,7 @@ def test_rows_of_one_weight_are_bounded_as_that_many_rows(weight):
     none_t = np.zeros(3)
     sweep = Sweep(
         cost_t=none_t,
-        looks_t=none_t,
+        heads_t=none_t,
         support_t=none_t,
         right_t=none_t,
         lost_t=lost_t,
@@ -45,7 +46,7 @@ def test_rows_of_one_weight_are_bounded_as_that_many_rows(weight):
         usual_weight=weight,
         usual_square=weight**2,
         doubt_t=none_t,
-        rows=100,
+        num_rows=100,
     )
     lost = [1 - slow.lower_bound(100 - hit, 100, 0.05) for hit in (0, 3, 40)]
     expected = [weight * lost[0], weight * lost[1] - 0.01, max(weight * lost[2] - 0.4, 0)]
@@ -54,8 +55,8 @@ def test_rows_of_one_weight_are_bounded_as_that_many_rows(weight):
 
 def test_the_plain_rule_takes_what_was_observed_and_the_safe_rule_less():
     table = make_table(300, noise=1.5)
-    plain = simulate(table, choose(table, max_drop=0.03, rule="plain", risk="disagreement"))
-    safe = simulate(table, choose(table, max_drop=0.03, risk="disagreement"))
+    plain = simulate(table, choose(table, max_drop=0.03, rule=PlainRule(risk="disagreement")))
+    safe = simulate(table, choose(table, max_drop=0.03, rule=SafeRule(risk="disagreement")))
     assert 0.97 <= plain.agreement < safe.agreement
     assert safe.saved < plain.saved
 
@@ -75,15 +76,16 @@ def test_a_threshold_is_not_safe_below_one_that_failed():
 def test_the_order_of_the_safe_rule_knows_nothing_of_who_was_right():
     table = make_table(300, noise=0.7, basis="labels")
     other = replace(table, label_n=table.label_n.flip(0))
-    judge = Judge(rule="safe", delta=0.05, min_support=20, overhead=0.0)
+    scorer = Scorer(rule=SafeRule(), overhead=0.0)
     paths = []
-    for one in (table, other):
-        grid = threshold_grid([one], "max_probability", (1.0,) * 4)
-        sweeper = Sweeper(one, "max_probability", (1.0,) * 4, grid, "drop")
-        path = cautious_path([judge.verdict(on, [sweeper.sweep(on)]) for on in exit_sets(3)])
-        paths.append([(verdict.on, t) for verdict, t in path])
-        cost = [verdict.cost_t[t] for verdict, t in path]
-        doubt = [verdict.doubt_t[t] for verdict, t in path]
+    for labelled in (table, other):
+        grid = threshold_grid([labelled], "max_probability", (1.0,) * 4)
+        sweeper = Sweeper(labelled, "max_probability", (1.0,) * 4, grid, "drop")
+        candidates = {on: scorer.score(on, [sweeper.sweep(on)]) for on in exit_sets(3)}
+        path = cautious_path([*candidates.values()])
+        paths.append([(candidate.on, candidate.t) for candidate in path])
+        cost = [candidate.cost for candidate in path]
+        doubt = [candidates[candidate.on].doubt_t[candidate.t] for candidate in path]
         assert cost == sorted(cost, reverse=True)
         assert doubt == sorted(doubt)
         assert len({on for on, _ in paths[-1]}) > 1
@@ -95,8 +97,8 @@ def test_an_exit_that_is_wrong_and_sure_of_it_does_not_stop_those_behind_it():
     logits_nek = other.logits_nek.clone()
     logits_nek[:, 0] = logits_nek[:, 0].roll(1, dims=1) * 9  # another class, and no doubt at all
     bad = replace(other, logits_nek=logits_nek)
-    assert not any(choose(bad, max_drop=0.05, risk="disagreement").enabled_e[:-1])
-    both = choose([good, bad], max_drop=0.05, risk="disagreement")
+    assert not any(choose(bad, max_drop=0.05, rule=SafeRule(risk="disagreement")).enabled_e[:-1])
+    both = choose([good, bad], max_drop=0.05, rule=SafeRule(risk="disagreement"))
     assert both.enabled_e[0] is False
     assert any(both.enabled_e[1:-1])
     assert "delta 0.05" in both.note
@@ -126,7 +128,7 @@ def test_more_is_lost_than_allowed_no_more_often_than_delta(basis, risk):
     too_much, saved = [], []
     for _ in range(100):
         sample = everybody.subset(torch.randint(8000, (300,), generator=draw))
-        outcome = simulate(labelled, choose(sample, max_drop=0.03, temperature=temperature, risk=risk))
+        outcome = simulate(labelled, choose(sample, max_drop=0.03, temperature=temperature, rule=SafeRule(risk=risk)))
         lost = 1 - outcome.agreement if risk == "disagreement" else full_accuracy - outcome.accuracy
         too_much.append(lost > 0.03)
         saved.append(outcome.saved)

@@ -9,6 +9,7 @@ from tables import make_skipping, make_table
 from dynext.errors import PolicyError
 from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
+from dynext.policy.rule import SafeRule
 from dynext.policy.sweep import Sweeper, exit_sets, threshold_grid
 from dynext.policy.table import simulate
 
@@ -80,4 +81,4 @@ def test_a_skip_that_few_rows_make_is_not_taken():
     rare = make_skipping(400, noise=5.0, keep=0.2, rate=0.985, harm=0.0)
     assert int((~rare.skipped.whole_n).sum()) < 20
     assert choose([plain, rare], max_drop=0.5).keep_g is None
-    assert choose([plain, rare], max_drop=0.5, min_support=0).keep_g == (0.2, 0.2)
+    assert choose([plain, rare], max_drop=0.5, rule=SafeRule(min_support=0)).keep_g == (0.2, 0.2)

@@ -22,13 +22,13 @@ GATES = Learned(weight_e=((4.0, -1.0, 2.0, -1.5), (0.5, 3.0, 1.0, -2.0), (1.0, 1
 
 def test_it_is_a_sigmoid_of_three_measures() -> None:
     table = make_table(20)
-    found = confidences(table.logits_nek, GATES)
+    conf_ne = confidences(table.logits_nek, GATES)
     for n, e in ((0, 0), (7, 1), (19, 2)):
         z_k = table.logits_nek[n, e].numpy()
         seen = [slow.confidence(z_k, name) for name in ("max_probability", "margin", "entropy")]
         *weights, constant = GATES.weight_e[e]
-        assert float(found[n, e]) == pytest.approx(1 / (1 + np.exp(-np.dot(weights, seen) - constant)), rel=1e-5)
-    assert found[:, 3].tolist() == confidences(table.logits_nek, "max_probability")[:, 3].tolist()
+        assert float(conf_ne[n, e]) == pytest.approx(1 / (1 + np.exp(-np.dot(weights, seen) - constant)), rel=1e-5)
+    assert conf_ne[:, 3].tolist() == confidences(table.logits_nek, "max_probability")[:, 3].tolist()
 
 
 def test_a_policy_with_gates_is_json_and_runs_as_simulated() -> None:

@@ -73,10 +73,10 @@ def test_oracle_pays_the_cheapest_right_exit_and_its_head_only():
         label_n=torch.zeros(4).long(),
         basis="labels",
     )
-    found = oracle(table)
-    assert found.exit_n.tolist() == [0, 1, 2, 2]
-    assert found.macs_n.tolist() == [1010, 2020, 3000, 3000]
-    assert found.accuracy == 0.75
+    best = oracle(table)
+    assert best.exit_n.tolist() == [0, 1, 2, 2]
+    assert best.macs_n.tolist() == [1010, 2020, 3000, 3000]
+    assert best.accuracy == 0.75
 
 
 def test_milliseconds_add_up_like_macs():
@@ -92,8 +92,11 @@ def test_save_and_load_round_trip(tmp_path):
         loaded = ExitTable.load(tmp_path / "a" / "table.safetensors")
         assert vars(loaded).keys() >= set(ExitTable.__dataclass_fields__)
         for name in ExitTable.__dataclass_fields__:
-            given_value, found = getattr(table, name), getattr(loaded, name)
-            assert torch.equal(given_value, found) if isinstance(given_value, torch.Tensor) else given_value == found
+            given_value, loaded_value = getattr(table, name), getattr(loaded, name)
+            if isinstance(given_value, torch.Tensor):
+                assert torch.equal(given_value, loaded_value)
+            else:
+                assert given_value == loaded_value
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["table.safetensors"]
 
 
@@ -149,10 +152,10 @@ def test_a_skipping_row_pays_what_it_ran_and_is_compared_with_the_full_net():
     assert outcome.right_n.tolist() == same_n.tolist()
     assert table.full_right_n.all()
     some = Policy(threshold_e=(0.7, None, 0.7, 0.0), temperature_e=(1.0,) * 4, keep_g=(0.5, 0.5))
-    found = simulate(table, some)
+    outcome = simulate(table, some)
     heads_e = torch.tensor([10, 10, 40, 40])
-    assert found.macs_n.tolist() == [
-        int(table.skipped.macs_ne[row, exit] + heads_e[exit]) for row, exit in enumerate(found.exit_n.tolist())
+    assert outcome.macs_n.tolist() == [
+        int(table.skipped.macs_ne[row, exit] + heads_e[exit]) for row, exit in enumerate(outcome.exit_n.tolist())
     ]
     assert_close(
         sum(table.macs_e(some.enabled_e)) / 4, float(table.macs_ne(some.enabled_e).double().mean()), atol=1, rtol=0
@@ -160,7 +163,7 @@ def test_a_skipping_row_pays_what_it_ran_and_is_compared_with_the_full_net():
     assert table.skipped.num_paths == 4
     assert table.skipped.kept_g == tuple(table.skipped.ran_ng.double().mean(0).tolist())
     best = oracle(table)
-    assert best.macs <= found.macs
+    assert best.macs <= outcome.macs
     part = table.subset(torch.tensor([5, 3]))
     assert torch.equal(part.trunk_macs_ne, table.trunk_macs_ne[[5, 3]])
     assert torch.equal(part.full_answer_n, table.full_answer_n[[5, 3]])
@@ -195,11 +198,11 @@ def test_what_was_skipped_must_fit_the_table(changes, says):
 def test_a_skipping_table_round_trips(tmp_path):
     table = make_skipping(7)
     table.save(tmp_path / "table.safetensors")
-    found = ExitTable.load(tmp_path / "table.safetensors")
-    assert found.keep_g == (0.5, 0.5)
+    loaded = ExitTable.load(tmp_path / "table.safetensors")
+    assert loaded.keep_g == (0.5, 0.5)
     for name in ("ran_ng", "macs_ne", "full_nk"):
-        assert torch.equal(getattr(found.skipped, name), getattr(table.skipped, name))
-    assert simulate(found, Policy.skipping(4, 2)).macs == simulate(table, Policy.skipping(4, 2)).macs
+        assert torch.equal(getattr(loaded.skipped, name), getattr(table.skipped, name))
+    assert simulate(loaded, Policy.skipping(4, 2)).macs == simulate(table, Policy.skipping(4, 2)).macs
 
 
 def test_a_policy_for_another_net_is_refused():

@@ -140,7 +140,7 @@ def test_a_trained_net_answers_alike() -> None:
     assert float((found - wanted).abs().max() / wanted.abs().max()) < 0.04
     assert float((found.argmax(-1) == wanted.argmax(-1)).float().mean()) > 0.97
     table = dx.collect(coarse, rows)
-    policy = dx.choose(table, budget=0.9, min_support=0)
+    policy = dx.choose(table, budget=0.9, rule=dx.policies.SafeRule(min_support=0))
     assert dx.simulate(table, policy).macs_n[:16].tolist() == coarse.run(x[:16], policy).macs.tolist()
 
 

@@ -25,9 +25,9 @@ def outcome(sure_ne, right_ne, trunk_e, head_e, threshold_e):
 def front(sure_ne, right_ne, trunk_e, head_e):
     """All undominated pairs of cost and share right, over every threshold that makes a difference, and none."""
     values_e = [[None, *sorted(set(sure_ne[:, e]))] for e in range(sure_ne.shape[1] - 1)]
-    found = {outcome(sure_ne, right_ne, trunk_e, head_e, chosen) for chosen in itertools.product(*values_e)}
+    points = {outcome(sure_ne, right_ne, trunk_e, head_e, chosen) for chosen in itertools.product(*values_e)}
     best, kept = -1.0, []
-    for cost, right in sorted(found, key=lambda pair: (pair[0], -pair[1])):
+    for cost, right in sorted(points, key=lambda pair: (pair[0], -pair[1])):
         if right > best:
             kept.append((cost, right))
             best = right
@@ -37,7 +37,7 @@ def front(sure_ne, right_ne, trunk_e, head_e):
 def quota_thresholds(sure_ne, share_e):
     """As MSDNet's public code goes about it: walk down the sorted samples, count those that have not left."""
     n, num_exits = sure_ne.shape
-    gone, found = set(), []
+    gone, threshold_e = set(), []
     for e in range(num_exits - 1):
         quota, count, threshold = math.floor(n * share_e[e]), 0, None
         for row in sorted(range(n), key=lambda r: -sure_ne[r, e]):
@@ -46,7 +46,7 @@ def quota_thresholds(sure_ne, share_e):
                 if count == quota:
                     threshold = sure_ne[row, e]
                     break
-        found.append(threshold)
+        threshold_e.append(threshold)
         if threshold is not None:
             gone |= {row for row in range(n) if sure_ne[row, e] >= threshold}
-    return found
+    return threshold_e

@@ -30,7 +30,7 @@ class Balanced(HTMLParser):
             assert self.open.pop() == tag
 
 
-def shown(name, **changes):
+def section(name, **changes):
     table = make_table(120, **changes)
     policy = choose(table, max_drop=0.1)
     return name, table, policy, report(table, policy)
@@ -40,7 +40,7 @@ def test_one_page_that_loads_nothing(tmp_path):
     path = write_page(
         tmp_path / "deep" / "report.html",
         title="A net <script>alert(1)</script>",
-        reports=[shown("On <test> samples", basis="labels"), shown("On others", rows="samples & more")],
+        reports=[section("On <test> samples", basis="labels"), section("On others", rows="samples & more")],
         pictures={"first & last": torch.rand(70, 1, 9, 9), "color": torch.rand(2, 3, 9, 9)},
         timing={"batch 1": {"static": "4 ms", "dynamic": "<2 ms"}},
         provenance={"seed": 0},
@@ -65,7 +65,7 @@ def test_one_page_that_loads_nothing(tmp_path):
 
 
 def test_without_labels_the_word_is_agreement(tmp_path):
-    page = write_page(tmp_path / "page.html", title="x", reports=[shown("y", synthetic=True)]).read_text(
+    page = write_page(tmp_path / "page.html", title="x", reports=[section("y", synthetic=True)]).read_text(
         encoding="utf-8"
     )
     assert "accuracy" not in page.lower()
@@ -73,12 +73,12 @@ def test_without_labels_the_word_is_agreement(tmp_path):
 
 
 def test_the_same_figures_give_the_same_page(tmp_path):
-    one, two = (write_page(tmp_path / name, title="x", reports=[shown("y")]).read_bytes() for name in "ab")
-    assert one == two
+    first, again = (write_page(tmp_path / name, title="x", reports=[section("y")]).read_bytes() for name in "ab")
+    assert first == again
 
 
 def test_a_net_without_early_exits_has_a_page_too(tmp_path):
-    page = write_page(tmp_path / "page.html", title="x", reports=[shown("y", e=1)]).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "page.html", title="x", reports=[section("y", e=1)]).read_text(encoding="utf-8")
     assert "no exit is safe" in page
 
 

@@ -16,25 +16,25 @@ from dynext.reporting.report import report
 def test_figures_are_those_of_simulate():
     table = make_table(300, basis="labels")
     policy = choose(table, max_drop=0.05, temperature=calibrate(table))
-    outcome, found = simulate(table, policy), report(table, policy)
-    assert (found.saved, found.accuracy, found.agreement) == (outcome.saved, outcome.accuracy, outcome.agreement)
-    assert found.static_accuracy == float(table.right_ne[:, -1].double().mean())
-    assert tuple(line.leaving for line in found.exits) == outcome.share_e
-    for line in found.exits:
+    outcome, summary = simulate(table, policy), report(table, policy)
+    assert (summary.saved, summary.accuracy, summary.agreement) == (outcome.saved, outcome.accuracy, outcome.agreement)
+    assert summary.static_accuracy == float(table.right_ne[:, -1].double().mean())
+    assert tuple(line.leaving for line in summary.exits) == outcome.share_e
+    for line in summary.exits:
         here_n = outcome.exit_n == line.exit
         expected = float(outcome.right_n[here_n].double().mean()) if here_n.any() else None
         assert line.right_of_leaving == expected
         assert line.macs == table.macs_e(policy.enabled_e)[line.exit]
 
 
-def test_bounds_are_those_that_choose_judges_by():
+def test_bounds_are_those_that_choose_goes_by():
     table = make_table(400, noise=1.5)
     policy = choose(table, max_drop=0.05, temperature=calibrate(table))
-    found = report(table, policy)
+    summary = report(table, policy)
     agree = int(simulate(table, policy).right_n.sum())
-    assert found.agreement_at_least == pytest.approx(slow.lower_bound(agree, 400, 0.05), abs=1e-6)
-    assert f"drop {found.drop:.2%}, bound {found.drop_at_most:.2%}" in policy.note
-    assert 0 < found.drop < found.drop_at_most <= 0.05
+    assert summary.agreement_at_least == pytest.approx(slow.lower_bound(agree, 400, 0.05), abs=1e-6)
+    assert f"drop {summary.drop:.2%}, bound {summary.drop_at_most:.2%}" in policy.note
+    assert 0 < summary.drop < summary.drop_at_most <= 0.05
 
 
 def test_the_static_net_loses_nothing_and_labels_need_no_estimate():
@@ -47,7 +47,7 @@ def test_the_static_net_loses_nothing_and_labels_need_no_estimate():
 def test_text_says_what_is_what():
     table = make_table(300, basis="labels")
     text = str(report(table, choose(table, max_drop=0.05)))
-    for said in (
+    for words in (
         "accuracy (basis: labels)",
         "layer0",
         "output",
@@ -57,7 +57,7 @@ def test_text_says_what_is_what():
         "oracle",
         "Policy: ",
     ):
-        assert said in text
+        assert words in text
 
 
 def test_an_exit_that_is_off_is_shown_as_off():
@@ -79,16 +79,16 @@ def test_agreement_is_never_called_accuracy(synthetic, says):
 
 def test_synthesized_labels_are_not_accuracy_either():
     table = make_table(100, synthetic=True, basis="labels")
-    found = report(table, choose(table, max_drop=0.05))
-    assert found.accuracy is None
-    assert "accuracy" not in str(found).lower()
+    summary = report(table, choose(table, max_drop=0.05))
+    assert summary.accuracy is None
+    assert "accuracy" not in str(summary).lower()
 
 
 def test_json_has_no_nan():
     logits_nek = make_table(20).logits_nek.clone()
     logits_nek[:, 1] = torch.nan
-    found = report(make_table(20, logits_nek=logits_nek), Policy.never(4))
-    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    summary = report(make_table(20, logits_nek=logits_nek), Policy.never(4))
+    plain = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert [line["ece"] is None for line in plain["exits"]] == [False, True, False, True]  # NaN, and the full net
     assert plain["measure"] == "agreement with the full net"
 
@@ -106,20 +106,20 @@ def test_heads_that_cost_more_than_they_save_are_told():
 @pytest.mark.parametrize("basis", ["labels", "teacher"])
 def test_what_is_skipped_is_told_and_weighed(basis):
     table = make_skipping(300, basis=basis)
-    found = report(table, Policy.skipping(4, 2))
-    assert found.kept == table.skipped.kept_g
-    assert found.paths == 4
-    text = str(found)
-    assert f"Of 2 stages that may be skipped a sample runs {sum(found.kept):.1f} on its way" in text
+    summary = report(table, Policy.skipping(4, 2))
+    assert summary.kept == table.skipped.kept_g
+    assert summary.paths == 4
+    text = str(summary)
+    assert f"Of 2 stages that may be skipped a sample runs {sum(summary.kept):.1f} on its way" in text
     assert "4 different paths" in text
-    assert json.loads(json.dumps(found.to_dict()))["kept"] == list(found.kept)
+    assert json.loads(json.dumps(summary.to_dict()))["kept"] == list(summary.kept)
     if basis == "teacher":
-        assert 0 < found.drop < found.drop_at_most
-        assert found.agreement < 1
-        assert found.exits[-1].ece is not None, "an exit behind skipped stages is not judged by itself"
+        assert 0 < summary.drop < summary.drop_at_most
+        assert summary.agreement < 1
+        assert summary.exits[-1].ece is not None, "an exit behind skipped stages is not judged by itself"
     else:
-        assert found.static_accuracy == float((table.full_nk.argmax(1) == table.label_n).double().mean())
-        assert found.accuracy < found.static_accuracy
+        assert summary.static_accuracy == float((table.full_nk.argmax(1) == table.label_n).double().mean())
+        assert summary.accuracy < summary.static_accuracy
     assert report(make_table(), Policy.never(4)).kept is None
     assert "skipped" not in str(report(make_table(), Policy.never(4)))
 

@@ -101,17 +101,17 @@ def test_a_killed_distillation_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         return loss(*arguments)
 
     loss = subject.distillation
-    config = subject.FitConfig
-    monkeypatch.setattr(subject, "FitConfig", lambda **known: config(**known, checkpoint_seconds=0))
     monkeypatch.setattr(subject, "distillation", dying)
     with pytest.raises(KeyboardInterrupt):
-        distill(net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
+        distill(
+            net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt", checkpoint_seconds=0
+        )
     monkeypatch.setattr(subject, "distillation", loss)
     resumed = distill(net, teacher, features, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     fewer = features.subset(torch.arange(48))
-    with pytest.raises(FitError, match="belongs to another run .*48 samples"):
+    with pytest.raises(FitError, match="belongs to another run .*48 rows"):
         distill(net, teacher, fewer, steps=20, progress=False, checkpoint=tmp_path / "heads.ckpt")
 
 

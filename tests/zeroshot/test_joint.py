@@ -23,7 +23,7 @@ from dynext.seeding import seeded
 from dynext.train.drift import measure_drift
 from dynext.train.frozen_teacher import Guide, lent, recorded
 from dynext.types import Batch, InputSpec
-from dynext.zeroshot.joint import JointReport, distill_jointly
+from dynext.zeroshot.joint import JointLoss, JointReport, distill_jointly
 
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
 Setting = tuple[DynamicNet, nn.Module, Samples]
@@ -111,9 +111,9 @@ def test_a_trunk_rate_of_zero_leaves_the_last_exit_alone() -> None:
 def test_the_anchor_and_the_features_hold_the_last_exit() -> None:
     net, teacher, rows = setting()
     known = {"steps": 12, "trunk_lr": 1e-2, "max_drift": 1.0, **QUIET}
-    loose = distill_jointly(net, teacher, rows, anchor=0.0, **known)[1]
-    anchored = distill_jointly(net, teacher, rows, anchor=5.0, **known)[1]
-    matched = distill_jointly(net, teacher, rows, anchor=0.0, match=50.0, **known)[1]
+    loose = distill_jointly(net, teacher, rows, loss=JointLoss(anchor=0.0), **known)[1]
+    anchored = distill_jointly(net, teacher, rows, loss=JointLoss(anchor=5.0), **known)[1]
+    matched = distill_jointly(net, teacher, rows, loss=JointLoss(anchor=0.0, match=50.0), **known)[1]
     assert anchored.after.kl < 0.7 * loose.after.kl
     assert matched.after.kl < 0.7 * loose.after.kl
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
         distill_jointly(net, teacher, rows, lr=0, progress=False)
     with pytest.raises(FitError, match="bn='update'; give 'frozen'"):
         distill_jointly(net, teacher, rows, bn="update", progress=False)
-    with pytest.raises(SourceError, match="3 samples; joint distillation"):
+    with pytest.raises(SourceError, match="the source has 3 samples; give at least 4"):
         distill_jointly(net, teacher, rows.subset(torch.arange(3)), progress=False)
     large = Samples(pixels=torch.zeros(8, 3, 9, 9), spec=replace(SPEC, shape=(3, 9, 9)))
     with pytest.raises(SourceError, match="the model expects"):
@@ -264,7 +264,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
     with pytest.raises(FitError, match=r"before any training, max_drift=0.02 wants 98.00%"):
         distill_jointly(net, other, rows, progress=False)
     with pytest.raises(FitError, match=r"match=1.0 compares features"):
-        distill_jointly(net, other, rows, match=1.0, max_drift=1.0, progress=False)
+        distill_jointly(net, other, rows, loss=JointLoss(match=1.0), max_drift=1.0, progress=False)
 
 
 def build_other(teacher: nn.Module) -> nn.Module:

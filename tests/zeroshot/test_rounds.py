@@ -1,5 +1,6 @@
 """Later rounds are made against exits that know the earlier ones; killed, they go on where they were."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,21 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.testing import check_source
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.rounds import Joined, in_rounds
+from dynext.zeroshot.settings import Run, Synthesis
 from dynext.zeroshot.synth.inversion import Inversion
 
-QUICK = {"steps": 3, "settings": Inversion(iterations=1), "start": "leaves", "progress": False}
+QUIET = Run(progress=False)
+
+
+def inverted(n: int) -> Synthesis:
+    return Synthesis(method="inversion", n=n, options={"settings": Inversion(iterations=1), "start": "leaves"})
 
 
 def everything(source: Source) -> torch.Tensor:
     return torch.cat([batch.x for batch in source])
 
 
-def test_each_round_plays_against_what_the_one_before_taught(
+def test_each_round_is_made_against_what_the_one_before_taught(
     teacher: nn.Module, student: DynamicNet, spec: InputSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict] = []
@@ -31,7 +37,7 @@ def test_each_round_plays_against_what_the_one_before_taught(
     monkeypatch.setattr(subject, "synthesize", lambda *a, **k: asked.append(k) or make(*a, **k))
     monkeypatch.setattr(subject, "distill", lambda *a, **k: taught.append(len(a[2])) or distill(*a, **k))
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    rows = in_rounds(student, teacher, spec=spec, n=17, seed=5, rounds=3, **QUICK)
+    rows = in_rounds(student, teacher, spec, inverted(17), rounds=3, steps=3, run=replace(QUIET, seed=5))
     assert [k["n"] for k in asked] == [6, 6, 5]
     assert len({k["seed"] for k in asked}) == 3
     assert taught == [6, 12]
@@ -48,7 +54,7 @@ def test_killed_between_rounds_it_goes_on_to_the_same_rows(
     teacher: nn.Module, student: DynamicNet, spec: InputSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(folder: Path) -> torch.Tensor:
-        return everything(in_rounds(student, teacher, spec=spec, n=12, seed=0, folder=folder, **QUICK))
+        return everything(in_rounds(student, teacher, spec, inverted(12), steps=3, run=replace(QUIET, folder=folder)))
 
     def stop(*_, **__) -> None:
         raise KeyboardInterrupt
@@ -64,9 +70,9 @@ def test_killed_between_rounds_it_goes_on_to_the_same_rows(
 
 def test_nonsense_is_refused(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
     with pytest.raises(SourceError, match="1 samples in 2 rounds"):
-        in_rounds(student, teacher, spec=spec, n=1, seed=0, **QUICK)
+        in_rounds(student, teacher, spec, inverted(1), run=QUIET)
     with pytest.raises(SourceError, match="method leaves has no option against"):
-        in_rounds(student, teacher, spec=spec, n=4, seed=0, method="leaves", steps=1, progress=False)
+        in_rounds(student, teacher, spec, Synthesis(method="leaves", n=4), steps=1, run=QUIET)
     rows = Samples(pixels=torch.zeros(2, 3, 8, 8), spec=spec)
     with pytest.raises(SourceError, match="cannot be joined"):
         Joined(parts=[rows, Samples(pixels=rows.pixels, spec=spec, bn="batch")])

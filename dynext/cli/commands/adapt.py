@@ -87,24 +87,24 @@ def adapt(
     if (folder / FILE).exists():
         net = MetaStart.read(folder / FILE, kept.net)
     rows, names = class_folder(support, kept.spec, kept.class_names if classifiers == "kept" else None)
-    found = learn(
+    adaptation = learn(
         net, rows, steps=steps, method=method, lr=lr, classifiers=classifiers, max_drop=max_drop, seed=seed,
         policy=kept.policy if keep_thresholds else None,
     )  # fmt: skip
-    if found.net.num_classes != len(names):
+    if adaptation.net.num_classes != len(names):
         raise SourceError(
-            f"{len(names)} classes in {support}, the classifiers that are kept know {found.net.num_classes}; "
+            f"{len(names)} classes in {support}, the classifiers that are kept know {adaptation.net.num_classes}; "
             f"give images of as many classes, or --classifiers prototypes"
         )
     judged = None
     if query is not None:
         others, _ = class_folder(query, kept.spec, names)
-        judged = report(collect(found.net, others, rows=f"{len(others):,} images of {query}"), found.policy)
+        judged = report(collect(adaptation.net, others, rows=f"{len(others):,} images of {query}"), adaptation.policy)
     if output is not None:
-        _save(output, found, kept, names, {"support": len(rows), "steps": steps, "method": method, "seed": seed})
-    learned = None if found.table is None else report(found.table, found.policy)
+        _save(output, adaptation, kept, names, {"support": len(rows), "steps": steps, "method": method, "seed": seed})
+    learned = None if adaptation.table is None else report(adaptation.table, adaptation.policy)
     if as_json:
-        told = {"classes": names, "policy": found.policy.to_dict()}
+        told = {"classes": names, "policy": adaptation.policy.to_dict()}
         reports = {"support": learned and learned.to_dict(), "query": judged and judged.to_dict()}
         print_json({**told, **reports, "folder": None if output is None else str(output)})
         return
@@ -113,23 +113,23 @@ def adapt(
         if part is not None:
             click.echo(f"{part}\n")
     if output is not None:
-        click.echo(f"Saved in {output}" + (f"; open {output / PAGE} for the plots." if found.table else "."))
+        click.echo(f"Saved in {output}" + (f"; open {output / PAGE} for the plots." if adaptation.table else "."))
 
 
-def _save(output: Path, found: Adaptation, kept: Artifact, names: tuple[str, ...], told: dict[str, Any]) -> None:
-    recipe = recipe_with_classes(kept.model_recipe, found.net.num_classes)
+def _save(output: Path, adaptation: Adaptation, kept: Artifact, names: tuple[str, ...], told: dict[str, Any]) -> None:
+    recipe = recipe_with_classes(kept.model_recipe, adaptation.net.num_classes)
     provenance = {**{k: v for k, v in kept.provenance.items() if k not in ("timing", "timed_on")}, "adapted": told}
-    net = found.net.cpu()
-    if found.table is None:
-        save(net, output, policy=found.policy, spec=kept.spec, model_recipe=recipe, class_names=names,
+    net = adaptation.net.cpu()
+    if adaptation.table is None:
+        save(net, output, policy=adaptation.policy, spec=kept.spec, model_recipe=recipe, class_names=names,
              provenance=provenance)  # fmt: skip
         (output / FILE).unlink(missing_ok=True)  # another net's, where there was one
         return
     write_folder(
         output,
         net,
-        policy=found.policy,
-        table=found.table,
+        policy=adaptation.policy,
+        table=adaptation.table,
         spec=kept.spec,
         model_recipe=recipe,
         class_names=names,

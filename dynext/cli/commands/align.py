@@ -26,7 +26,7 @@ from dynext.cli.shared.options import (
     seed_option,
 )
 from dynext.cli.shared.pictures import first_and_last, load_pictures
-from dynext.cli.shared.rows import unlabelled_rows
+from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
 from dynext.cli.shared.work import forget_work, work_folder
 from dynext.data.datasets import Samples, fashion_mnist
@@ -118,7 +118,7 @@ def align(
     work = work_folder(where, kept.net, None, asked)
     before = kept.net.to(device)
     given = _Given.of(source, kept, before, rows=rows, seed=seed, root=root, work=work)
-    found = align_exits(
+    alignment = align_exits(
         before,
         given.taught,
         term=AlignmentTerm(loss=loss, weight=weight, drop_conflicts=drop_conflicts),
@@ -129,13 +129,13 @@ def align(
         checkpoint=work / "aligning.ckpt",
         accelerator=device,
     )
-    rechosen = given.rechosen(before, found.net, kept, max_drop, budget)
-    _write(where, folder, kept, found, rechosen, given)
+    rechosen = given.rechosen(before, alignment.net, kept, max_drop, budget)
+    _write(where, folder, kept, alignment, rechosen, given)
     forget_work(where)
     if as_json:
-        print_json({"folder": str(where), "alignment": found.to_dict(), **rechosen.to_dict()})
+        print_json({"folder": str(where), "alignment": alignment.to_dict(), **rechosen.to_dict()})
         return
-    click.echo(f"{found}\n\n{rechosen}\n\nOn {given.words}. Saved in {where}.")
+    click.echo(f"{alignment}\n\n{rechosen}\n\nOn {given.words}. Saved in {where}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,17 +157,17 @@ class _Given:
             words = f"{len(apart):,} synthesized samples (leaves)"
             return cls(taught=bank, apart=apart, words=words, seed=seed)
         if source == "fashion-mnist":
-            found = replace(fashion_mnist("train", root=root).unlabelled(), spec=kept.spec)
+            images = replace(fashion_mnist("train", root=root).unlabelled(), spec=kept.spec)
         else:
-            found = unlabelled_rows(source, kept.spec)
-        order = torch.randperm(len(found), generator=generator(seed))[:rows]
+            images = unlabelled_samples(source, kept.spec)
+        order = torch.randperm(len(images), generator=generator(seed))[:rows]
         cut = min(APART, len(order) // 4)
         if cut < 1:
             raise SourceError(
-                f"{len(found)} samples in {source}; give 4 at least, a quarter of them is kept for thresholds"
+                f"{len(images)} samples in {source}; give 4 at least, a quarter of them is kept for thresholds"
             )
         words = f"{cut:,} unlabelled samples of {source}, kept apart"
-        return cls(taught=found.subset(order[cut:]), apart=found.subset(order[:cut]), words=words, seed=seed)
+        return cls(taught=images.subset(order[cut:]), apart=images.subset(order[:cut]), words=words, seed=seed)
 
     def rechosen(
         self, before: DynamicNet, aligned: DynamicNet, kept: Artifact, max_drop: float | None, budget: float | None
@@ -184,19 +184,19 @@ def _synthesized(net: DynamicNet, kept: Artifact, method: str, n: int, seed: int
     return synthesize(net.staged, shape=kept.spec.shape, n=n, seed=seed, method=method, spec=kept.spec, folder=folder)
 
 
-def _write(where: Path, folder: Path, kept: Artifact, found: Alignment, rechosen: Rechosen, given: _Given) -> None:
+def _write(where: Path, folder: Path, kept: Artifact, alignment: Alignment, rechosen: Rechosen, given: _Given) -> None:
     pictures = load_pictures(folder)
     if isinstance(given.apart, Samples):
         pictures |= first_and_last(rechosen.table, rechosen.policy, given.apart)
     untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
     write_folder(
         where,
-        found.net.cpu(),
+        alignment.net.cpu(),
         policy=rechosen.policy,
         table=rechosen.table,
         spec=kept.spec,
         model_recipe=kept.model_recipe,
         class_names=kept.class_names,
-        provenance={**untimed, "alignment": found.to_dict(), "thresholds": f"chosen anew on {rechosen.table.rows}"},
+        provenance={**untimed, "alignment": alignment.to_dict(), "thresholds": f"chosen anew on {rechosen.table.rows}"},
         pictures=pictures,
     )

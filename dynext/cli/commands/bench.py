@@ -11,7 +11,7 @@ import click
 import torch
 
 from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
-from dynext.cli.shared.rows import drawn, rows_to_time
+from dynext.cli.shared.samples import drawn, samples_to_time
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.errors import PolicyError
 from dynext.io.artifact import PAGE, Artifact, save
@@ -61,7 +61,7 @@ def bench(
              dynext bench fashion --write --budget-ms 2.5
     """
     kept = open_artefact(folder, model, arguments)
-    rows, words, real = rows_to_time(data, kept.spec, root=root, download=download)
+    rows, words, real = samples_to_time(data, kept.spec, root=root, download=download)
     net = kept.net.to(device)
     if write:
         net.cost = measure(net)
@@ -74,8 +74,8 @@ def bench(
     leaving = net.run(x, kept.policy).exit.bincount(minlength=net.num_exits).double() / len(x)
     timings = side_by_side(net.staged, net, kept.policy, x, batches=batches or (1, 64))
     if as_json:
-        found = {"rows": words, "real": real, "leaving": leaving.tolist(), "timing": [asdict(t) for t in timings]}
-        print_json({"folder": str(folder), "device": device, "threads": torch.get_num_threads(), **found})
+        clocks = {"rows": words, "real": real, "leaving": leaving.tolist(), "timing": [asdict(t) for t in timings]}
+        print_json({"folder": str(folder), "device": device, "threads": torch.get_num_threads(), **clocks})
         return
     click.echo(timing_lines(timings, words if len(x) == len(rows) else f"{len(x):,} of {words}"))
     shares = ", ".join(

@@ -13,7 +13,7 @@ from dynext.cli.shared.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
-from dynext.cli.shared.rows import Watched, open_rows, unlabelled_rows
+from dynext.cli.shared.samples import Watched, open_samples, unlabelled_samples
 from dynext.cli.shared.show import columns, points, print_json
 from dynext.data.datasets import Samples
 from dynext.errors import PolicyError, SourceError
@@ -25,7 +25,7 @@ from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.reporting.report import Report, report
 from dynext.zeroshot.convert_checks import pixels_digest
-from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.cross_fit import recalibrated
 from dynext.zeroshot.thresholds import choose_cautiously
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -105,12 +105,12 @@ def evaluate(
         _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
         return
     assert data is not None  # noqa: S101
-    rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
+    rows, words = open_samples(data, kept.spec, root=root, download=download, names=kept.class_names)
     judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
     saved = judged.report(kept.policy)
     along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
     if as_json:
-        budgets = [{"budget": budget, "report": found.to_dict() if found else None} for budget, found in along]
+        budgets = [{"budget": budget, "report": outcome.to_dict() if outcome else None} for budget, outcome in along]
         print_json({"folder": str(folder), "saved_policy": saved.to_dict(), "budgets": budgets})
         return
     click.echo(f"{saved}\n")
@@ -118,7 +118,7 @@ def evaluate(
         click.echo("No budgets: the folder keeps no table to choose other thresholds on.")
         return
     click.echo(f"Along budgets, thresholds chosen on {kept.table.rows} (none of the samples above):")
-    click.echo(columns([_titles(saved), *(_cells(budget, found, saved) for budget, found in along)], left=()))
+    click.echo(columns([_titles(saved), *(_cells(budget, outcome, saved) for budget, outcome in along)], left=()))
 
 
 def _check(
@@ -132,7 +132,7 @@ def _check(
     as_json: bool,
 ) -> None:
     """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
-    rows = unlabelled_rows(unlabelled, kept.spec)
+    rows = unlabelled_samples(unlabelled, kept.spec)
     if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
         raise SourceError(
             f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
@@ -179,8 +179,8 @@ def _chosen(
         net, table = recalibrated(judged.net, judged.table(None))
         return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
     tables = [judged.table(rule) for rule in dict.fromkeys((None, policy.skip_rule))]
-    found = choose_cautiously(tables, max_drop=max_drop, budget=budget)
-    return judged.net, found, judged.table(found.skip_rule)
+    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
+    return judged.net, policy, judged.table(policy.skip_rule)
 
 
 @dataclass(eq=False)
@@ -206,25 +206,27 @@ class _Judged:
 
 def _along_budgets(chosen_on: ExitTable, policy: Policy, judged: _Judged) -> list[tuple[float, Report | None]]:
     """A report for each budget; none where no policy meets it."""
-    found: list[tuple[float, Report | None]] = []
+    reports: list[tuple[float, Report | None]] = []
     for budget in BUDGETS:
         try:
             there = choose(chosen_on, budget=budget, temperature=policy.temperature_e, confidence=policy.confidence)
         except PolicyError:
-            found.append((budget, None))
+            reports.append((budget, None))
         else:
-            found.append((budget, judged.report(there)))
-    return found
+            reports.append((budget, judged.report(there)))
+    return reports
 
 
 def _titles(saved: Report) -> tuple[str, ...]:
     return ("budget", "MACs", "saved", "agreement" if saved.accuracy is None else "accuracy", "points lost", "exits on")
 
 
-def _cells(budget: float, found: Report | None, saved: Report) -> tuple[str, ...]:
-    if found is None:
+def _cells(budget: float, outcome: Report | None, saved: Report) -> tuple[str, ...]:
+    if outcome is None:
         return (f"{budget:.0%}", "-", "-", "-", "-", "not within reach")
-    right, static = (found.agreement, 1.0) if found.accuracy is None else (found.accuracy, found.static_accuracy or 0.0)
-    on = " ".join(str(line.exit) for line in found.exits if line.on)
-    spent = found.macs / max(found.static_macs, 1)
-    return (f"{budget:.0%}", f"{spent:.1%}", f"{found.saved:.1%}", f"{right:.2%}", points(static - right), on)
+    right, static = (
+        (outcome.agreement, 1.0) if outcome.accuracy is None else (outcome.accuracy, outcome.static_accuracy or 0.0)
+    )
+    on = " ".join(str(line.exit) for line in outcome.exits if line.on)
+    spent = outcome.macs / max(outcome.static_macs, 1)
+    return (f"{budget:.0%}", f"{spent:.1%}", f"{outcome.saved:.1%}", f"{right:.2%}", points(static - right), on)

@@ -56,14 +56,19 @@ def predict(
     click.echo(columns(lines, left=(0, 1, 3)))
 
 
-def _answers(kept: Artifact, found: Prediction, images: tuple[Path, ...]) -> list[dict[str, Any]]:
+def _answers(kept: Artifact, prediction: Prediction, images: tuple[Path, ...]) -> list[dict[str, Any]]:
     """One object a sample: the confidence is the largest probability at the temperature of the exit it left at."""
-    temperature_b = torch.tensor(kept.policy.temperature_e)[found.exit.cpu()]
-    confidence_b, class_b = (found.logits.float().cpu() / temperature_b[:, None]).softmax(1).max(1)
+    temperature_b = torch.tensor(kept.policy.temperature_e)[prediction.exit.cpu()]
+    confidence_b, class_b = (prediction.logits.float().cpu() / temperature_b[:, None]).softmax(1).max(1)
     static = kept.net.trunk_macs_e[-1]
     answers = []
     columns_b = zip(
-        images, class_b.tolist(), confidence_b.tolist(), found.exit.tolist(), found.macs.tolist(), strict=False
+        images,
+        class_b.tolist(),
+        confidence_b.tolist(),
+        prediction.exit.tolist(),
+        prediction.macs.tolist(),
+        strict=False,
     )
     for path, label, confidence, exit, macs in columns_b:
         answers.append(

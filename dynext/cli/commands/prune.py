@@ -10,7 +10,7 @@ import click
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import artefact_options, json_option, open_artefact, output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, synthesized
-from dynext.cli.shared.rows import unlabelled_rows
+from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
 from dynext.data.datasets import Samples
 from dynext.io.artifact import Artifact
@@ -82,7 +82,7 @@ def prune(
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
     kept = open_artefact(folder, model, arguments)
     check_prunable(kept.net)  # before samples are synthesized
-    seen = None if unlabelled is None else unlabelled_rows(unlabelled, kept.spec)
+    seen = None if unlabelled is None else unlabelled_samples(unlabelled, kept.spec)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)
     made = make_smaller(
         kept.net,
@@ -97,11 +97,11 @@ def prune(
     )
     policy, table = _thresholds(kept, made, seen, max_drop, seed)
     _write(output, kept, made, policy, table, source, f"--budget {budget:g} --steps {steps} on {table.rows}")
-    found = report(table, policy)
+    outcome = report(table, policy)
     if as_json:
-        print_json({"folder": str(output), "pruned": made.to_dict(), "report": found.to_dict()})
+        print_json({"folder": str(output), "pruned": made.to_dict(), "report": outcome.to_dict()})
         return
-    click.echo(f"{made}\n\nThresholds chosen anew:\n\n{found}\n\nThe smaller net is in {output}.")
+    click.echo(f"{made}\n\nThresholds chosen anew:\n\n{outcome}\n\nThe smaller net is in {output}.")
 
 
 def _bank(kept: Artifact, method: str, count: int, seed: int) -> Bank:
@@ -116,10 +116,10 @@ def _thresholds(
     if seen is not None:
         table = collect(made.net, seen, rows=f"{len(seen):,} unlabelled samples")
         return choose_cautiously([table], max_drop=max_drop, spent=1 - made.agreement), table
-    found = choose_unseen(
+    unseen = choose_unseen(
         made.net, before.staged, lambda method, count: _bank(kept, method, count, seed + 1), METHOD, max_drop=max_drop
     )
-    return found.policy, found.table
+    return unseen.policy, unseen.table
 
 
 def _write(

@@ -62,13 +62,13 @@ def copy(name: str, to: Path) -> None:
     \b
     Example: dynext recipe cp exits_joint mine.py
     """
-    found = _find(name)
-    target = to / found.name if to.is_dir() else to
+    source = _find(name)
+    target = to / source.name if to.is_dir() else to
     if target.exists():
         raise DynextError(f"{target} is there already; name another file")
     if not target.parent.is_dir():
         raise DynextError(f"there is no folder {target.parent}; make it first")
-    shutil.copyfile(found, target)
+    shutil.copyfile(source, target)
     click.echo(f"Copied to {target}; run it: python {target} --help")
 
 

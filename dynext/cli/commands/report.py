@@ -10,7 +10,7 @@ import click
 
 from dynext.cli.shared.options import artefact_options, data_options, open_artefact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
-from dynext.cli.shared.rows import Watched, open_rows
+from dynext.cli.shared.samples import Watched, open_samples
 from dynext.cli.shared.show import page_facts
 from dynext.errors import ArtifactError
 from dynext.io.artifact import PAGE
@@ -43,13 +43,13 @@ def report(
     shown = []
     pictures = load_pictures(folder)
     if data is not None:
-        rows, words = open_rows(data, kept.spec, root=root, download=download, names=kept.class_names)
+        rows, words = open_samples(data, kept.spec, root=root, download=download, names=kept.class_names)
         table = collect(kept.net, Watched(rows=rows), keep=kept.policy.skip_rule, rows=words)
         shown.append(("Test samples", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)
     if kept.table is not None:
-        found = report_on(kept.table, kept.policy)
-        shown.append(("The samples that thresholds were chosen on", kept.table, kept.policy, found))
+        chosen_on = report_on(kept.table, kept.policy)
+        shown.append(("The samples that thresholds were chosen on", kept.table, kept.policy, chosen_on))
     if not shown:
         raise ArtifactError(f"{folder} keeps no table to report on; give samples with --data")
     provenance, timing = page_facts(kept.provenance)

@@ -120,13 +120,13 @@ def synthesize(
     bank = make_rows(
         teacher, shape=opened.spec.shape, n=rows, seed=seed, method=method, spec=opened.spec, folder=out, **options
     )
-    found = quality(bank, teacher, student)
+    worth = quality(bank, teacher, student)
     if sheet is not None:
         write_sheet(bank, sheet)
     if as_json:
-        print_json({"folder": str(out), "provenance": asdict(bank.provenance), "quality": found.to_dict()})
+        print_json({"folder": str(out), "provenance": asdict(bank.provenance), "quality": worth.to_dict()})
         return
-    click.echo(f"{found}\n\nThe bank is in {out}" + ("." if sheet is None else f", pictures of it in {sheet}."))
+    click.echo(f"{worth}\n\nThe bank is in {out}" + ("." if sheet is None else f", pictures of it in {sheet}."))
 
 
 def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[st
     parameters = inspect.signature(METHODS[method]).parameters
     settings: Any = parameters["settings"].default if "settings" in names else None
     known = {f.name: getattr(settings, f.name) for f in fields(settings)} if settings is not None else {}
-    plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "look")}
+    plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "style")}
     options: dict[str, Any] = {}
     changed: dict[str, Any] = {}
     for key, value in changes:

@@ -29,12 +29,12 @@ class Chapter:
     title: str
     conversion: Conversion
     table: ExitTable
-    found: Report
+    outcome: Report
     timings: tuple[Timing, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judge:
+class TestBench:
     """The static net, and the labelled test images that nothing is ever chosen on."""
 
     opened: Opened
@@ -48,37 +48,37 @@ class Judge:
         conversion = make()
         took = time.monotonic() - began
         table = collect(conversion.net, self.test, rows=f"{len(self.test):,} Fashion-MNIST test images")
-        found = report(table, conversion.policy)
+        outcome = report(table, conversion.policy)
         x = self.test.take(torch.arange(min(len(self.test), TIMED_ROWS))).x
         timings = side_by_side(self.opened.model, conversion.net, conversion.policy, x, budget_s=self.timing_s)
         verdict = conversion.policy.note.partition(". ")[0]
-        told = f"Chosen on {conversion.table.rows} (by agreement with the full net, no label): {verdict}."
-        click.echo(click.wrap_text(told, 110, "   ", "   "))
-        lost = points((found.static_accuracy or 0.0) - (found.accuracy or 0.0))
+        rechosen = f"Chosen on {conversion.table.rows} (by agreement with the full net, no label): {verdict}."
+        click.echo(click.wrap_text(rechosen, 110, "   ", "   "))
+        lost = points((outcome.static_accuracy or 0.0) - (outcome.accuracy or 0.0))
         click.echo(
-            f"   Test images: accuracy {found.accuracy:.2%}, {lost} points lost, {found.saved:.1%} of MACs saved."
+            f"   Test images: accuracy {outcome.accuracy:.2%}, {lost} points lost, {outcome.saved:.1%} of MACs saved."
         )
         click.echo(f"   Took {took:.0f} s.\n")
-        return Chapter(title=title, conversion=conversion, table=table, found=found, timings=timings)
+        return Chapter(title=title, conversion=conversion, table=table, outcome=outcome, timings=timings)
 
 
 def final_table(chapters: Sequence[Chapter], *, seed: int) -> str:
     """All chapters below the static net, and what the figures rest on."""
-    found = chapters[0].found
+    outcome = chapters[0].outcome
     per_batch = list(zip(*(chapter.timings for chapter in chapters), strict=True))
     titles = [title for timings in per_batch for title in (f"ms, batch {timings[0].batch}", "speed-up")]
     static = [fmean(t.static_ms for t in timings) for timings in per_batch]
     times = [cell for ms in static for cell in (f"{ms:.2f}", "1.00x")]
     lines = [
         ("", "accuracy", "points lost", "MACs an image", "saved", *titles),
-        ("static net", f"{found.static_accuracy:.2%}", "-", macs(found.static_macs), "-", *times),
+        ("static net", f"{outcome.static_accuracy:.2%}", "-", macs(outcome.static_macs), "-", *times),
         *(_line(chapter, static) for chapter in chapters),
     ]
-    share = found.static_accuracy or 0.0
-    error = 100 * (share * (1 - share) / found.num_rows) ** 0.5
+    share = outcome.static_accuracy or 0.0
+    error = 100 * (share * (1 - share) / outcome.num_rows) ** 0.5
     return (
         f"{columns(lines)}\n\n"
-        f"Accuracy: labels of {found.rows}, which nothing was chosen on; seed {seed}; standard error {error:.1f} "
+        f"Accuracy: labels of {outcome.rows}, which nothing was chosen on; seed {seed}; standard error {error:.1f} "
         f"points.\n"
         f"Speed-up: the static and the dynamic net in turn on those images, {threads()}, torch {torch.__version__}. "
         f"Milliseconds a batch: the static net's mean over the nets, and what the speed-up makes of it."
@@ -87,8 +87,8 @@ def final_table(chapters: Sequence[Chapter], *, seed: int) -> str:
 
 def _line(chapter: Chapter, static_ms: Sequence[float]) -> tuple[str, ...]:
     """Milliseconds by the speed-up: each net was timed beside the static one, but not beside the others."""
-    found = chapter.found
-    lost = points((found.static_accuracy or 0.0) - (found.accuracy or 0.0))
+    outcome = chapter.outcome
+    lost = points((outcome.static_accuracy or 0.0) - (outcome.accuracy or 0.0))
     pairs = zip(static_ms, chapter.timings, strict=True)
     times = [cell for ms, t in pairs for cell in (f"{ms / t.speedup:.2f}", f"{t.speedup:.2f}x")]
-    return (chapter.title, f"{found.accuracy:.2%}", lost, macs(found.macs), f"{found.saved:.1%}", *times)
+    return (chapter.title, f"{outcome.accuracy:.2%}", lost, macs(outcome.macs), f"{outcome.saved:.1%}", *times)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 
-from dynext.cli.demo.chapters import Chapter, Judge, final_table
+from dynext.cli.demo.chapters import Chapter, TestBench, final_table
 from dynext.cli.demo.trail import easy_and_hard, trail
 from dynext.cli.shared.options import output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, save_pictures, synthesized
@@ -25,7 +25,8 @@ from dynext.net.collect import collect
 from dynext.reporting.page import write_page
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert import Conversion, convert
-from dynext.zeroshot.recalibrate import recalibrated
+from dynext.zeroshot.cross_fit import recalibrated
+from dynext.zeroshot.settings import Frozen, Run, Synthesis, Unlabelled
 from dynext.zeroshot.thresholds import choose_cautiously
 
 MODEL = "bundled:fashion_resnet20"
@@ -35,14 +36,14 @@ MODEL = "bundled:fashion_resnet20"
 class Sizes:
     """How much work the demo does: synthesized samples, distillation steps, test images (or all), seconds of timing."""
 
-    rows: int
+    samples: int
     steps: int
     test: int | None
     timing_s: float
 
 
-FULL = Sizes(rows=2048, steps=300, test=None, timing_s=2.0)
-QUICK = Sizes(rows=1024, steps=100, test=500, timing_s=0.5)
+FULL = Sizes(samples=2048, steps=300, test=None, timing_s=2.0)
+QUICK = Sizes(samples=1024, steps=100, test=500, timing_s=0.5)
 
 
 @click.command(short_help="The whole story on a bundled net, in minutes.")
@@ -67,7 +68,7 @@ def demo(output: Path, seed: int, quick: bool, show: bool) -> None:
     test = test if sizes.test is None else test.subset(torch.arange(sizes.test))
     click.secho("1. The static net", bold=True)
     click.echo(f"   {_described(opened, test)}\n")
-    chapters = _chapters(Judge(opened=opened, test=test, timing_s=sizes.timing_s), calibration, sizes, seed)
+    chapters = _chapters(TestBench(opened=opened, test=test, timing_s=sizes.timing_s), calibration, sizes, seed)
     click.secho("What it comes to", bold=True)
     click.echo(final_table(chapters, seed=seed))
     if quick:
@@ -93,33 +94,34 @@ def _described(opened: Opened, test: Samples) -> str:
     )
 
 
-def _chapters(judge: Judge, calibration: Samples, sizes: Sizes, seed: int) -> list[Chapter]:
+def _chapters(bench: TestBench, calibration: Samples, sizes: Sizes, seed: int) -> list[Chapter]:
     """Three nets out of one bank of synthesized samples; the first two even share their exits."""
-    model, spec, count = judge.opened.model, judge.opened.spec, len(calibration)
-    alone = judge.chapter(
+    model, spec, count = bench.opened.model, bench.opened.spec, len(calibration)
+    alone = bench.chapter(
         "2. Made dynamic without any image",
         "no image at all",
-        lambda: convert(model, spec=spec, n=sizes.rows, steps=sizes.steps, seed=seed),
+        lambda: convert(
+            model, spec, synthesis=Synthesis(n=sizes.samples), training=Frozen(steps=sizes.steps), run=Run(seed=seed)
+        ),
     )
-    told = judge.chapter(
+    rechosen = bench.chapter(
         f"3. The same exits; class biases, temperatures and thresholds from {count} unlabelled images",
         f"{count} unlabelled images",
         lambda: _rechosen(alone.conversion, calibration),
     )
-    taught = judge.chapter(
+    distilled = bench.chapter(
         f"4. The same {count} images distilled on as well (the synthesized samples are those of 2.)",
         "also distilled on them",
         lambda: convert(
             model,
-            spec=spec,
-            distill_on=alone.conversion.rows,
-            steps=sizes.steps,
-            calibrate=calibration,
-            distill_on_calibration=True,
-            seed=seed,
+            spec,
+            synthesis=alone.conversion.samples,
+            training=Frozen(steps=sizes.steps),
+            calibrate=Unlabelled(calibration, distill=True),
+            run=Run(seed=seed),
         ),
     )
-    return [alone, told, taught]
+    return [alone, rechosen, distilled]
 
 
 def _rechosen(conversion: Conversion, calibration: Samples) -> Conversion:
@@ -140,7 +142,7 @@ def _follow(chapter: Chapter, opened: Opened, test: Samples) -> None:
 
 def _keep(output: Path, opened: Opened, chapters: Sequence[Chapter], test: Samples, given: dict[str, Any]) -> None:
     """The last net as a folder, with a report on all three."""
-    last, bank = chapters[-1], chapters[0].conversion.rows
+    last, bank = chapters[-1], chapters[0].conversion.samples
     pictures = first_and_last(last.table, last.conversion.policy, test)
     provenance = {"model": MODEL, **last.conversion.provenance, **given}
     if isinstance(bank, Bank):
@@ -158,7 +160,7 @@ def _keep(output: Path, opened: Opened, chapters: Sequence[Chapter], test: Sampl
         page=lambda path: write_page(
             path,
             title="A Fashion-MNIST net, made dynamic in three ways",
-            reports=[(c.title, c.table, c.conversion.policy, c.found) for c in reversed(chapters)],
+            reports=[(c.title, c.table, c.conversion.policy, c.outcome) for c in reversed(chapters)],
             pictures=pictures,
             timing={c.title: {f"batch {t.batch}": asdict(t) for t in c.timings} for c in chapters},
             provenance=provenance,

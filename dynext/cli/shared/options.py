@@ -111,8 +111,17 @@ def open_given(model: str, **given: Any) -> Opened:
     return open_model(model, **{**given, "arguments": dict(given["arguments"])})
 
 
+def opened_with_note(model: str, given: dict[str, Any]) -> Opened:
+    """The same out of all options of a command, which are left without those; random weights are told of."""
+    names = ("checkpoint", "shape", "mean", "std", "arguments")
+    opened = open_given(model, **{name: given.pop(name) for name in names})
+    if not opened.trained and opened.recipe["kind"] != "file":
+        click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)
+    return opened
+
+
 def data_options(*, required: bool) -> Callable[[Command], Command]:
-    """``--data``, ``--root`` and ``--download``; `open_rows` takes them."""
+    """``--data``, ``--root`` and ``--download``; `open_samples` takes them."""
     kinds = "fashion-mnist, cifar10, bundled (the sample that ships with dynext), a folder of images, or a .npz file."
 
     def decorate(command: Command) -> Command:

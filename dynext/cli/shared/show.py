@@ -34,8 +34,8 @@ def points(difference: float) -> str:
     return f"{100 * difference + 0.0:.2f}"  # no "-0.00"
 
 
-def print_json(found: Any) -> None:
-    click.echo(json.dumps(found, indent=2))
+def print_json(plain: Any) -> None:
+    click.echo(json.dumps(plain, indent=2))
 
 
 def timing_lines(timings: Sequence[Timing], rows: str) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynext.errors import PolicyError
+from dynext.policy.bounds import Floats
 from dynext.policy.calibrate import Calibration
 from dynext.policy.confidence import Measure
-from dynext.policy.fronts.front import Floats, Front, Grid, Ints, undominated
+from dynext.policy.fronts.front import Front, Grid, Ints, undominated
 from dynext.policy.table import ExitTable
 
 CELLS = 400_000
@@ -97,6 +98,6 @@ def _leaving(counts: Floats) -> Floats:
     return counts.sum(-1, keepdims=True) - counts.cumsum(-1)
 
 
-def _wide(found: Floats, dimensions: int) -> Floats:
+def _wide(counts: Floats, dimensions: int) -> Floats:
     """With an axis for each exit still to come."""
-    return found.reshape(found.shape + (1,) * (dimensions - found.ndim))
+    return counts.reshape(counts.shape + (1,) * (dimensions - counts.ndim))

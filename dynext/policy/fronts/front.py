@@ -1,7 +1,7 @@
 """Fronts: policies with a threshold of its own at every exit, none better than another on the rows they were drawn on.
 
-`dynext.choose` tries one threshold for all exits, which is a family that few rows can judge. Where rows are many, or
-the policy is tested on others afterwards (`control_risk`), thresholds of their own can save more.
+`dynext.choose` tries one threshold for all exits, a family so small that few rows are enough to choose from it. Where
+rows are many, or the policy is tested on others afterwards (`control_risk`), thresholds of their own can save more.
 
 Shape legend: n rows, e exits (the last is the full net), p policies, t thresholds of an exit, ascending.
 """
@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynext.errors import PolicyError
-from dynext.policy.calibrate import Calibration
-from dynext.policy.choose import temperatures
+from dynext.policy.bounds import Floats
+from dynext.policy.calibrate import Calibration, temperatures
 from dynext.policy.confidence import Measure, check_measure, confidences
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
-from dynext.types import Basis
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -48,7 +46,6 @@ class Front:
                 f"{len(self.policies)} policies of {len(kinds)} measures and temperatures, {len(self.cost_p)} costs, "
                 f"{len(self.right_p)} shares right; a front has one measure, and one of each a policy"
             )
-
         if any(policy.skip_rule is not None for policy in self.policies):
             raise PolicyError("policies that skip stages; a front knows of exits only, dx.choose weighs both")
 
@@ -79,9 +76,10 @@ class Front:
 
 
 class Grid:
-    """Thresholds for each early exit, and what sets of them do on a table: one number a policy and exit.
+    """Thresholds for each early exit of a table, and what combinations of them do there.
 
-    Number i below the number of an exit's thresholds means the i-th; that number itself means the exit is off.
+    A policy is a number for each exit ``[e]``: i means the exit's i-th threshold (from 0, ascending), and the number
+    of its thresholds means that the exit is off.
 
     Raises:
         PolicyError: patience, whose confidences depend on which exits run, or rows that skipped stages.
@@ -125,13 +123,13 @@ class Grid:
             exit_pn[leaves_pn] = e
         return exit_pn
 
-    def judge(self, chosen_pe: Ints) -> tuple[Floats, Floats]:
+    def score(self, chosen_pe: Ints) -> tuple[Floats, Floats]:
         """Cost, as a share of the static net's, and share right, of each policy."""
         exit_pn = self.exits_pn(chosen_pe)
-        rows = np.arange(len(self.table))
+        row_n = np.arange(len(self.table))
         macs_pe = self.macs_pe(chosen_pe)
         cost_p = np.take_along_axis(macs_pe, exit_pn, axis=1).mean(1) / max(self.table.static_macs, 1)
-        return cost_p, self.right_ne[rows, exit_pn].mean(1)
+        return cost_p, self.right_ne[row_n, exit_pn].mean(1)
 
     def macs_pe(self, chosen_pe: Ints) -> Floats:
         """MACs of a row that leaves at each exit."""
@@ -143,7 +141,7 @@ class Grid:
     def front(self, chosen_pe: Ints, how: str) -> Front:
         """The best of these policies and the static net."""
         chosen_pe = np.concatenate([chosen_pe, self.off_e[None]])
-        cost_p, right_p = self.judge(chosen_pe)
+        cost_p, right_p = self.score(chosen_pe)
         best = undominated(cost_p, right_p)
         table = self.table
         note = f"{how} on {table.rows} (n={len(table)}), basis {table.basis}"
@@ -155,15 +153,15 @@ class Grid:
         )
 
     def policy(self, chosen_e: Ints, note: str) -> Policy:
-        found = [
+        """The policy of one number an exit."""
+        threshold_e = [
             float(grid_t[i]) if i < len(grid_t) else None for grid_t, i in zip(self.thresholds_e, chosen_e, strict=True)
         ]
-        basis: Basis = self.table.basis
         return Policy(
             confidence=self.measure,
-            threshold_e=(*found, 0.0),
+            threshold_e=(*threshold_e, 0.0),
             temperature_e=self.temperature_e,
-            basis=basis,
+            basis=self.table.basis,
             note=note,
         )
 
@@ -178,8 +176,8 @@ def undominated(cost_p: Floats, right_p: Floats) -> Ints:
 
 def _thresholds(sure_n: Floats, size: int) -> Floats:
     """At most ``size`` thresholds between the confidences that occur, so that no last bit decides; 0 the first."""
-    seen = np.unique(sure_n[~np.isnan(sure_n)])
-    if len(seen) > size:
-        seen = np.unique(seen[np.linspace(0, len(seen) - 1, size).round().astype(int)])
-    between = np.float64(np.float32((seen[:-1] + seen[1:]) / 2))
+    value_v = np.unique(sure_n[~np.isnan(sure_n)])
+    if len(value_v) > size:
+        value_v = np.unique(value_v[np.linspace(0, len(value_v) - 1, size).round().astype(int)])
+    between = np.float64(np.float32((value_v[:-1] + value_v[1:]) / 2))
     return np.unique(np.concatenate([np.zeros(1), between]))

@@ -64,7 +64,7 @@ def _evolved(grid: Grid, population: int, generations: int, seed: int) -> Ints:
             super().__init__(n_var=len(grid.off_e), n_obj=2, xl=np.zeros_like(grid.off_e), xu=grid.off_e, vtype=int)
 
         def _evaluate(self, x: Ints, out: dict[str, Any], *_: Any, **__: Any) -> None:
-            cost_p, right_p = grid.judge(x.astype(np.int64))
+            cost_p, right_p = grid.score(x.astype(np.int64))
             out["F"] = np.stack([cost_p, 1 - right_p], axis=1)
 
     algorithm = NSGA2(
@@ -74,8 +74,8 @@ def _evolved(grid: Grid, population: int, generations: int, seed: int) -> Ints:
         mutation=PM(eta=10, vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    found = minimize(Thresholds(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
-    return np.atleast_2d(found.X).astype(np.int64)
+    result = minimize(Thresholds(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+    return np.atleast_2d(result.X).astype(np.int64)
 
 
 def _first(grid: Grid, population: int, seed: int) -> Ints:

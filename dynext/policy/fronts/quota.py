@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynext.errors import PolicyError
+from dynext.policy.bounds import Floats
 from dynext.policy.calibrate import Calibration
 from dynext.policy.confidence import Measure
-from dynext.policy.fronts.front import Floats, Front, Grid, undominated
+from dynext.policy.fronts.front import Front, Grid, undominated
 from dynext.policy.table import ExitTable
 
 POINTS = tuple(p / 20 for p in range(1, 40))
@@ -44,17 +45,17 @@ def quota_thresholds(sure_ne: Floats, share_e: Sequence[float]) -> list[float | 
     Source: as the public PyTorch code of MSDNet finds them, with a threshold of 1e8 where ours switches the exit off.
     """
     left_n = np.zeros(len(sure_ne), bool)
-    found: list[float | None] = []
+    threshold_e: list[float | None] = []
     for e, share in enumerate(share_e[:-1]):
         quota = math.floor(len(sure_ne) * share)
         waiting = np.sort(np.nan_to_num(sure_ne[~left_n, e], nan=-1.0))[::-1]
         if not 0 < quota <= len(waiting) or waiting[quota - 1] < 0:
-            found.append(None)
+            threshold_e.append(None)
             continue
         threshold = float(waiting[quota - 1])
-        found.append(threshold)
+        threshold_e.append(threshold)
         left_n |= sure_ne[:, e] >= threshold
-    return found
+    return threshold_e
 
 
 def quota_front(
@@ -72,14 +73,12 @@ def quota_front(
         PolicyError: a q that is not positive, or patience.
     """
     grid = Grid(table, size=len(table), temperature=temperature, confidence=confidence)
-    found = [quota_thresholds(grid.sure_ne, quotas(table.num_exits, q)) for q in points]
     chosen = []
-    for threshold_e in found:
-        places = []
+    for q in points:
+        threshold_e = quota_thresholds(grid.sure_ne, quotas(table.num_exits, q))
         for grid_t, threshold in zip(grid.thresholds_e, threshold_e, strict=True):
             # the grid's thresholds lie between confidences: the one just below leaves the same rows
-            places.append(len(grid_t) if threshold is None else int(np.searchsorted(grid_t, threshold, "right")) - 1)
-        chosen.append(places)
+            chosen.append(len(grid_t) if threshold is None else int(np.searchsorted(grid_t, threshold, "right")) - 1)
     chosen_pe = np.array(chosen, np.int64).reshape(len(points), -1)
-    cost_p, right_p = grid.judge(chosen_pe)
+    cost_p, right_p = grid.score(chosen_pe)
     return grid.front(chosen_pe[undominated(cost_p, right_p)], "MSDNet's quotas")

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, get_args
 
-import torch
-
 from dynext.errors import PolicyError
 from dynext.policy.bounds import upper_bound
-from dynext.policy.confidence import confidences
+from dynext.policy.confidence import confidences, first_sure_exit
 from dynext.policy.fronts.front import Front
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
@@ -26,10 +24,10 @@ def control_risk(
 ) -> Policy:
     """The cheapest policy of ``front`` by which at most ``max_drop`` is lost, with probability 1 - ``delta``.
 
-    ``table`` must hold other rows than the front was drawn on. Policies are tested on them from the dearest on, each at
-    ``delta``, until the first whose upper bound exceeds ``max_drop``: the order comes from other rows, so that testing
-    many needs no correction. No policy that passes is an answer too: the static net, whose note says so. A front by
-    labels may begin with policies that beat the full net and disagree with it; to bound disagreement, draw it on a
+    ``table`` must hold other rows than the front was drawn on. Policies are tested on them from the most expensive on,
+    each at ``delta``, until the first whose upper bound exceeds ``max_drop``: the order comes from other rows, so that
+    testing many needs no correction. Where no policy passes, the answer is the static net, whose note says so. A front
+    by labels may begin with policies that beat the full net and disagree with it; to bound disagreement, draw it on a
     table without labels.
 
     Args:
@@ -53,21 +51,21 @@ def control_risk(
     table.check_whole("risk control")
     if risk == "accuracy" and table.basis != "labels":
         raise PolicyError("accuracy is bounded on labelled samples only; give some, or risk='disagreement'")
-    told = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
-    picked: tuple[Policy, str] | None = None
+    terms = f"{risk} at most {max_drop:.2%} with probability {1 - delta:g}, tested on {table.rows} (n={len(table)})"
+    chosen = static = replace(Policy.never(table.num_exits), basis=table.basis, note=f"No exit is safe: {terms}.")
     for policy, lost in _lost(front, table, risk):
+        if not any(policy.enabled_e[:-1]):
+            chosen = static  # it loses nothing, and policies before it cost more
+            continue
         bound = float(upper_bound(lost, len(table), delta))
-        if bound > max_drop and any(policy.enabled_e[:-1]):
+        if bound > max_drop:
             break
-        picked = policy, f"{lost} samples lost, bound {bound:.2%}"
-    if picked is None or not any(picked[0].enabled_e[:-1]):
-        return replace(Policy.never(table.num_exits), basis=table.basis, note=f"No exit is safe: {told}.")
-    policy, found = picked
-    return replace(policy, note=f"{policy.note} {found}: {told}.")
+        chosen = replace(policy, note=f"{policy.note} {lost} samples lost, bound {bound:.2%}: {terms}.")
+    return chosen
 
 
 def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, int]]:
-    """The front's policies from the dearest on, each with how many rows it loses; confidences are taken once."""
+    """The front's policies from the most expensive on, each with how many rows it loses; confidences are taken once."""
     first = front.policies[0]
     first.check_exits(table.num_exits)
     sure_ne = confidences(table.logits_nek, first.confidence, first.temperature_e)
@@ -76,7 +74,5 @@ def _lost(front: Front, table: ExitTable, risk: Lost) -> Iterator[tuple[Policy, 
     else:
         lost_ne = table.right_ne[:, -1:] & ~table.right_ne
     for policy in reversed(front.policies):
-        limit_e = torch.tensor([torch.inf if t is None else t for t in policy.threshold_e])
-        leaves_ne = sure_ne >= limit_e.to(sure_ne)
-        leaves_ne[:, -1] = True
-        yield policy, int(lost_ne.gather(1, leaves_ne.int().argmax(1, keepdim=True)).sum())
+        exit_n = first_sure_exit(sure_ne, policy.threshold_e)
+        yield policy, int(lost_ne.gather(1, exit_n[:, None]).sum())

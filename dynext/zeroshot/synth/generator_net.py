@@ -1,4 +1,4 @@
-"""The net that paints samples from a latent and a class, and, if it is given some, from samples to start from.
+"""The net that generates samples from a latent and a class, and, if it is given some, from samples to start from.
 
 Shapes: b samples, c channels, h height, w width, d latent values.
 """
@@ -16,11 +16,11 @@ EDGE = 0.02
 """How near to black and white a starting pixel counts: at the very edge a sigmoid has no slope."""
 
 
-class Painter(nn.Module):
+class GeneratorNet(nn.Module):
     """Latent ``[b d]`` and class ``[b]`` to pixels ``[b c h w]`` in [0, 1], any size, gray or color.
 
     A linear layer fills a grid of a quarter of the sides, two up-convolutions (more for large pictures) lead to the
-    full size. With ``warm``, pixels to start from come in as well, and what is painted is a change of them: none at
+    full size. With ``warm``, pixels to start from come in as well, and what it gives is a change of them: none at
     first.
 
     Source of the shape: DAFL, Chen et al., ICCV 2019, arXiv:1904.01186. Ours knows the class and any size.
@@ -38,28 +38,28 @@ class Painter(nn.Module):
         self.norm = nn.BatchNorm2d(wide)
         num_ups = len(self.sizes) - 1
         self.ups = nn.ModuleList(_conv(wide, wide if i < num_ups - 1 else width) for i in range(num_ups))
-        self.look = nn.ModuleList(
+        self.encode = nn.ModuleList(
             _conv(channels if i == 0 else wide, wide, stride=2) for i in range(num_ups if warm else 0)
         )
-        self.paint = nn.Conv2d(width, channels, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(width, channels, 3, 1, 1)
         if warm:
-            nn.init.zeros_(self.paint.weight)
-            nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(self.to_pixels.weight)
+            nn.init.zeros_(self.to_pixels.bias)  # type: ignore[arg-type]
 
     def forward(self, z_bd: Tensor, class_b: Tensor, start: Tensor | None = None) -> Tensor:
-        """``start``: pixels ``[b c h w]``, for a warm painter only."""
+        """``start``: pixels ``[b c h w]``, for a warm generator only."""
         x = self.fill(torch.cat([z_bd, self.classes(class_b)], 1)).view(len(z_bd), 2 * self.width, *self.sizes[0])
         if start is not None:
-            x = x + self._seen(start)
+            x = x + self._encoded(start)
         x = self.norm(x)
         for up, size in zip(self.ups, self.sizes[1:], strict=True):
             x = up(F.interpolate(x, size=size))
-        change = self.paint(x)
+        change = self.to_pixels(x)
         return torch.sigmoid(change if start is None else change + start.clamp(EDGE, 1 - EDGE).logit())
 
-    def _seen(self, start: Tensor) -> Tensor:
-        for look in self.look:
-            start = look(start)
+    def _encoded(self, start: Tensor) -> Tensor:
+        for conv in self.encode:
+            start = conv(start)
         return start
 
 
@@ -71,11 +71,11 @@ def grids(size: tuple[int, int]) -> list[tuple[int, int]]:
     >>> grids((224, 224))[0]
     (14, 14)
     """
-    found = [size]
-    while len(found) < 3 or max(found[0]) > LARGEST_GRID:
-        h, w = found[0]
-        found.insert(0, (-(-h // 2), -(-w // 2)))
-    return found
+    sizes = [size]
+    while len(sizes) < 3 or max(sizes[0]) > LARGEST_GRID:
+        h, w = sizes[0]
+        sizes.insert(0, (-(-h // 2), -(-w // 2)))
+    return sizes
 
 
 def _conv(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The game in which a generator is trained: it paints what the teacher asks for and what exits do not know yet.
+"""How a generator is trained: to give what the teacher asks for and what exits do not know yet.
 
 Shapes: b samples, e exits (the early ones), k classes, d latent values.
 """
@@ -24,18 +24,18 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
-from dynext.zeroshot.synth.generator_net import Painter
-from dynext.zeroshot.synth.method import Work, rows_per_chunk
-from dynext.zeroshot.synth.teacher_student import Judge
+from dynext.zeroshot.synth.generator_net import GeneratorNet
+from dynext.zeroshot.synth.method import Work, samples_per_chunk
+from dynext.zeroshot.synth.teacher_student import TeacherAndStudent
 from dynext.zeroshot.synth.terms import adversarial, mode_seeking
 
 CHECKPOINT_SECONDS = 60.0
 CHASE_TEMPERATURE = 4.0
-"""Of the exits' distillation within the game; `distill`'s own default."""
+"""Of the exits' distillation within this training; `distill`'s own default."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class GeneratorSettings:
     """How a generator is trained: size, steps and the weights of its loss."""
 
     steps: int = 300
@@ -51,7 +51,7 @@ class Training:
     """Weight of the exits' divergence from the teacher; counts only where there is a student (``against``)."""
     diversity: float = 0.0
     chase: bool = True
-    """The student's exits (a copy) learn on the painted samples meanwhile, so that the generator has to move on."""
+    """The student's exits (a copy) learn on the generated samples meanwhile, so that the generator has to move on."""
     ages: int = 3
     """Generators that samples are drawn from: the last, and ones kept at even distances on the way's second half."""
 
@@ -69,45 +69,45 @@ class Training:
         return [round(self.steps * (0.5 + 0.5 * i / self.ages)) for i in range(self.ages - 1)]
 
 
-class Game(nn.Module):
-    """What is trained and what a kill leaves: the painter, its younger selves, the exits it plays against."""
+class GeneratorTraining(nn.Module):
+    """What is trained and what a kill leaves: the generator, its younger selves, the exits that learn meanwhile."""
 
-    def __init__(self, painter: Painter, ages: int, exits: Sequence[Exit]) -> None:
+    def __init__(self, generator: GeneratorNet, ages: int, exits: Sequence[Exit]) -> None:
         super().__init__()
-        self.painter = painter
-        self.ages = cast("list[Painter]", nn.ModuleList(copy.deepcopy(painter) for _ in range(ages - 1)))
+        self.generator = generator
+        self.ages = cast("list[GeneratorNet]", nn.ModuleList(copy.deepcopy(generator) for _ in range(ages - 1)))
         for age in self.ages:
             age.requires_grad_(False)
         self.exits = cast("list[Exit]", nn.ModuleList(exits))
 
     def forward(self, *asked: Any) -> Tensor:
-        """The painter's pixels."""
-        return self.painter(*asked)
+        """The generator's pixels."""
+        return self.generator(*asked)
 
-    def keep_age(self, settings: Training, done: float) -> None:
-        """Keep the painter as it is now, if this is a step to keep it at."""
+    def keep_age(self, settings: GeneratorSettings, done: float) -> None:
+        """Keep the generator as it is now, if this is a step to keep it at."""
         now = round(done * settings.steps)
         for age, at in zip(self.ages, settings.kept_at(), strict=True):
             if now == at:
-                age.load_state_dict(self.painter.state_dict())
+                age.load_state_dict(self.generator.state_dict())
 
 
 def trained(
     teacher: nn.Module,
     spec: InputSpec,
     seed: int,
-    settings: Training,
+    settings: GeneratorSettings,
     *,
     against: DynamicNet | None,
     pool: tuple[Tensor, Tensor] | None,
     work: Work,
-) -> Game:
-    """The game after its training, in eval, on the teacher's device; teacher and ``against`` stay as they are.
+) -> GeneratorTraining:
+    """All that was trained, in eval, on the teacher's device; teacher and ``against`` stay as they are.
 
     Args:
         pool: pixels to start from ``[n c h w]`` with a class each ``[n]``, for a generator that changes samples.
     """
-    settings = replace(settings, batch_size=min(settings.batch_size, rows_per_chunk(spec.shape)))
+    settings = replace(settings, batch_size=min(settings.batch_size, samples_per_chunk(spec.shape)))
     # Copies: the parameters of the caller's nets must collect no gradient.
     frozen = copy.deepcopy(teacher).requires_grad_(False)
     rival = None if against is None else copy.deepcopy(against).requires_grad_(False)
@@ -115,24 +115,26 @@ def trained(
     with torch.no_grad(), evaluating(frozen):
         num_classes = frozen(like).shape[-1]
     with seeded(seed):
-        painter = Painter(spec.shape, num_classes, latent=settings.latent, width=settings.width, warm=pool is not None)
-    game = Game(painter.to(like), settings.ages, [] if rival is None else rival.exits).train()
-    for exit in game.exits:
+        generator = GeneratorNet(
+            spec.shape, num_classes, latent=settings.latent, width=settings.width, warm=pool is not None
+        )
+    training = GeneratorTraining(generator.to(like), settings.ages, [] if rival is None else rival.exits).train()
+    for exit in training.exits:
         exit.requires_grad_(settings.chase)
-    judge = Judge(frozen, rival)
+    pair = TeacherAndStudent(frozen, rival)
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
-        game.keep_age(settings, done)
+        training.keep_age(settings, done)
         z_bd, class_b, start = _asked(settings, num_classes, pool, draw, like)
         # Whoever wraps the module for training may hand out single precision.
         x = spec.normalize(module(z_bd, class_b, *start).to(like))
-        return _loss(judge, game, settings, x, z_bd, class_b)
+        return _loss(pair, training, settings, x, z_bd, class_b)
 
-    fit(game, step, _config(settings, seed, like, work))
-    return game.eval()
+    fit(training, step, _config(settings, seed, like, work))
+    return training.eval()
 
 
-def _config(settings: Training, seed: int, like: Tensor, work: Work) -> FitConfig:
+def _config(settings: GeneratorSettings, seed: int, like: Tensor, work: Work) -> FitConfig:
     return FitConfig(
         steps=settings.steps,
         lr=settings.lr,
@@ -147,7 +149,7 @@ def _config(settings: Training, seed: int, like: Tensor, work: Work) -> FitConfi
 
 
 def _asked(
-    settings: Training, num_classes: int, pool: tuple[Tensor, Tensor] | None, draw: Generator, like: Tensor
+    settings: GeneratorSettings, num_classes: int, pool: tuple[Tensor, Tensor] | None, draw: Generator, like: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Latents, classes and perhaps starts; both halves of a batch ask for the same, so that pairs can be told apart."""
     b, half = settings.batch_size, -(-settings.batch_size // 2)
@@ -160,28 +162,35 @@ def _asked(
     return z_bd, class_n[index_b].to(like.device), [pixels[index_b].to(like)]
 
 
-def _loss(judge: Judge, game: Game, settings: Training, x: Tensor, z_bd: Tensor, class_b: Tensor) -> Tensor:
-    found = judge(x)
-    loss = settings.ce * F.cross_entropy(found.answer_bk, class_b)
-    if found.distance is not None:
-        loss = loss + settings.bn * found.distance
+def _loss(
+    pair: TeacherAndStudent,
+    training: GeneratorTraining,
+    settings: GeneratorSettings,
+    x: Tensor,
+    z_bd: Tensor,
+    class_b: Tensor,
+) -> Tensor:
+    observed = pair(x)
+    loss = settings.ce * F.cross_entropy(observed.answer_bk, class_b)
+    if observed.distance is not None:
+        loss = loss + settings.bn * observed.distance
     if settings.diversity:
         second = -(-len(x) // 2)
         first = len(x) - second
         pairs = (x[:first], x[second:], z_bd[:first], z_bd[second:])
         loss = loss + settings.diversity * mode_seeking(*pairs)
-    if found.taps:
-        loss = loss - settings.adv * adversarial(_frozen_exits(game, found.taps), found.answer_bk)
-    if found.taps and settings.chase:
-        early = [exit(tap.detach()) for exit, tap in zip(game.exits, found.taps, strict=True)]
-        loss = loss + torch.stack([distillation(e, found.answer_bk, CHASE_TEMPERATURE) for e in early]).sum()
+    if observed.taps:
+        loss = loss - settings.adv * adversarial(_frozen_exits(training, observed.taps), observed.answer_bk)
+    if observed.taps and settings.chase:
+        early = [exit(tap.detach()) for exit, tap in zip(training.exits, observed.taps, strict=True)]
+        loss = loss + torch.stack([distillation(e, observed.answer_bk, CHASE_TEMPERATURE) for e in early]).sum()
     return loss
 
 
-def _frozen_exits(game: Game, taps: list[Tensor]) -> Tensor:
+def _frozen_exits(training: GeneratorTraining, taps: list[Tensor]) -> Tensor:
     """The exits' logits ``[b e k]`` in eval, so that gradients reach the samples and not the exits."""
     logits_e = []
-    for exit, tap in zip(game.exits, taps, strict=True):
+    for exit, tap in zip(training.exits, taps, strict=True):
         with evaluating(exit):
             logits_e.append(functional_call(exit, {name: p.detach() for name, p in exit.named_parameters()}, (tap,)))
     return torch.stack(logits_e, dim=1)

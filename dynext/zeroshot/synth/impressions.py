@@ -16,10 +16,10 @@ from dynext.errors import SourceError
 from dynext.modules.modes import evaluating
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
+from dynext.zeroshot.synth.fitted import Start, starts
 from dynext.zeroshot.synth.inversion import balanced_targets, moved
 from dynext.zeroshot.synth.last_layer import last_linear, weights
-from dynext.zeroshot.synth.method import Maker, rows_per_chunk
-from dynext.zeroshot.synth.starts import Start, starts
+from dynext.zeroshot.synth.method import Sampler, samples_per_chunk
 
 FLOOR = 1e-4
 """Least concentration of a class, so that each can appear."""
@@ -54,10 +54,10 @@ def impressions(
     seed: int,
     *,
     start: Start = "fitted",
-    looks: int = 4,
+    styles: int = 4,
     candidates: int = 24,
     settings: Impressions = DEFAULT,
-) -> Maker:
+) -> Sampler:
     """Samples moved until softmax(logits / temperature) is a target drawn around their class.
 
     Needs no BatchNorm. Classes are evened out as in `inversion`; a class that no sample can reach (a dead one) gets its
@@ -71,10 +71,10 @@ def impressions(
     brings them to [0, 1] once more after multiplying, which cancels it.
     """
     concentration_kk = similarity(weights(last_linear(teacher, spec)))
-    first = starts(teacher, spec, seed, start, looks=looks, candidates=candidates)
+    first = starts(teacher, spec, seed, start, styles=styles, candidates=candidates)
 
-    def rows(count: int, draw: Generator) -> Tensor:
-        x = as_input(teacher, first.rows(count, draw))
+    def sample(count: int, draw: Generator) -> Tensor:
+        x = as_input(teacher, first.sample(count, draw))
         with torch.no_grad(), evaluating(teacher):
             class_b = balanced_targets(teacher(x)).cpu()
         target_bk = targets(class_b, concentration_kk, settings.betas, draw).to(x)
@@ -84,7 +84,7 @@ def impressions(
 
         return moved(teacher, x, spec, loss, iterations=settings.iterations, lr=settings.lr)
 
-    return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=first.notes)
+    return Sampler(sample=sample, per_chunk=samples_per_chunk(spec.shape), notes=first.notes)
 
 
 def similarity(weight_kd: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
-from dynext.zeroshot.synth.method import Maker, rows_per_chunk
-from dynext.zeroshot.synth.starts import Start, starts
-from dynext.zeroshot.synth.teacher_student import Judge, check_student
+from dynext.zeroshot.synth.fitted import Start, starts
+from dynext.zeroshot.synth.method import Sampler, samples_per_chunk
+from dynext.zeroshot.synth.teacher_student import TeacherAndStudent, check_student
 from dynext.zeroshot.synth.terms import competition
 
 
@@ -55,24 +55,24 @@ def inversion(
     seed: int,
     *,
     start: Start = "fitted",
-    looks: int = 4,
+    styles: int = 4,
     candidates: int = 24,
     settings: Inversion = DEFAULT,
     against: DynamicNet | None = None,
-) -> Maker:
-    """Samples warm-started from the looks that fit the teacher best (or from ``start``), then inverted chunk by chunk.
+) -> Sampler:
+    """Samples warm-started from the styles that fit the teacher best (or from ``start``), then inverted chunk by chunk.
 
     With ``against``, a net whose exits were distilled on earlier samples, they also move to where those exits disagree
     with the teacher: samples for a second round (`dynext.zeroshot.rounds`).
     """
     if against is not None:
         check_student(teacher, against, spec)
-    first = starts(teacher, spec, seed, start, looks=looks, candidates=candidates)
+    first = starts(teacher, spec, seed, start, styles=styles, candidates=candidates)
 
-    def rows(count: int, draw: Generator) -> Tensor:
-        return invert(teacher, first.rows(count, draw), spec, draw, settings, against=against)
+    def sample(count: int, draw: Generator) -> Tensor:
+        return invert(teacher, first.sample(count, draw), spec, draw, settings, against=against)
 
-    return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=first.notes)
+    return Sampler(sample=sample, per_chunk=samples_per_chunk(spec.shape), notes=first.notes)
 
 
 def invert(
@@ -94,12 +94,12 @@ def invert(
     Source: DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795, eqs. 2-4 and its adaptive version. Ours starts from
     procedural samples, which tens of steps improve where noise takes thousands, and normalizes the BatchNorm term.
     """
-    judge = Judge(teacher, against)
+    pair = TeacherAndStudent(teacher, against)
     with torch.no_grad(), evaluating(teacher):
         target_b = balanced_targets(teacher(as_input(teacher, x)))
 
     def loss(x: Tensor) -> Tensor:
-        return _loss(judge, _jittered(x, draw, config), target_b, config)
+        return _loss(pair, _jittered(x, draw, config), target_b, config)
 
     return moved(teacher, x, spec, loss, iterations=config.iterations, lr=config.lr)
 
@@ -120,21 +120,21 @@ def moved(
     return x.detach().float().cpu()
 
 
-def _loss(judge: Judge, x: Tensor, target_b: Tensor, config: Inversion) -> Tensor:
-    found = judge(x)
-    loss = config.ce * F.cross_entropy(found.answer_bk, target_b)
-    if found.distance is not None:
-        loss = config.bn * found.distance + loss
+def _loss(pair: TeacherAndStudent, x: Tensor, target_b: Tensor, config: Inversion) -> Tensor:
+    observed = pair(x)
+    loss = config.ce * F.cross_entropy(observed.answer_bk, target_b)
+    if observed.distance is not None:
+        loss = config.bn * observed.distance + loss
     loss = loss + config.tv * total_variation(x) + config.l2 * x.square().mean()
-    if found.taps:
-        loss = loss + config.compete * (1 - competition(judge.exits(found.taps), found.answer_bk).mean())
+    if observed.taps:
+        loss = loss + config.compete * (1 - competition(pair.exits(observed.taps), observed.answer_bk).mean())
     return loss
 
 
 def total_variation(x: Tensor) -> Tensor:
     """Mean absolute difference of neighboring pixels, both directions added; samples one pixel high have but one."""
-    found = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
-    return torch.stack(found).sum() if found else x.new_zeros(())
+    differences = [x.diff(dim=axis).abs().mean() for axis in (-1, -2) if x.shape[axis] > 1]
+    return torch.stack(differences).sum() if differences else x.new_zeros(())
 
 
 def _jittered(x: Tensor, draw: Generator, config: Inversion) -> Tensor:
@@ -147,7 +147,7 @@ def _jittered(x: Tensor, draw: Generator, config: Inversion) -> Tensor:
 def balanced_targets(answer_bk: Tensor) -> Tensor:
     """A class for each sample ``[b]``, by the teacher's answers, no class more than ``ceil(b / k)`` times.
 
-    The surest samples choose first; a sample whose class is full takes the next it looks like.
+    The surest samples choose first; a sample whose class is full takes the next it styles like.
     """
     b, k = answer_bk.shape
     room = [-(-b // k)] * k

@@ -1,4 +1,5 @@
-"""The last linear layer of a classifier: its weights tell which classes are alike, its input is the net's feature.
+"""What a teacher answers, and the last linear layer that the answer comes out of: its weights tell which classes are
+alike, its input is the net's feature.
 
 Shapes: b samples, k classes, d features.
 """
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dynext.errors import SourceError
+from dynext.errors import SourceError, line
 from dynext.modules.modes import evaluating
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
 
 Linear = nn.Linear | nn.Conv2d
+
+ASKED = 4
+"""Samples of noise by which a teacher's answer is looked at."""
 
 
 @torch.no_grad()
@@ -104,10 +108,10 @@ def answer_and_feature(teacher: nn.Module, layer: Linear | None, x: Tensor) -> t
         answer = teacher(x)
     finally:
         handle.remove()
-    found = seen[-1]
+    feature = seen[-1]
     if isinstance(layer, nn.Conv2d):
-        return answer, found.mean((2, 3))
-    return answer, found.flatten(1, -2).mean(1) if found.ndim > 2 else found
+        return answer, feature.mean((2, 3))
+    return answer, feature.flatten(1, -2).mean(1) if feature.ndim > 2 else feature
 
 
 def feature_layer(teacher: nn.Module, spec: InputSpec) -> Linear | None:
@@ -116,3 +120,49 @@ def feature_layer(teacher: nn.Module, spec: InputSpec) -> Linear | None:
         return last_linear(teacher, spec)
     except SourceError:
         return None
+
+
+@torch.no_grad()
+def answers(teacher: nn.Module, spec: InputSpec) -> Tensor:
+    """What ``teacher``, in evaluation, answers to a few samples of noise ``[b k]``.
+
+    Raises:
+        SourceError: it fails on samples of this shape, or answers something else than one tensor ``[b k]``.
+    """
+    kind = type(teacher).__name__
+    x = as_input(teacher, torch.randn(ASKED, *spec.shape, generator=generator(0)))
+    try:
+        with evaluating(teacher):
+            answer = teacher(x)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise SourceError(
+            f"{kind} does not take samples of shape {spec.shape} ({line(error)}); give the shape of one sample that it "
+            f"expects"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != ASKED:
+        told = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise SourceError(
+            f"{kind} answers {told} for {ASKED} samples; give a net that answers one tensor of logits [b k]"
+        )
+    return answer
+
+
+def check_logits(teacher: nn.Module, spec: InputSpec) -> None:
+    """That ``teacher`` answers with logits of at least two classes.
+
+    Raises:
+        SourceError: as `answers`; or one class alone, or probabilities, on which a softmax would make every answer look
+            unsure: what a wrong answer costs is then told too low, and thresholds let too many samples leave.
+    """
+    kind = type(teacher).__name__
+    found_bk = answers(teacher, spec).float()
+    if found_bk.shape[1] < 2:
+        raise SourceError(
+            f"{kind} answers one number a sample; exits need a logit for each of two or more classes "
+            f"(for a yes-or-no net with logit z: torch.cat([torch.zeros_like(z), z], 1))"
+        )
+    if bool((found_bk >= 0).all()) and bool(((found_bk.sum(1) - 1).abs() < 0.01).all()):
+        raise SourceError(
+            f"{kind} answers probabilities (each sample adds up to 1), not logits; leave its softmax out, or take the "
+            f"logarithm of what it gives"
+        )

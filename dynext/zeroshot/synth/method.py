@@ -32,43 +32,43 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maker:
+class Sampler:
     """How samples are made. Chunks have a fixed size and a generator each, so that a killed synthesis can go on.
 
-    A method is a function ``(teacher, spec, seed, **options) -> Maker``, or ``-> Plan`` where something has to be
-    trained first. What is found out about the teacher in seconds is found out in the call itself.
+    A method is a function ``(teacher, spec, seed, **options) -> Sampler``, or ``-> UntrainedSampler`` where something
+    has to be trained first. What is found out about the teacher in seconds is found out in the call itself.
     """
 
-    rows: Callable[[int, Generator], Tensor]
-    """``rows(count, draw)``: ``count`` samples ``[count c h w]``, normalized."""
+    sample: Callable[[int, Generator], Tensor]
+    """``sample(count, draw)``: ``count`` samples ``[count c h w]``, normalized."""
     per_chunk: int
     notes: dict[str, Any] = field(default_factory=dict)
     """What was found out, for the bank's provenance."""
     bn: BatchNormMode = "batch"
 
-    def prepare(self, work: Work) -> Maker:
+    def prepare(self, work: Work) -> Sampler:
         """Itself: nothing long has to be done first."""
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class UntrainedSampler:
     """A maker that takes long to get ready: `synthesize` asks for it once it knows that samples are wanted and
     where.
     """
 
-    prepare: Callable[[Work], Maker]
+    prepare: Callable[[Work], Sampler]
     per_chunk: int
     bn: BatchNormMode = "batch"
 
 
-def rows_per_chunk(shape: tuple[int, ...]) -> int:
+def samples_per_chunk(shape: tuple[int, ...]) -> int:
     """256 small samples, or as many large ones as fit a few megabytes, so that a chunk stays in the processor's
     cache.
     """
     return max(16, min(256, 2**18 // (shape[-1] * shape[-2])))
 
 
-def option_names(method: Callable[..., Maker | Plan]) -> list[str]:
+def option_names(method: Callable[..., Sampler | UntrainedSampler]) -> list[str]:
     """The options that a method knows."""
     return [k for k, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY]

@@ -14,9 +14,9 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.last_layer import feature_layer
-from dynext.zeroshot.synth.method import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, option_names, samples_per_chunk
 from dynext.zeroshot.synth.mixture_weights import best_shares, mixed_loss, moments
-from dynext.zeroshot.synth.row_filter import Filter, keep
+from dynext.zeroshot.synth.sample_filter import Filter, keep
 from dynext.zeroshot.synth.teacher_student import check_student
 
 DEFAULT = Filter(oversample=1.0)
@@ -36,7 +36,7 @@ LEAST = 0.1
 PROBE = 128
 
 
-def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[..., Plan]:
+def mixture_of(known: Mapping[str, Callable[..., Sampler | UntrainedSampler]]) -> Callable[..., UntrainedSampler]:
     """The method ``mixture``, whose parts are among ``known``."""
 
     def mixture(
@@ -49,7 +49,7 @@ def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[...
         parts: Mapping[str, Mapping[str, Any]] | None = None,
         settings: Filter = DEFAULT,
         against: DynamicNet | None = None,
-    ) -> Plan:
+    ) -> UntrainedSampler:
         """Samples of several ``methods``; of ``settings.oversample`` times as many as wanted, the most useful are kept.
 
         Args:
@@ -70,33 +70,33 @@ def mixture_of(known: Mapping[str, Callable[..., Maker | Plan]]) -> Callable[...
                     given[name].setdefault("against", against)
         plans = {name: known[name](teacher, spec, seed, **given[name]) for name in methods}
 
-        def prepare(work: Work) -> Maker:
-            makers = {name: plan.prepare(work) for name, plan in plans.items()}
-            share_m, told = _shares(teacher, makers, spec, seed, shares)
+        def prepare(work: Work) -> Sampler:
+            samplers = {name: plan.prepare(work) for name, plan in plans.items()}
+            share_m, told = _shares(teacher, samplers, spec, seed, shares)
             layer = feature_layer(teacher, spec)
 
-            def rows(count: int, draw: Generator) -> Tensor:
+            def sample(count: int, draw: Generator) -> Tensor:
                 wanted = math.ceil(count * settings.oversample)
                 x = torch.cat(
                     [
-                        maker.rows(some, draw)
-                        for maker, some in zip(makers.values(), dealt(wanted, share_m, draw), strict=True)
+                        sampler.sample(some, draw)
+                        for sampler, some in zip(samplers.values(), dealt(wanted, share_m, draw), strict=True)
                         if some
                     ]
                 )
                 kept = keep(teacher, layer, x, count, settings, against)
                 return x[kept[torch.randperm(len(kept), generator=draw)]]
 
-            notes = {**told, "parts": {name: maker.notes for name, maker in makers.items()}}
-            return Maker(rows=rows, per_chunk=rows_per_chunk(spec.shape), notes=notes)
+            notes = {**told, "parts": {name: sampler.notes for name, sampler in samplers.items()}}
+            return Sampler(sample=sample, per_chunk=samples_per_chunk(spec.shape), notes=notes)
 
-        return Plan(prepare=prepare, per_chunk=rows_per_chunk(spec.shape))
+        return UntrainedSampler(prepare=prepare, per_chunk=samples_per_chunk(spec.shape))
 
     return mixture
 
 
 def _checked(
-    known: Mapping[str, Callable[..., Maker | Plan]],
+    known: Mapping[str, Callable[..., Sampler | UntrainedSampler]],
     methods: Sequence[str],
     shares: Sequence[float] | None,
     parts: Mapping[str, Mapping[str, Any]],
@@ -120,23 +120,23 @@ def _checked(
 
 
 def _shares(
-    teacher: nn.Module, makers: Mapping[str, Maker], spec: InputSpec, seed: int, shares: Sequence[float] | None
+    teacher: nn.Module, samplers: Mapping[str, Sampler], spec: InputSpec, seed: int, shares: Sequence[float] | None
 ) -> tuple[list[float], dict[str, Any]]:
     """The share of each method, and what the provenance tells about them."""
     if shares is not None:
-        found = [share / sum(shares) for share in shares]
-        return found, {"shares": dict(zip(makers, found, strict=True))}
-    count = min(PROBE, rows_per_chunk(spec.shape))
-    probed = [moments(teacher, maker.rows(count, generator(seed))) for maker in makers.values()]
+        share_m = [share / sum(shares) for share in shares]
+        return share_m, {"shares": dict(zip(samplers, share_m, strict=True))}
+    count = min(PROBE, samples_per_chunk(spec.shape))
+    probed = [moments(teacher, sampler.sample(count, generator(seed))) for sampler in samplers.values()]
     kinds, wanted = [kind for kind, _ in probed], probed[0][1]
-    found = affordable(list(makers), best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds))))
+    share_m = affordable(list(samplers), best_shares(kinds, wanted, least=min(LEAST, 1 / len(kinds))))
     one = torch.ones(1, dtype=torch.double)
     told = {
-        "shares": {name: round(share, 4) for name, share in zip(makers, found, strict=True)},
-        "loss": {n: float(mixed_loss(one, [kind], wanted)) for n, kind in zip(makers, kinds, strict=True)},
-        "mixed_loss": float(mixed_loss(torch.tensor(found, dtype=torch.double), kinds, wanted)),
+        "shares": {name: round(share, 4) for name, share in zip(samplers, share_m, strict=True)},
+        "loss": {n: float(mixed_loss(one, [kind], wanted)) for n, kind in zip(samplers, kinds, strict=True)},
+        "mixed_loss": float(mixed_loss(torch.tensor(share_m, dtype=torch.double), kinds, wanted)),
     }
-    return found, told
+    return share_m, told
 
 
 def affordable(names: Sequence[str], shares: Sequence[float]) -> list[float]:

@@ -42,29 +42,29 @@ class Wanted:
 @torch.no_grad()
 def moments(teacher: nn.Module, x: Tensor) -> tuple[Moments, Wanted]:
     """What the samples ``x [b ...]`` bring to the teacher's BatchNorms and classes; the teacher runs in eval."""
-    found: list[tuple[Tensor, ...]] = []
+    layers: list[tuple[Tensor, ...]] = []
 
-    def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def style(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         value = inputs[0].double()
         axes = [axis for axis in range(value.ndim) if axis != 1]
         size = torch.full_like(norm.running_mean, 1 / norm.num_features, dtype=torch.double)
         var = norm.running_var.double() + norm.eps
         # eps belongs to both variances (see `bn_distance`), hence to the mean square
-        found.append((value.mean(axes), value.square().mean(axes) + norm.eps, norm.running_mean.double(), var, size))
+        layers.append((value.mean(axes), value.square().mean(axes) + norm.eps, norm.running_mean.double(), var, size))
 
-    handles = [norm.register_forward_pre_hook(look) for norm in batch_norms(teacher)]
+    handles = [norm.register_forward_pre_hook(style) for norm in batch_norms(teacher)]
     try:
         with evaluating(teacher):
             answer_bk = teacher(as_input(teacher, x))
     finally:
         for handle in handles:
             handle.remove()
-    if found:
-        columns = [torch.cat(column).cpu() for column in zip(*found, strict=True)]
+    if layers:
+        columns = [torch.cat(column).cpu() for column in zip(*layers, strict=True)]
     else:
         columns = [torch.empty(0, dtype=torch.double)] * 5
     brought = Moments(mean_c=columns[0], square_c=columns[1], answer_k=answer_bk.double().softmax(-1).mean(0).cpu())
-    return brought, Wanted(mean_c=columns[2], var_c=columns[3], weight_c=columns[4] / max(len(found), 1))
+    return brought, Wanted(mean_c=columns[2], var_c=columns[3], weight_c=columns[4] / max(len(layers), 1))
 
 
 def mixed_loss(share_m: Tensor, kinds: Sequence[Moments], wanted: Wanted) -> Tensor:

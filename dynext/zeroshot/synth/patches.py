@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from dynext.errors import SourceError
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.method import Maker, rows_per_chunk
+from dynext.zeroshot.synth.method import Sampler, samples_per_chunk
 
 SMALLEST_LEVEL = 8
 
@@ -51,7 +51,7 @@ def patches(
     *,
     image: Path | str | np.ndarray | Tensor | None = None,
     settings: Patching = DEFAULT,
-) -> Maker:
+) -> Sampler:
     """Samples cut from ``image``: a file, or pixels ``[h w]``, ``[h w c]`` or ``[c h w]``, uint8 or float in [0, 1].
 
     A large picture full of different things serves best. Gray nets see it in gray.
@@ -68,9 +68,9 @@ def patches(
             "them: synthesize a bank first and give it as distill_on=, or --bank)"
         )
     levels = _levels(_pixels(image, spec), spec)
-    return Maker(
-        rows=lambda count, draw: spec.normalize(cut(levels, count, spec, draw, settings)),
-        per_chunk=rows_per_chunk(spec.shape),
+    return Sampler(
+        sample=lambda count, draw: spec.normalize(cut(levels, count, spec, draw, settings)),
+        per_chunk=samples_per_chunk(spec.shape),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Look
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Style
 
 
 def gaussian(n: int, shape: tuple[int, ...], draw: Generator) -> Tensor:
@@ -20,38 +20,38 @@ def gaussian(n: int, shape: tuple[int, ...], draw: Generator) -> Tensor:
     return torch.randn(n, *shape, generator=draw)
 
 
-def pink(n: int, shape: tuple[int, ...], draw: Generator, look: Look = LEAVES) -> Tensor:
+def pink(n: int, shape: tuple[int, ...], draw: Generator, style: Style = LEAVES) -> Tensor:
     """Noise ``[n c h w]`` with an amplitude of 1/frequency^exponent, around one random color a sample."""
     channels, h, w = shape
-    field = _noise(n, 1, (h, w), draw, look.exponent)
-    if channels > 1 and look.saturation:
-        field = _tinted(field, _noise(n, channels, (h, w), draw, look.exponent), look.saturation)
-    level = look.level + _colors(n, channels, draw, look)[:, :, None, None]
-    return (level + look.contrast * field).clamp_(0, 1).expand(n, channels, h, w)
+    field = _noise(n, 1, (h, w), draw, style.exponent)
+    if channels > 1 and style.saturation:
+        field = _tinted(field, _noise(n, channels, (h, w), draw, style.exponent), style.saturation)
+    level = style.level + _colors(n, channels, draw, style)[:, :, None, None]
+    return (level + style.contrast * field).clamp_(0, 1).expand(n, channels, h, w)
 
 
-def leaves(n: int, shape: tuple[int, ...], draw: Generator, look: Look = LEAVES) -> Tensor:
+def leaves(n: int, shape: tuple[int, ...], draw: Generator, style: Style = LEAVES) -> Tensor:
     """Dead leaves ``[n c h w]``: shaded, textured ellipses and rectangles that cover each other, anywhere.
 
     Source: Lee, Mumford and Huang, IJCV 2001 (radii follow r^-3); as a training set Baradad et al., NeurIPS 2021,
     arXiv:2106.05963. Ours adds texture and shading.
     """
-    picture = _Picture.start(n, shape, draw, look)
-    for k in range(look.count):
+    picture = _Picture.start(n, shape, draw, style)
+    for k in range(style.count):
         picture.paint(k, _anywhere(picture, draw), picture.colors(draw), draw)
     return picture.pixels.clamp_(0, 1)
 
 
-def objects(n: int, shape: tuple[int, ...], draw: Generator, look: Look = OBJECTS) -> Tensor:
+def objects(n: int, shape: tuple[int, ...], draw: Generator, style: Style = OBJECTS) -> Tensor:
     """One thing in the middle of each picture ``[n c h w]``: a body with smaller shapes on it, often symmetric.
 
     A part is colored like the body (half of them), differently (three in ten), or like the ground: a hole.
     """
-    picture = _Picture.start(n, shape, draw, look)
+    picture = _Picture.start(n, shape, draw, style)
     ground = picture.pixels.mean((-2, -1))
-    parts_n = torch.randint(1, look.count + 1, (n,), generator=draw)
+    parts_n = torch.randint(1, style.count + 1, (n,), generator=draw)
     body, color = _body(picture, draw), picture.colors(draw)
-    for k in range(look.count):
+    for k in range(style.count):
         kind = torch.rand(n, 1, generator=draw)
         part = torch.where(kind < 0.5, color, torch.where(kind < 0.8, picture.colors(draw), ground))
         shapes, fill = (body, color) if k == 0 else (_attached(picture, body, draw), part)
@@ -59,9 +59,9 @@ def objects(n: int, shape: tuple[int, ...], draw: Generator, look: Look = OBJECT
     return picture.pixels.clamp_(0, 1)
 
 
-def paint(n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> Tensor:
-    """`leaves` or `objects`, as ``look.layout`` says."""
-    return (leaves if look.layout == "leaves" else objects)(n, shape, draw, look)
+def paint(n: int, shape: tuple[int, ...], draw: Generator, style: Style) -> Tensor:
+    """`leaves` or `objects`, as ``style.layout`` says."""
+    return (leaves if style.layout == "leaves" else objects)(n, shape, draw, style)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +84,26 @@ class _Picture:
     x: Tensor
     y: Tensor
     textures: Tensor
-    look: Look
+    style: Style
 
     @classmethod
-    def start(cls, n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> _Picture:
+    def start(cls, n: int, shape: tuple[int, ...], draw: Generator, style: Style) -> _Picture:
         h, w = shape[1:]
         half = min(h, w) / 2
         x_w = (torch.arange(w) + 0.5 - w / 2) / half
-        mirrored = torch.rand(n, 1, generator=draw) < look.mirror
+        mirrored = torch.rand(n, 1, generator=draw) < style.mirror
         return cls(
-            pixels=_ground(n, shape, draw, look),
+            pixels=_ground(n, shape, draw, style),
             # Painting on |x| makes a sample symmetric at no cost.
             x=torch.where(mirrored, x_w.abs(), x_w),
             y=((torch.arange(h) + 0.5 - h / 2) / half)[None],
-            textures=_noise(n, 2, (h, w), draw, look.exponent),
-            look=look,
+            textures=_noise(n, 2, (h, w), draw, style.exponent),
+            style=style,
         )
 
     def colors(self, draw: Generator) -> Tensor:
         n, channels = self.pixels.shape[:2]
-        return self.look.level + _colors(n, channels, draw, self.look)
+        return self.style.level + _colors(n, channels, draw, self.style)
 
     def plane(self, a_n: Tensor, b_n: Tensor, c_n: Tensor) -> Tensor:
         """``a x + b y + c`` over the grid ``[n h w]``: sums of a sample and a column, which is what makes this fast."""
@@ -115,9 +115,9 @@ class _Picture:
         mask = self._mask(shapes)
         if shown_n is not None:
             mask *= shown_n[:, None, None]
-        slope_x, slope_y = torch.randn(2, n, generator=draw) * self.look.shading
+        slope_x, slope_y = torch.randn(2, n, generator=draw) * self.style.shading
         value = self.plane(slope_x, slope_y, -(slope_x * shapes.x + slope_y * shapes.y))
-        amplitude = torch.rand(n, generator=draw) * 2 * self.look.texture
+        amplitude = torch.rand(n, generator=draw) * 2 * self.style.texture
         # Rolled along the samples: each shape wears another sample's texture, without a new one being made.
         value += amplitude[:, None, None] * self.textures[:, k % 2].roll(k // 2, 0)
         for c in range(self.pixels.shape[1]):
@@ -135,14 +135,14 @@ class _Picture:
 
 def _anywhere(picture: _Picture, draw: Generator) -> _Shapes:
     n, _, h, w = picture.pixels.shape
-    small, large = picture.look.radius
+    small, large = picture.style.radius
     # The inverse of the distribution function of r^-3 between the two radii.
     long = (small**-2 + torch.rand(n, generator=draw) * (large**-2 - small**-2)) ** -0.5
     return _Shapes(
         x=_uniform(n, -w / min(h, w), w / min(h, w), draw),
         y=_uniform(n, -h / min(h, w), h / min(h, w), draw),
         long=long,
-        wide=long * _uniform(n, *picture.look.aspect, draw),
+        wide=long * _uniform(n, *picture.style.aspect, draw),
         angle=_uniform(n, 0.0, math.pi, draw),
         round=torch.rand(n, generator=draw) < 0.5,
     )
@@ -150,13 +150,13 @@ def _anywhere(picture: _Picture, draw: Generator) -> _Shapes:
 
 def _body(picture: _Picture, draw: Generator) -> _Shapes:
     n = len(picture.pixels)
-    long = _uniform(n, *picture.look.radius, draw)
+    long = _uniform(n, *picture.style.radius, draw)
     tilt = torch.where(torch.rand(n, generator=draw) < 0.3, _uniform(n, -0.8, 0.8, draw), 0.0)
     return _Shapes(
         x=_uniform(n, -0.1, 0.1, draw),
         y=_uniform(n, -0.1, 0.1, draw),
         long=long,
-        wide=long * _uniform(n, *picture.look.aspect, draw),
+        wide=long * _uniform(n, *picture.style.aspect, draw),
         angle=_quarter_turn(n, draw) + tilt,
         round=torch.rand(n, generator=draw) < 0.4,
     )
@@ -173,7 +173,7 @@ def _attached(picture: _Picture, body: _Shapes, draw: Generator) -> _Shapes:
         x=body.x + body.angle.cos() * along - body.angle.sin() * across,
         y=body.y + body.angle.sin() * along + body.angle.cos() * across,
         long=long,
-        wide=(long * _uniform(n, *picture.look.aspect, draw) * thin).clamp_min(0.05),
+        wide=(long * _uniform(n, *picture.style.aspect, draw) * thin).clamp_min(0.05),
         angle=_quarter_turn(n, draw) + _uniform(n, -0.4, 0.4, draw),
         round=torch.rand(n, generator=draw) < 0.4,
     )
@@ -184,12 +184,12 @@ def _quarter_turn(n: int, draw: Generator) -> Tensor:
     return torch.randint(2, (n,), generator=draw) * (math.pi / 2)
 
 
-def _ground(n: int, shape: tuple[int, ...], draw: Generator, look: Look) -> Tensor:
-    if look.ground == "texture":
-        return pink(n, shape, draw, look).contiguous()
+def _ground(n: int, shape: tuple[int, ...], draw: Generator, style: Style) -> Tensor:
+    if style.ground == "texture":
+        return pink(n, shape, draw, style).contiguous()
     # Half of even grounds are exactly black or white, as cut-out or scanned pictures are.
     shade = (torch.rand(n, 1, 1, 1, generator=draw) - 0.5).clamp_min(0) * 0.3
-    return (shade if look.ground == "dark" else 1 - shade).repeat(1, *shape)
+    return (shade if style.ground == "dark" else 1 - shade).repeat(1, *shape)
 
 
 def _noise(n: int, channels: int, size: tuple[int, int], draw: Generator, exponent: float) -> Tensor:
@@ -204,11 +204,11 @@ def _noise(n: int, channels: int, size: tuple[int, int], draw: Generator, expone
     return field / field.std((-2, -1), keepdim=True).clamp_min(1e-6)
 
 
-def _colors(n: int, channels: int, draw: Generator, look: Look) -> Tensor:
-    """Deviations ``[n c]`` from the look's level: a brightness a sample, tinted."""
+def _colors(n: int, channels: int, draw: Generator, style: Style) -> Tensor:
+    """Deviations ``[n c]`` from the style's level: a brightness a sample, tinted."""
     gray = torch.randn(n, 1, generator=draw)
     tint = torch.randn(n, channels, generator=draw)
-    return look.contrast * _tinted(gray, tint, look.saturation if channels > 1 else 0.0)
+    return style.contrast * _tinted(gray, tint, style.saturation if channels > 1 else 0.0)
 
 
 def _tinted(gray: Tensor, tint: Tensor, saturation: float) -> Tensor:

@@ -84,9 +84,9 @@ def quality(bank: Bank, teacher: nn.Module, exits: DynamicNet | None = None) -> 
     if exits is not None:
         check_student(teacher, exits, bank.spec)
     layer = feature_layer(teacher, bank.spec)
-    found = [_looked(bank, teacher, exits, layer, index) for index in _spread(bank)]
-    answer_nk = torch.cat([batch[0] for batch in found])
-    feature_nd = torch.cat([batch[1] for batch in found])
+    batches = [_looked(bank, teacher, exits, layer, index) for index in _spread(bank)]
+    answer_nk = torch.cat([batch[0] for batch in batches])
+    feature_nd = torch.cat([batch[1] for batch in batches])
     if not torch.isfinite(answer_nk).all():
         raise SourceError(
             "the teacher's answers hold NaN or infinity on these samples; look at the samples' normalization"
@@ -96,13 +96,13 @@ def quality(bank: Bank, teacher: nn.Module, exits: DynamicNet | None = None) -> 
         method=bank.provenance.method,
         rows=len(bank),
         looked_at=len(answer_nk),
-        bn_loss=_mean([batch[2] for batch in found]),
+        bn_loss=_mean([batch[2] for batch in batches]),
         class_balance=float(entropy(share_k)),
         classes_seen=int((share_k > 0).sum()),
         num_classes=answer_nk.shape[1],
         confidence=float(answer_nk.softmax(-1).amax(-1).mean()),
         diversity=diversity(feature_nd),
-        disagreement=_mean([batch[3] for batch in found]),
+        disagreement=_mean([batch[3] for batch in batches]),
         seconds=bank.provenance.seconds,
     )
 

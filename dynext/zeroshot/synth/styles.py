@@ -20,7 +20,7 @@ _GROUNDS: tuple[Ground, ...] = ("texture", "dark", "light")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Style:
     """Parameters of a procedural picture."""
 
     layout: Layout = "leaves"
@@ -55,7 +55,7 @@ class Look:
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise SourceError(f"aspect {self.aspect}; give (smallest, largest), both positive")
         if self.count < 1:
-            raise SourceError(f"count {self.count}; a look needs at least one shape")
+            raise SourceError(f"count {self.count}; a style needs at least one shape")
         if self.layout not in _LAYOUTS or self.ground not in _GROUNDS:
             raise SourceError(
                 f"layout {self.layout!r} on ground {self.ground!r}; "
@@ -63,11 +63,11 @@ class Look:
             )
 
 
-LEAVES = Look()
-OBJECTS = Look(
+LEAVES = Style()
+OBJECTS = Style(
     layout="objects", ground="dark", count=6, radius=(0.5, 1.0), level=0.55, contrast=0.22, texture=0.12, mirror=0.6
 )
-PRESETS: dict[str, Look] = {
+PRESETS: dict[str, Style] = {
     "leaves": LEAVES,
     "soft leaves": replace(LEAVES, contrast=0.12, saturation=0.15, exponent=2.2, radius=(0.3, 1.2)),
     "vivid leaves": replace(LEAVES, contrast=0.25, saturation=0.5, exponent=1.5, radius=(0.1, 1.0)),
@@ -78,14 +78,14 @@ PRESETS: dict[str, Look] = {
         OBJECTS, radius=(0.4, 0.8), aspect=(0.12, 0.25), level=0.95, contrast=0.1, texture=0.02, shading=0.05
     ),
 }
-"""Named looks: natural pictures, goods on a shelf or on paper, handwriting."""
+"""Named styles: natural pictures, goods on a shelf or on paper, handwriting."""
 
 
-def random_look(draw: Generator) -> Look:
-    """Any look, layout and ground included."""
+def random_style(draw: Generator) -> Style:
+    """Any style, layout and ground included."""
     layout = _LAYOUTS[_integer(0, 1, draw)]
     small = _number(0.08, 0.5, draw)
-    return Look(
+    return Style(
         layout=layout,
         ground="texture" if layout == "leaves" else _GROUNDS[_integer(0, 2, draw)],
         count=_integer(8, 20, draw) if layout == "leaves" else _integer(3, 8, draw),
@@ -101,23 +101,23 @@ def random_look(draw: Generator) -> Look:
     )
 
 
-def varied(look: Look, draw: Generator) -> Look:
-    """``look`` with its amplitudes and lengths changed by up to a third, its levels by up to a tenth."""
+def varied(style: Style, draw: Generator) -> Style:
+    """``style`` with its amplitudes and lengths changed by up to a third, its levels by up to a tenth."""
 
     def scaled(value: float) -> float:
         return round(value * 1.33 ** _number(-1.0, 1.0, draw), 4)
 
-    small, large = look.radius
+    small, large = style.radius
     new_small = scaled(small)
     return replace(
-        look,
+        style,
         radius=(new_small, max(scaled(large), new_small)),
-        level=min(max(look.level + _number(-0.1, 0.1, draw), 0.05), 0.95),
-        contrast=scaled(look.contrast),
-        saturation=min(scaled(look.saturation), 1.0),
-        exponent=scaled(look.exponent),
-        texture=scaled(look.texture),
-        shading=scaled(look.shading),
+        level=min(max(style.level + _number(-0.1, 0.1, draw), 0.05), 0.95),
+        contrast=scaled(style.contrast),
+        saturation=min(scaled(style.saturation), 1.0),
+        exponent=scaled(style.exponent),
+        texture=scaled(style.texture),
+        shading=scaled(style.shading),
     )
 
 

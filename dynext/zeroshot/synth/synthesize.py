@@ -20,48 +20,48 @@ from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
 from dynext.zeroshot.synth import procedural
-from dynext.zeroshot.synth.answers import answers
 from dynext.zeroshot.synth.bn_statistics import in_full
 from dynext.zeroshot.synth.fitted import fitted
 from dynext.zeroshot.synth.generator import generator as trained_generator
 from dynext.zeroshot.synth.impressions import impressions
 from dynext.zeroshot.synth.inversion import inversion
-from dynext.zeroshot.synth.method import Maker, Plan, Work, option_names, rows_per_chunk
+from dynext.zeroshot.synth.last_layer import answers
+from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, option_names, samples_per_chunk
 from dynext.zeroshot.synth.mixture import mixture_of
 from dynext.zeroshot.synth.patches import patches
-from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Look
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Style
 
 
-def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Maker:
-    return Maker(
-        rows=lambda count, draw: procedural.gaussian(count, spec.shape, draw), per_chunk=rows_per_chunk(spec.shape)
+def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Sampler:
+    return Sampler(
+        sample=lambda count, draw: procedural.gaussian(count, spec.shape, draw), per_chunk=samples_per_chunk(spec.shape)
     )
 
 
-def _painter(verb: Callable[..., Tensor], default: Look) -> Callable[..., Maker]:
+def _painted(verb: Callable[..., Tensor], default: Style) -> Callable[..., Sampler]:
     """A method that paints the same samples for every teacher."""
 
-    def method(teacher: nn.Module, spec: InputSpec, seed: int, *, look: Look = default) -> Maker:
-        return Maker(
-            rows=lambda count, draw: spec.normalize(verb(count, spec.shape, draw, look)),
-            per_chunk=rows_per_chunk(spec.shape),
+    def method(teacher: nn.Module, spec: InputSpec, seed: int, *, style: Style = default) -> Sampler:
+        return Sampler(
+            sample=lambda count, draw: spec.normalize(verb(count, spec.shape, draw, style)),
+            per_chunk=samples_per_chunk(spec.shape),
         )
 
     return method
 
 
-METHODS: dict[str, Callable[..., Maker | Plan]] = {
+METHODS: dict[str, Callable[..., Sampler | UntrainedSampler]] = {
     "gaussian": _gaussian,
-    "pink": _painter(procedural.pink, LEAVES),
-    "leaves": _painter(procedural.leaves, LEAVES),
-    "objects": _painter(procedural.objects, OBJECTS),
+    "pink": _painted(procedural.pink, LEAVES),
+    "leaves": _painted(procedural.leaves, LEAVES),
+    "objects": _painted(procedural.objects, OBJECTS),
     "fitted": fitted,
     "inversion": inversion,
     "impressions": impressions,
     "generator": trained_generator,
     "patches": patches,
 }
-"""``method(teacher, spec, seed, **options) -> Maker`` (or ``Plan``) by name."""
+"""``method(teacher, spec, seed, **options) -> Sampler`` (or ``UntrainedSampler``) by name."""
 
 METHODS["mixture"] = mixture_of(METHODS)
 
@@ -100,7 +100,7 @@ def synthesize(
     used = {name: in_full(value) if isinstance(value, nn.Module) else value for name, value in options.items()}
     plan = METHODS[method](precise, spec, seed, **used)
     provenance = Provenance(
-        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=_told(options),
+        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=in_json(options),
         per_shard=plan.per_chunk,
     )  # fmt: skip
     done, shards = 0, []
@@ -110,14 +110,14 @@ def synthesize(
         if done == n:
             return Bank.open(work.folder)
         shards = list(read_shards(work.folder, provenance, done))
-    maker = plan.prepare(work)
-    provenance = replace(provenance, notes=maker.notes)
+    sampler = plan.prepare(work)
+    provenance = replace(provenance, notes=sampler.notes)
     before = provenance.seconds
     bar = tqdm(total=n, initial=done, desc=method, unit="row", disable=None if progress else True, leave=False)
     with bar:
-        for start in range(done, n, maker.per_chunk):
-            number, count = start // maker.per_chunk, min(maker.per_chunk, n - start)
-            shard = maker.rows(count, _chunk_generator(seed, number)).half()
+        for start in range(done, n, sampler.per_chunk):
+            number, count = start // sampler.per_chunk, min(sampler.per_chunk, n - start)
+            shard = sampler.sample(count, _chunk_generator(seed, number)).half()
             provenance = replace(provenance, seconds=before + time.monotonic() - began)
             if work.folder is None:
                 shards.append(shard)
@@ -168,8 +168,8 @@ def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _told(value: Any, name: str = "") -> Any:
-    """An option as the provenance keeps it, in JSON: a fingerprint stands for a net, an image or a file."""
+def in_json(value: Any, name: str = "") -> Any:
+    """Options as provenance and records keep them, in JSON: a fingerprint stands for a net, an image or a file."""
     if isinstance(value, nn.Module):
         return f"{type(value).__name__} {fingerprint(value)}"
     if isinstance(value, np.ndarray | Tensor):
@@ -177,7 +177,7 @@ def _told(value: Any, name: str = "") -> Any:
     if isinstance(value, Path) or (name == "image" and isinstance(value, str)):
         return f"{Path(value).name} {hashlib.sha256(Path(value).read_bytes()).hexdigest()[:12]}"
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _told(getattr(value, f.name), f.name) for f in fields(value)}
+        return {f.name: in_json(getattr(value, f.name), f.name) for f in fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): _told(v, str(k)) for k, v in value.items()}
-    return [_told(v) for v in value] if isinstance(value, list | tuple) else value
+        return {str(k): in_json(v, str(k)) for k, v in value.items()}
+    return [in_json(v) for v in value] if isinstance(value, list | tuple) else value

@@ -23,7 +23,7 @@ SAME = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class Observed:
     """What was found about ``b`` samples, differentiable in them."""
 
     answer_bk: Tensor
@@ -34,7 +34,7 @@ class Verdict:
     """What each of the student's exits sees; nothing without a student."""
 
 
-class Judge:
+class TeacherAndStudent:
     """Looks at samples through the teacher and, if given, through the trunk of ``against``.
 
     Where that trunk still is the teacher (frozen heads), one pass does for both. Nothing is changed in either.
@@ -45,17 +45,17 @@ class Judge:
         self._measured = has_batch_norm(teacher)
         self._one_trunk = against is not None and same_function(against, teacher)
 
-    def __call__(self, x: Tensor) -> Verdict:
+    def __call__(self, x: Tensor) -> Observed:
         """What teacher and student find about ``x [b ...]``, both in eval."""
         if self.against is not None and self._one_trunk:
             trunk = _Trunk(self.against)
             answer, distance = self._answer(trunk, x)
-            return Verdict(answer_bk=answer, distance=distance, taps=trunk.seen)
+            return Observed(answer_bk=answer, distance=distance, taps=trunk.seen)
         answer, distance = self._answer(self.teacher, x)
         if self.against is None:
-            return Verdict(answer_bk=answer, distance=distance, taps=[])
+            return Observed(answer_bk=answer, distance=distance, taps=[])
         with evaluating(self.against):
-            return Verdict(answer_bk=answer, distance=distance, taps=self.against.taps(x)[0])
+            return Observed(answer_bk=answer, distance=distance, taps=self.against.taps(x)[0])
 
     def _answer(self, net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self._measured:

@@ -3,7 +3,6 @@
 import importlib
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def test_it_saves_a_net_that_answers_like_the_static_one(net: Path) -> None:
     torch.testing.assert_close(kept.net(x), static(x), rtol=1e-4, atol=1e-5)
     assert kept.net.exit_names == ("layer1", "layer2", "output")
     assert kept.provenance["calibration_rows"] == 60
-    assert kept.provenance["steps"] == 3
+    assert kept.provenance["training"] == {"kind": "frozen", "steps": 3}
     assert [timing["batch"] for timing in kept.provenance["timing"]] == [1, 4]
     assert (net / "report.html").read_text().count("<svg") >= 2
     assert not list(net.parent.glob(".*"))
@@ -46,11 +45,10 @@ def test_rows_that_were_made_before(tmp_path: Path) -> None:
     assert told["provenance"]["rows"] == 32
 
 
-def test_jointly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("dynext.cli.commands.convert")
-    monkeypatch.setattr(module, "make_dynamic", partial(module.make_dynamic, joint_steps=2))
-    told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, "--train", "joint", "--json"))
-    assert told["provenance"]["train"] == "joint"
+def test_jointly(tmp_path: Path) -> None:
+    joint = ("--train", "joint", "--joint-steps", "2")
+    told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, *joint, "--json"))
+    assert told["provenance"]["training"] == {"kind": "joint", "steps": 3, "joint_steps": 2}
     assert told["provenance"]["joint"]["steps"] == 2
     static = dx.open_model("cifar:resnet8", arguments={"width": 2}).model
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -62,7 +60,7 @@ def test_distilled_on_calibration_as_json(tmp_path: Path, images: Path) -> None:
     told = json.loads(done("convert", *TINY, "-o", tmp_path / "net", *SMALL, *arguments))
     assert told["report"]["basis"] == "teacher"
     assert told["report"]["num_rows"] == 60
-    assert told["provenance"]["distilled_on_calibration"] is True
+    assert told["provenance"]["calibrate"]["distill"] is True
     assert "the exits were distilled on the images of" in refused("evaluate", tmp_path / "net", "--unlabelled", images)
     assert told["provenance"]["seed"] == 3
     assert "which the exits have seen" in told["provenance"]["timed_on"]
@@ -72,7 +70,7 @@ def test_distilled_on_calibration_as_json(tmp_path: Path, images: Path) -> None:
 def test_an_interrupted_conversion_goes_on_and_ends_the_same(
     tmp_path: Path, net: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("dynext.zeroshot.convert")
+    module = importlib.import_module("dynext.zeroshot.convert_steps")
     made = importlib.import_module("dynext.zeroshot.synth.synthesize")
     command = ("convert", *TINY, "-o", tmp_path / "again", *SMALL, "--calibrate", images)
 
@@ -138,16 +136,16 @@ def test_rows_that_are_no_pictures(tmp_path: Path) -> None:
     done("evaluate", net, "--unlabelled", tmp_path / "rows.npz", "--choose", "--model", model)
 
 
-@pytest.mark.parametrize("kind", [(), ("static",)])
-def test_rows_may_skip_blocks(tmp_path: Path, images: Path, kind: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("kind", ["skipnet", "static"])
+def test_samples_may_skip_blocks(tmp_path: Path, images: Path, kind: str) -> None:
     net = ("cifar:resnet14", "--argument", "width=2", "--after", "layer1,layer2", "-o", tmp_path / "net")
-    text = done("convert", *net, *SMALL, "--calibrate", images, "--max-drop", "1", "--skip-steps", "4", "--skip", *kind)
+    text = done("convert", *net, *SMALL, "--calibrate", images, "--max-drop", "1", "--skip-steps", "4", "--train", kind)
     kept = dx.load(tmp_path / "net")
-    assert kept.provenance["skip"]["kind"] == (kind or ("skipnet",))[0]
+    assert kept.provenance["skip"]["kind"] == kind
     assert kept.table.keep_g == kept.policy.skip_rule
     told = done("evaluate", tmp_path / "net", "--data", images)
     assert "90%" in told
-    if kind:  # untrained gates cost more than they save, a fixed set of blocks costs nothing
+    if kind == "static":  # untrained gates cost more than they save, a fixed set of blocks costs nothing
         assert kept.policy.skip_rule is not None
         assert "stages that may be skipped a sample runs" in text
         assert "stages that may be skipped a sample runs" in told
@@ -165,10 +163,9 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     assert "0 is not in the range" in refused(*command, "--samples", "0")
     assert "2.0 is not in the range" in refused(*command, "--max-drop", "2")
     assert "leaves" in refused(*command, "--method", "leavs")
-    assert "give --steps" in refused(*command, "--bank", tmp_path, "--minutes", "3")
     assert "holds no bank that can be read" in refused(*command, "--bank", tmp_path)
-    assert "blockdrop" in refused(*command, "--skip", "lottery")
-    flat = ("convert", "torchvision:vgg11", "-o", out, "--skip", "static")
+    assert "blockdrop" in refused(*command, "--train", "lottery")
+    flat = ("convert", "torchvision:vgg11", "-o", out, "--train", "static")
     assert "no residual block that a sample may skip" in refused(*flat)
     assert "no nowhere; give a folder of images" in refused(*command, "--calibrate", "nowhere")
     assert "give --calibrate DATA too" in refused(*command, "--distill-on-calibration")

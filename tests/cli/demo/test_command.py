@@ -27,7 +27,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "fashion_resnet20.json").write_text(json.dumps({"config": {"depth": 8, "width": 2}}))
     monkeypatch.setattr(bundled, "FOLDERS", (folder,))
     module = importlib.import_module("dynext.cli.demo.command")
-    monkeypatch.setattr(module, "QUICK", module.Sizes(rows=32, steps=2, test=64, timing_s=0.0))
+    monkeypatch.setattr(module, "QUICK", module.Sizes(samples=32, steps=2, test=64, timing_s=0.0))
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -45,7 +45,7 @@ def test_the_whole_story(tmp_path: Path) -> None:
     assert str((tmp_path / "story" / "report.html").absolute()) in text
     kept = dx.load(tmp_path / "story")
     assert kept.class_names == dx.data.FASHION_CLASSES
-    assert kept.provenance["distilled_on_calibration"] is True
+    assert kept.provenance["calibrate"]["distill"] is True
     page = (tmp_path / "story" / "report.html").read_text()
     assert all(title in page for title in ("no image at all", "500 unlabelled images", "also distilled on them"))
 

@@ -29,8 +29,8 @@ def points(front: Front) -> np.ndarray:
 
 def by_hand(table: ExitTable) -> np.ndarray:
     sure_ne = confidences(table.logits_nek, "max_probability").numpy()
-    found = slow.front(sure_ne, table.right_ne.numpy(), table.trunk_macs_e, table.head_macs_e)
-    return found / np.array([table.static_macs, 1])
+    front_p2 = slow.front(sure_ne, table.right_ne.numpy(), table.trunk_macs_e, table.head_macs_e)
+    return front_p2 / np.array([table.static_macs, 1])
 
 
 @pytest.mark.parametrize(("n", "e"), [(12, 3), (9, 4), (30, 2)])
@@ -44,8 +44,8 @@ def test_the_exact_front_is_that_of_all_policies(n: int, e: int, basis: str) -> 
 def test_the_genetic_search_finds_the_known_optimum_of_a_small_table() -> None:
     for seed in range(3):
         table = make_table(12, 3, noise=2.0, basis="labels", seed=seed)
-        found = genetic_front(table, population=40, generations=40)
-        np.testing.assert_allclose(points(found), by_hand(table), rtol=1e-9)
+        front = genetic_front(table, population=40, generations=40)
+        np.testing.assert_allclose(points(front), by_hand(table), rtol=1e-9)
 
 
 @EVERY

@@ -42,8 +42,8 @@ def test_the_path_ends_before_the_first_policy_that_fails() -> None:
     table = make_table(400, e=3, basis="labels", noise=0.5, seed=9)
     policy = control_risk(front, table, max_drop=0.05, delta=0.05)
     bounds = []
-    for one in reversed(front.policies):
-        lost = len(table) - round(simulate(table, one).agreement * len(table))
+    for tested in reversed(front.policies):
+        lost = len(table) - round(simulate(table, tested).agreement * len(table))
         bounds.append(1 - slow.lower_bound(len(table) - lost, len(table), 0.05))
     passed = next(i for i, bound in enumerate(bounds) if bound > 0.05)
     assert 0 < passed < len(bounds)
@@ -62,11 +62,11 @@ def test_no_policy_is_safe_is_an_answer() -> None:
 def test_wishes_that_make_no_sense_are_refused() -> None:
     table = make_table(50, basis="labels")
     front = exact_front(table)
-    for wish, told in (
+    for wish, says in (
         ({"max_drop": 2}, "max_drop 2"),
         ({"max_drop": 0.1, "delta": 0}, "delta 0"),
     ):
-        with pytest.raises(PolicyError, match=told):
+        with pytest.raises(PolicyError, match=says):
             control_risk(front, table, **wish)
     with pytest.raises(PolicyError, match="risk 'all'"):
         control_risk(front, table, max_drop=0.1, risk="all")

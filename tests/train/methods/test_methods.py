@@ -68,7 +68,7 @@ def test_a_method_trains_and_its_net_is_one_like_any_other(method: Method, tmp_p
     check_net(found, x)
 
     table = dx.collect(found, rows)
-    policy = policy or dx.choose(table, budget=0.9, min_support=0)
+    policy = policy or dx.choose(table, budget=0.9, rule=dx.policies.SafeRule(min_support=0))
     outcome = dx.simulate(table, policy)
     told = str(dx.report(table, policy))
     assert f"{outcome.accuracy:.2%}" in told

@@ -17,103 +17,109 @@ from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.synth.bn_statistics import bn_distance
+from dynext.zeroshot.synth.fitted import starts
 from dynext.zeroshot.synth.generator import generator
-from dynext.zeroshot.synth.generator_net import EDGE, Painter, grids
-from dynext.zeroshot.synth.generator_training import Game, Training, trained
+from dynext.zeroshot.synth.generator_net import EDGE, GeneratorNet, grids
+from dynext.zeroshot.synth.generator_training import GeneratorSettings, GeneratorTraining, trained
 from dynext.zeroshot.synth.method import Work
-from dynext.zeroshot.synth.starts import starts
 from dynext.zeroshot.synth.synthesize import synthesize
 
-TINY = Training(steps=4, batch_size=8, width=4, latent=8, ages=2)
+TINY = GeneratorSettings(steps=4, batch_size=8, width=4, latent=8, ages=2)
 QUIET = Work(progress=False)
 
 
-def made(teacher: nn.Module, spec: InputSpec, settings: Training, n: int = 64, **options) -> torch.Tensor:
-    maker = generator(teacher, spec, 0, settings=settings, **options).prepare(QUIET)
-    return maker.rows(n, draw_of(1))
+def made(teacher: nn.Module, spec: InputSpec, settings: GeneratorSettings, n: int = 64, **options) -> torch.Tensor:
+    sampler = generator(teacher, spec, 0, settings=settings, **options).prepare(QUIET)
+    return sampler.sample(n, draw_of(1))
 
 
-def played(teacher: nn.Module, spec: InputSpec, settings: Training, against: DynamicNet | None = None) -> Game:
+def trained_generator(
+    teacher: nn.Module, spec: InputSpec, settings: GeneratorSettings, against: DynamicNet | None = None
+) -> GeneratorTraining:
     return trained(teacher, spec, 0, settings, against=against, pool=None, work=QUIET)
 
 
 @pytest.mark.parametrize("term", ["bn", "ce"])
 def test_statistics_and_classes_come_nearer_with_training(teacher: nn.Module, spec: InputSpec, term: str) -> None:
     alone = {"bn": 0.0, "ce": 0.0, term: 1.0}
-    settings = Training(steps=40, batch_size=32, width=8, latent=8, ages=1, lr=1e-2, **alone)
-    fresh, grown = (played(teacher, spec, replace(settings, steps=steps)) for steps in (1, 40))
+    settings = GeneratorSettings(steps=40, batch_size=32, width=8, latent=8, ages=1, lr=1e-2, **alone)
+    fresh, grown = (trained_generator(teacher, spec, replace(settings, steps=steps)) for steps in (1, 40))
     z, wanted = torch.randn(64, 8, generator=draw_of(2)), torch.arange(64) % 4
     losses = []
-    for game in (fresh, grown):
+    for training in (fresh, grown):
         with torch.no_grad():
-            x = spec.normalize(game.painter(z, wanted))
+            x = spec.normalize(training.generator(z, wanted))
             losses.append(float(bn_distance(teacher, x) if term == "bn" else F.cross_entropy(teacher(x), wanted)))
     assert losses[1] < 0.8 * losses[0]
 
 
 def test_classes_are_asked_for_evenly_and_ages_are_mixed(teacher: nn.Module, spec: InputSpec) -> None:
     asked: list[torch.Tensor] = []
-    forward = Painter.forward
+    forward = GeneratorNet.forward
 
-    class Spy(Painter):
+    class Spy(GeneratorNet):
         def forward(self, z_bd, class_b, start=None):
             asked.append(class_b)
             return forward(self, z_bd, class_b, start)
 
-    maker = generator(teacher, spec, 0, settings=TINY).prepare(QUIET)
+    sampler = generator(teacher, spec, 0, settings=TINY).prepare(QUIET)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Painter, "forward", Spy.forward)
-        maker.rows(20, draw_of(0))
-        maker.rows(2, draw_of(0))
-        maker.rows(2, draw_of(1))
+        patch.setattr(GeneratorNet, "forward", Spy.forward)
+        sampler.sample(20, draw_of(0))
+        sampler.sample(2, draw_of(0))
+        sampler.sample(2, draw_of(1))
     assert [len(classes) for classes in asked[:2]] == [10, 10]
     assert torch.cat(asked[:2]).bincount().tolist() == [5] * 4
     assert len({tuple(torch.cat(asked[i : i + 2]).tolist()) for i in (2, 4)}) == 2
 
 
 def test_younger_selves_are_kept_on_the_way(teacher: nn.Module, spec: InputSpec) -> None:
-    assert Training(steps=300, ages=3).kept_at() == [150, 200]
-    assert Training(ages=1).kept_at() == []
-    game = played(teacher, spec, replace(TINY, steps=9, ages=3))
-    weights = [painter.fill.weight for painter in (*game.ages, game.painter)]
+    assert GeneratorSettings(steps=300, ages=3).kept_at() == [150, 200]
+    assert GeneratorSettings(ages=1).kept_at() == []
+    training = trained_generator(teacher, spec, replace(TINY, steps=9, ages=3))
+    weights = [net.fill.weight for net in (*training.ages, training.generator)]
     assert len({float(w.detach().sum()) for w in weights}) == 3
-    # An age is what an unbroken schedule had at that step: the first steps of the game do not depend on ages.
-    assert torch.equal(weights[-1], played(teacher, spec, replace(TINY, steps=9, ages=1)).painter.fill.weight)
+    # An age is what an unbroken schedule had at that step: the first steps of the training do not depend on ages.
+    assert torch.equal(
+        weights[-1], trained_generator(teacher, spec, replace(TINY, steps=9, ages=1)).generator.fill.weight
+    )
 
 
-def test_the_game_is_played_against_exits_that_learn(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
+def test_a_generator_is_trained_against_exits_that_learn(
+    teacher: nn.Module, student: DynamicNet, spec: InputSpec
+) -> None:
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    alone = played(teacher, spec, TINY)
-    chasing = played(teacher, spec, TINY, student)
-    still = played(teacher, spec, replace(TINY, chase=False), student)
-    unpaid = played(teacher, spec, replace(TINY, chase=False, adv=0.0), student)
+    alone = trained_generator(teacher, spec, TINY)
+    chasing = trained_generator(teacher, spec, TINY, student)
+    still = trained_generator(teacher, spec, replace(TINY, chase=False), student)
+    unpaid = trained_generator(teacher, spec, replace(TINY, chase=False, adv=0.0), student)
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in student.parameters())
     kept = [exit.classifier.weight for exit in student.exits]
     assert all(torch.equal(e.classifier.weight, k) for e, k in zip(still.exits, kept, strict=True))
     assert not any(torch.equal(e.classifier.weight, k) for e, k in zip(chasing.exits, kept, strict=True))
-    paint = [game.painter.fill.weight for game in (alone, unpaid, still, chasing)]
+    paint = [training.generator.fill.weight for training in (alone, unpaid, still, chasing)]
     assert_close(paint[1], paint[0], rtol=1e-3, atol=1e-4)
     assert (paint[2] - paint[0]).abs().max() > 1e-3
     assert not torch.equal(paint[3], paint[2])
 
 
-def test_exits_get_no_gradient_from_the_painter_nor_the_painter_from_their_learning(
+def test_exits_get_no_gradient_from_the_generator_nor_the_generator_from_their_learning(
     teacher: nn.Module, student: DynamicNet, spec: InputSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_learning = replace(TINY, bn=0.0, ce=0.0, adv=0.0, ages=1, lr=1e-2)
     with seeded(0):
-        fresh = Painter(spec.shape, 4, latent=8, width=4)
-    game = played(teacher, spec, only_learning, student)
-    assert torch.equal(game.painter.fill.weight, fresh.fill.weight)
+        fresh = GeneratorNet(spec.shape, 4, latent=8, width=4)
+    training = trained_generator(teacher, spec, only_learning, student)
+    assert torch.equal(training.generator.fill.weight, fresh.fill.weight)
     monkeypatch.setattr(subject, "distillation", lambda early, answer, temperature: early.sum() * 0)
-    game = played(teacher, spec, replace(TINY, ages=1), student)
+    training = trained_generator(teacher, spec, replace(TINY, ages=1), student)
     kept = [exit.classifier.weight for exit in student.exits]
-    assert all(torch.equal(e.classifier.weight, k) for e, k in zip(game.exits, kept, strict=True))
+    assert all(torch.equal(e.classifier.weight, k) for e, k in zip(training.exits, kept, strict=True))
 
 
 def test_diversity_is_paid_for(teacher: nn.Module, spec: InputSpec) -> None:
-    quick = Training(steps=30, batch_size=16, width=4, latent=8, ages=1, lr=1e-2, bn=0.0)
+    quick = GeneratorSettings(steps=30, batch_size=16, width=4, latent=8, ages=1, lr=1e-2, bn=0.0)
     plain, diverse = (made(teacher, spec, replace(quick, diversity=d)) for d in (0.0, 5.0))
     assert float(diverse.std(0).mean()) > 1.2 * float(plain.std(0).mean())
     assert torch.isfinite(made(teacher, spec, replace(TINY, batch_size=7, diversity=1.0))).all()
@@ -121,9 +127,9 @@ def test_diversity_is_paid_for(teacher: nn.Module, spec: InputSpec) -> None:
 
 def test_a_warm_generator_starts_at_rows_that_fit() -> None:
     with seeded(0):
-        painter = Painter((1, 9, 14), 3, latent=8, width=4, warm=True).eval()
+        net = GeneratorNet((1, 9, 14), 3, latent=8, width=4, warm=True).eval()
     start = torch.rand(5, 1, 9, 14, generator=draw_of(0))
-    painted = painter(torch.randn(5, 8, generator=draw_of(1)), torch.arange(5) % 3, start)
+    painted = net(torch.randn(5, 8, generator=draw_of(1)), torch.arange(5) % 3, start)
     assert_close(painted, start.clamp(EDGE, 1 - EDGE))
 
 
@@ -132,10 +138,10 @@ def test_warm_rows_are_changes_of_fitted_ones(teacher: nn.Module, spec: InputSpe
     warm = generator(teacher, spec, 0, start="fitted", candidates=8, settings=settings).prepare(QUIET)
     first = starts(teacher, spec, 0, "fitted", candidates=8)
     assert warm.notes == first.notes
-    pixels = spec.pixels(first.rows(16, draw_of(5))).clamp(EDGE, 1 - EDGE)
-    assert_close(warm.rows(16, draw_of(5)), spec.normalize(pixels), rtol=0, atol=0.01)
+    pixels = spec.pixels(first.sample(16, draw_of(5))).clamp(EDGE, 1 - EDGE)
+    assert_close(warm.sample(16, draw_of(5)), spec.normalize(pixels), rtol=0, atol=0.01)
     changed = generator(teacher, spec, 0, start="fitted", candidates=8, settings=TINY).prepare(QUIET)
-    assert (changed.rows(16, draw_of(5)) - spec.normalize(pixels)).abs().max() > 0.02
+    assert (changed.sample(16, draw_of(5)) - spec.normalize(pixels)).abs().max() > 0.02
     with pytest.raises(SourceError, match="start='objects'; give noise or fitted"):
         generator(teacher, spec, 0, start="objects")  # type: ignore[arg-type]
 
@@ -145,8 +151,8 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert grids(size)[-1] == size
     assert max(grids(size)[0]) <= 16
     with seeded(0):
-        painter = Painter((3, *size), 5, latent=4, width=2).eval()
-    painted = painter(torch.zeros(2, 4), torch.tensor([0, 4]))
+        net = GeneratorNet((3, *size), 5, latent=4, width=2).eval()
+    painted = net(torch.zeros(2, 4), torch.tensor([0, 4]))
     assert painted.shape == (2, 3, *size)
     assert bool((painted >= 0).all() and (painted <= 1).all())
 
@@ -169,16 +175,16 @@ def test_a_killed_training_goes_on_to_the_same_rows(
         )
 
     whole = make(tmp_path / "whole")
-    keep_age, steps = Game.keep_age, []
+    keep_age, steps = GeneratorTraining.keep_age, []
     monkeypatch.setattr(subject, "CHECKPOINT_SECONDS", 0.0)
 
-    def dying(game: Game, settings: Training, done: float) -> None:
+    def dying(training: GeneratorTraining, settings: GeneratorSettings, done: float) -> None:
         steps.append(done)
         if len(steps) == 5:
             raise KeyboardInterrupt
-        keep_age(game, settings, done)
+        keep_age(training, settings, done)
 
-    monkeypatch.setattr(Game, "keep_age", dying)
+    monkeypatch.setattr(GeneratorTraining, "keep_age", dying)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "killed")
     assert (tmp_path / "killed" / ".generator.ckpt").exists()
@@ -220,7 +226,7 @@ def test_large_rows_come_in_small_batches_and_pools(monkeypatch: pytest.MonkeyPa
     net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
     seen: list[torch.Size] = []
     net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
-    settings = Training(steps=1, width=2, latent=4, ages=1)
+    settings = GeneratorSettings(steps=1, width=2, latent=4, ages=1)
     monkeypatch.setattr("dynext.zeroshot.synth.generator.POOL_VALUES", 32 * 3 * 224 * 224)
     generator(net, big, 0, start="fitted", candidates=7, settings=settings).prepare(QUIET)
     pooled = sum(shape[0] for shape in seen[-4:-2])
@@ -233,4 +239,4 @@ def test_large_rows_come_in_small_batches_and_pools(monkeypatch: pytest.MonkeyPa
 )
 def test_nonsense_is_refused(changes: dict) -> None:
     with pytest.raises(SourceError, match="give"):
-        Training(**changes)
+        GeneratorSettings(**changes)

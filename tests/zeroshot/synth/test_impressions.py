@@ -70,8 +70,8 @@ def test_rows_come_nearer_to_their_targets(teacher: nn.Module, spec: InputSpec, 
 
     monkeypatch.setattr(torch.autograd, "grad", spy)
     settings = Impressions(iterations=40, temperature=2.0)
-    maker = impressions(teacher, spec, 0, start="leaves", settings=settings)
-    found = maker.rows(24, generator(3))
+    sampler = impressions(teacher, spec, 0, start="leaves", settings=settings)
+    found = sampler.sample(24, generator(3))
     draw = generator(3)
     x = spec.normalize(leaves(24, spec.shape, draw))
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_rows_come_nearer_to_their_targets(teacher: nn.Module, spec: InputSpec, 
 def test_nothing_is_left_in_the_teacher(teacher: nn.Module, spec: InputSpec) -> None:
     teacher.train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    impressions(teacher, spec, 0, start="noise", settings=Impressions(iterations=2)).rows(4, generator(0))
+    impressions(teacher, spec, 0, start="noise", settings=Impressions(iterations=2)).sample(4, generator(0))
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(module.training for module in teacher.modules())
     assert all(p.grad is None for p in teacher.parameters())

@@ -146,9 +146,9 @@ def test_the_student_stays_as_it_is(teacher: nn.Module, student: DynamicNet) -> 
 
 def test_starts_other_than_fitted(teacher: nn.Module) -> None:
     still = Inversion(iterations=0)
-    found = inversion(teacher, SPEC, 0, start="leaves", settings=still).rows(8, generator(5))
+    found = inversion(teacher, SPEC, 0, start="leaves", settings=still).sample(8, generator(5))
     assert_close(found, SPEC.normalize(leaves(8, SPEC.shape, generator(5))))
-    noise = inversion(teacher, SPEC, 0, start="noise", settings=still).rows(64, generator(5))
+    noise = inversion(teacher, SPEC, 0, start="noise", settings=still).sample(64, generator(5))
     assert abs(float(noise.mean())) < 0.05
     with pytest.raises(SourceError, match="start='leafs'; give one of fitted, objects, leaves, noise"):
         inversion(teacher, SPEC, 0, start="leafs")  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from dynext.zeroshot.synth.inversion import Inversion
 from dynext.zeroshot.synth.mixture import affordable, dealt
 from dynext.zeroshot.synth.mixture_weights import best_shares, entropy, mixed_loss, moments
 from dynext.zeroshot.synth.procedural import leaves, objects
-from dynext.zeroshot.synth.row_filter import Filter, chosen, keep, ranks
+from dynext.zeroshot.synth.sample_filter import Filter, chosen, keep, ranks
 from dynext.zeroshot.synth.styles import LEAVES, OBJECTS
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.synth.terms import competition
@@ -207,7 +207,7 @@ def test_the_student_reaches_the_methods_that_can_use_it(teacher, student, spec:
         ({"shares": (1, -1)}, "none negative"),
         ({"shares": (0, 0)}, "not all 0"),
         ({"parts": {"pink": {}}}, "options for pink, which is not among"),
-        ({"parts": {"leaves": {"loook": OBJECTS}}}, "method leaves has no option loook; it has look"),
+        ({"parts": {"leaves": {"stylee": OBJECTS}}}, "method leaves has no option stylee; it has style"),
         ({"methods": ("leaves", "patches")}, "one image of yours"),
     ],
 )

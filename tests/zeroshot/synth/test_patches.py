@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.method import Maker
+from dynext.zeroshot.synth.method import Sampler
 from dynext.zeroshot.synth.patches import Patching, patches
 from dynext.zeroshot.synth.synthesize import synthesize
 
@@ -34,7 +34,7 @@ def slope(height: int = 40, width: int = 60) -> torch.Tensor:
 
 
 def cut(image, shape: tuple[int, ...] = (3, 8, 12), n: int = 64, settings: Patching = PLAIN) -> torch.Tensor:
-    return patches(NET, spec(*shape), 0, image=image, settings=settings).rows(n, generator(1))
+    return patches(NET, spec(*shape), 0, image=image, settings=settings).sample(n, generator(1))
 
 
 def test_a_patch_is_a_part_of_the_image_and_keeps_its_proportions() -> None:
@@ -157,4 +157,4 @@ def test_the_same_file_name_with_another_picture_is_noticed(teacher: nn.Module, 
 
 
 def test_nothing_is_prepared() -> None:
-    assert isinstance(patches(NET, spec(3, 8, 8), 0, image=slope()), Maker)
+    assert isinstance(patches(NET, spec(3, 8, 8), 0, image=slope()), Sampler)

@@ -1,4 +1,4 @@
-"""Procedural pictures are pixels, follow their look, and are made of what they say."""
+"""Procedural pictures are pixels, follow their style, and are made of what they say."""
 
 from dataclasses import replace
 
@@ -9,18 +9,18 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.zeroshot.synth.procedural import _noise, gaussian, leaves, objects, paint, pink
-from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, PRESETS, Look, random_look, varied
+from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, PRESETS, Style, random_style, varied
 
 
-@pytest.mark.parametrize("look", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("style", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 40, 56)])
-def test_pictures_are_pixels_and_differ(look: Look, shape: tuple[int, ...]) -> None:
-    x = paint(24, shape, generator(0), look)
+def test_pictures_are_pixels_and_differ(style: Style, shape: tuple[int, ...]) -> None:
+    x = paint(24, shape, generator(0), style)
     assert x.shape == (24, *shape)
     assert 0 <= float(x.min()) < float(x.max()) <= 1
     assert float(x.std((1, 2, 3)).min()) > 0.01
     assert len({row.numpy().tobytes() for row in x}) == 24
-    assert torch.equal(x, paint(24, shape, generator(0), look))
+    assert torch.equal(x, paint(24, shape, generator(0), style))
 
 
 def test_noise_falls_as_the_exponent_says() -> None:
@@ -76,18 +76,18 @@ def test_gaussian_is_standard_normal() -> None:
 def test_painting_borrows_no_global_randomness() -> None:
     state = torch.get_rng_state()
     paint(4, (3, 16, 16), generator(0), OBJECTS)
-    random_look(generator(0))
+    random_style(generator(0))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_random_and_varied_looks_can_be_painted() -> None:
     draw = generator(0)
-    looks = [random_look(draw) for _ in range(20)]
-    looks += [varied(look, draw) for look in looks]
-    assert {look.layout for look in looks} == {"leaves", "objects"}
-    assert {look.ground for look in looks} == {"texture", "dark", "light"}
-    assert len(set(looks)) == 40
-    assert all(torch.isfinite(paint(2, (3, 12, 12), draw, look)).all() for look in looks)
+    styles = [random_style(draw) for _ in range(20)]
+    styles += [varied(style, draw) for style in styles]
+    assert {style.layout for style in styles} == {"leaves", "objects"}
+    assert {style.ground for style in styles} == {"texture", "dark", "light"}
+    assert len(set(styles)) == 40
+    assert all(torch.isfinite(paint(2, (3, 12, 12), draw, style)).all() for style in styles)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_random_and_varied_looks_can_be_painted() -> None:
         ({"radius": (0.5, 0.2)}, r"radius \(0.5, 0.2\); give \(smallest, largest\)"),
         ({"radius": (0.0, 0.2)}, "both positive"),
         ({"aspect": (0.9, 0.2)}, r"aspect \(0.9, 0.2\)"),
-        ({"count": 0}, "count 0; a look needs"),
+        ({"count": 0}, "count 0; a style needs"),
         ({"layout": "salad"}, "layout 'salad' on ground 'texture'; layouts are leaves, objects"),
         ({"ground": "green"}, "grounds texture, dark, light"),
     ],
 )
 def test_looks_refuse_nonsense(changes: dict, told: str) -> None:
     with pytest.raises(SourceError, match=told):
-        Look(**changes)
+        Style(**changes)

@@ -18,7 +18,7 @@ from dynext.models import ResNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.bank import Bank
-from dynext.zeroshot.synth.generator_training import Training
+from dynext.zeroshot.synth.generator_training import GeneratorSettings
 from dynext.zeroshot.synth.impressions import Impressions
 from dynext.zeroshot.synth.inversion import Inversion
 from dynext.zeroshot.synth.styles import OBJECTS
@@ -28,7 +28,7 @@ QUICK = {
     "fitted": {"candidates": 8},
     "inversion": {"candidates": 8, "settings": Inversion(iterations=2)},
     "impressions": {"start": "leaves", "settings": Impressions(iterations=2)},
-    "generator": {"settings": Training(steps=2, batch_size=4, width=4, latent=8, ages=2)},
+    "generator": {"settings": GeneratorSettings(steps=2, batch_size=4, width=4, latent=8, ages=2)},
     "patches": {"image": torch.rand(3, 450, 500, generator=generator(0))},
     "mixture": {"methods": ("leaves", "objects")},
 }
@@ -61,7 +61,7 @@ def test_there_is_no_data_parameter() -> None:
     parameters = list(inspect.signature(synthesize).parameters)
     assert parameters == ["teacher", "shape", "n", "seed", "method", "spec", "folder", "progress", "options"]
     assert len(METHODS) >= 10
-    options = {"look", "looks", "candidates", "settings", "start", "against", "methods", "shares", "parts"}
+    options = {"style", "styles", "candidates", "settings", "start", "against", "methods", "shares", "parts"}
     for name, method in METHODS.items():
         known = set(inspect.signature(method).parameters)
         # One image is all that `patches` ever sees, and it is no training sample: its user brings it along.
@@ -136,7 +136,7 @@ def test_another_runs_folder_is_refused_with_what_differs(teacher: nn.Module, tm
     with pytest.raises(SourceError, match="seed was 0, is 1; n was 20, is 21"):
         make(teacher, 21, "leaves", seed=1, folder=tmp_path)
     with pytest.raises(SourceError, match="options was"):
-        make(teacher, 20, "leaves", look=replace(OBJECTS, layout="leaves"), folder=tmp_path)
+        make(teacher, 20, "leaves", style=replace(OBJECTS, layout="leaves"), folder=tmp_path)
     with torch.no_grad():
         teacher.linear.bias += 1
     with pytest.raises(SourceError, match="teacher was"):
@@ -203,8 +203,8 @@ def test_what_a_bank_tells_is_json_and_reads_back(teacher: nn.Module, tmp_path: 
         ({"n": 0}, "n=0; ask for at least one sample"),
         ({"shape": (8, 8)}, r"shape \(8, 8\); give one sample's"),
         ({"shape": (3, 0, 8)}, r"shape \(3, 0, 8\)"),
-        ({"look": OBJECTS, "method": "gaussian"}, "method gaussian has no option look; it has none"),
-        ({"looc": OBJECTS}, "method leaves has no option looc; it has look"),
+        ({"style": OBJECTS, "method": "gaussian"}, "method gaussian has no option style; it has none"),
+        ({"stile": OBJECTS}, "method leaves has no option stile; it has style"),
         ({"spec": InputSpec(shape=(1, 8, 8), mean=(0.0,), std=(1.0,))}, "they must agree"),
     ],
 )
@@ -244,8 +244,8 @@ def test_rows_of_a_teacher_in_half_precision_are_finite(teacher: nn.Module, meth
     assert all(torch.equal(kept[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
-@pytest.mark.parametrize("given", [{"looks": 0}, {"candidates": 0}])
-def test_a_fit_needs_looks(teacher: nn.Module, given: dict) -> None:
+@pytest.mark.parametrize("given", [{"styles": 0}, {"candidates": 0}])
+def test_a_fit_needs_styles(teacher: nn.Module, given: dict) -> None:
     with pytest.raises(SourceError, match="give at least one of each"):
         make(teacher, 4, "fitted", **given)
 

@@ -16,7 +16,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import bn_distance
-from dynext.zeroshot.synth.teacher_student import Judge, check_student
+from dynext.zeroshot.synth.teacher_student import TeacherAndStudent, check_student
 from dynext.zeroshot.synth.terms import adversarial, competition
 
 
@@ -41,14 +41,14 @@ def test_one_trunk_is_run_once_and_finds_the_same(teacher: nn.Module, student: D
     x = rows(spec)
     calls: list[nn.Module] = []
     handle = teacher.conv1.register_forward_hook(lambda module, *_: calls.append(module))
-    judge = Judge(teacher, student)
+    pair = TeacherAndStudent(teacher, student)
     calls.clear()
-    found = judge(x)
+    found = pair(x)
     assert not calls, "the teacher was run beside its own trunk"
     handle.remove()
     assert_close(found.answer_bk, teacher(x), rtol=1e-4, atol=1e-5)
     assert_close(found.distance, bn_distance(teacher, x), rtol=1e-4, atol=1e-5)
-    assert_close(judge.exits(found.taps), student.all_exits(x)[:, :-1])
+    assert_close(pair.exits(found.taps), student.all_exits(x)[:, :-1])
 
 
 def test_a_trunk_that_went_its_own_way_is_run_beside_the_teacher(
@@ -57,27 +57,27 @@ def test_a_trunk_that_went_its_own_way_is_run_beside_the_teacher(
     x = rows(spec)
     with torch.no_grad():
         next(student.staged.parameters()).mul_(1.5)
-    judge = Judge(teacher, student)
-    found = judge(x)
+    pair = TeacherAndStudent(teacher, student)
+    found = pair(x)
     assert_close(found.answer_bk, teacher(x))
     assert_close(found.distance, bn_distance(teacher, x))
-    assert_close(judge.exits(found.taps), student.all_exits(x)[:, :-1])
+    assert_close(pair.exits(found.taps), student.all_exits(x)[:, :-1])
 
 
 def test_without_batch_norm_or_student(layer_norm_teacher: nn.Module, teacher: nn.Module, spec: InputSpec) -> None:
-    found = Judge(layer_norm_teacher)(rows(spec))
+    found = TeacherAndStudent(layer_norm_teacher)(rows(spec))
     assert found.distance is None
     assert found.taps == []
     with pytest.raises(SourceError, match="give against="):
-        Judge(teacher).exits([])
+        TeacherAndStudent(teacher).exits([])
 
 
 def test_looking_leaves_no_trace(teacher: nn.Module, student: DynamicNet, spec: InputSpec) -> None:
     student.exits[0].train()
     modes = [module.training for module in student.modules()]
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    judge = Judge(teacher, student)
-    judge.exits(judge(rows(spec)).taps)
+    pair = TeacherAndStudent(teacher, student)
+    pair.exits(pair(rows(spec)).taps)
     assert [module.training for module in student.modules()] == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
     assert not any(module._forward_pre_hooks for module in student.modules())
@@ -87,10 +87,10 @@ def test_a_real_student_passes_and_its_terms_are_not_zero(
     teacher: nn.Module, student: DynamicNet, spec: InputSpec
 ) -> None:
     check_student(teacher, student, spec)
-    judge = Judge(teacher, student)
+    pair = TeacherAndStudent(teacher, student)
     with torch.no_grad():
-        found = judge(rows(spec, 32))
-        exits = judge.exits(found.taps)
+        found = pair(rows(spec, 32))
+        exits = pair.exits(found.taps)
     assert float(competition(exits, found.answer_bk).mean()) > 1e-2
     assert float(adversarial(exits, found.answer_bk)) > 1e-3
 

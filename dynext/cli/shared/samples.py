@@ -43,7 +43,7 @@ class Watched:
 NAMES = ("fashion-mnist", "cifar10", "bundled")
 
 
-def open_rows(
+def open_samples(
     data: str,
     spec: InputSpec,
     *,
@@ -95,7 +95,7 @@ def _given(data: str) -> Path:
     return Path(data)
 
 
-def unlabelled_rows(data: str, spec: InputSpec) -> Samples:
+def unlabelled_samples(data: str, spec: InputSpec) -> Samples:
     """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
 
     Raises:
@@ -114,12 +114,14 @@ def drawn(rows: int, count: int) -> torch.Tensor:
     return torch.randperm(rows, generator=generator(0))[:count]
 
 
-def rows_to_time(data: str | None, spec: InputSpec, *, root: Path | None, download: bool) -> tuple[Samples, str, bool]:
+def samples_to_time(
+    data: str | None, spec: InputSpec, *, root: Path | None, download: bool
+) -> tuple[Samples, str, bool]:
     """Samples for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
     if data is not None:
-        return (*open_rows(data, spec, root=root, download=download), True)
+        return (*open_samples(data, spec, root=root, download=download), True)
     sample = bundled_sample()[1]
     if sample.shape == spec.shape:
-        return (*open_rows("bundled", spec), True)
+        return (*open_samples("bundled", spec), True)
     noise = torch.rand(256, *spec.shape, generator=generator(0))
     return Samples(pixels=noise, spec=spec), "256 samples of random noise", False

@@ -9,7 +9,7 @@ from zoo import NETS
 import dynext as dx
 from dynext.policy.class_bias import class_biases
 from dynext.testing import check_net
-from dynext.zeroshot.recalibrate import FOLDS, dealt, recalibrated, with_biases
+from dynext.zeroshot.cross_fit import BIAS_FOLDS, dealt, recalibrated, with_biases
 
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -78,7 +78,7 @@ def test_rows_that_come_class_by_class_in_turn_are_judged_like_any() -> None:
 
 
 def test_fewer_rows_than_folds_change_nothing() -> None:
-    net, rows = lopsided(FOLDS - 1)
+    net, rows = lopsided(BIAS_FOLDS - 1)
     table = dx.collect(net, rows)
     assert recalibrated(net, table) == (net, table)
 
