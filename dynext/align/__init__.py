@@ -16,7 +16,7 @@ function                what it does, paper                                     
 
 from dynext.align.augmentations import Augmentations
 from dynext.align.few_and_zero_shot import few_shot, zero_shot
-from dynext.align.measure import HeldOut, cka, held_out_accuracy
+from dynext.align.measure import cka, held_out_accuracy
 from dynext.align.projection_heads import final_prototypes
 from dynext.align.report import rechoose
 from dynext.align.result import Alignment
@@ -31,7 +31,6 @@ __all__ = [
     "Augmentations",
     "Embeddings",
     "FromTeacher",
-    "HeldOut",
     "JointTrunk",
     "Prototypes",
     "align_exits",

@@ -27,7 +27,7 @@ from dynext.types import Batch, BatchNormMode, InputSpec, Source
 class View(NamedTuple):
     """One view of a batch: what the exits make of it, and the static net's logits ``[b k]``."""
 
-    seen: Seen
+    embedded: Seen
     target_bk: Tensor
 
 

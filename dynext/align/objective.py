@@ -45,11 +45,13 @@ class Objective:
 
     def losses(self, batch: AlignmentBatch) -> StepLosses:
         """Classification (mean over views, sum over exits) and alignment (early exits to the other view's last)."""
-        projected = [self.space(view.seen.embedding_e) for view in batch.views]
+        projected = [self.space(view.embedded.embedding_e) for view in batch.views]
         y_b = None if batch.y_b is None else self._distinct_labels(batch.y_b)
         pairs = zip(projected, projected[::-1], strict=True)  # one view is its own other
         alignment = [self.term(early_e[:-1], other_e[-1], y_b) for early_e, other_e in pairs]
-        classification = [self._classification(view.seen.logits_e, view.target_bk, batch.y_b) for view in batch.views]
+        classification = [
+            self._classification(view.embedded.logits_e, view.target_bk, batch.y_b) for view in batch.views
+        ]
         return StepLosses(torch.stack(classification).mean(), torch.stack(alignment).mean(), projected[0])
 
     def _classification(self, logits_e: Sequence[Tensor], target_bk: Tensor, y_b: Tensor | None) -> Tensor:

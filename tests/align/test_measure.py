@@ -5,6 +5,7 @@ import torch
 from reference import alignment as slow
 
 import dynext as dx
+from dynext.align.measure import HeldOut
 from dynext.errors import SourceError
 
 A = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -29,6 +30,6 @@ def test_held_out_classes_are_measured_among_themselves_and_among_all() -> None:
     assert accuracy.unseen_e == (pytest.approx(1 / 3),)
     assert accuracy.seen_e == (1.0,)
     assert accuracy.harmonic_e == (pytest.approx(0.5),)
-    assert dx.align.HeldOut(zero_shot_e=(0.0,), unseen_e=(0.0,), seen_e=(0.0,)).harmonic_e == (0.0,)
+    assert HeldOut(zero_shot_e=(0.0,), unseen_e=(0.0,), seen_e=(0.0,)).harmonic_e == (0.0,)
     with pytest.raises(SourceError, match=r"0 of 4 samples are of the held-out classes \[1\]"):
         dx.align.held_out_accuracy(torch.tensor(logits_nk)[:, None], label_n, [1])
