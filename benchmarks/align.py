@@ -44,41 +44,43 @@ ASKED = ("quick", "data", "steps", "rows", "test_rows", "batch_size", "weight", 
 """Options that all lines of a JSON file share."""
 
 LOSSES = ("cosine", "ntxent", "barlow", "vicreg", "selfcon")
+ALONE = dx.align.AlignmentTerm(weight=0.0)
+"""Classification alone."""
 METHODS: dict[str, dict[str, Any]] = {
-    "labels": {"weight": 0.0, "learn": "labels"},
-    "distillation": {"weight": 0.0},
-    "l2": {"loss": "l2"},
-    **{loss: {"loss": loss} for loss in LOSSES},
-    "joint_distillation": {"weight": 0.0, "trunk": "joint"},
-    "joint_cosine": {"loss": "cosine", "trunk": "joint"},
+    "labels": {"term": ALONE, "learn": "labels"},
+    "distillation": {"term": ALONE},
+    "l2": {"term": dx.align.AlignmentTerm(loss="l2")},
+    **{loss: {"term": dx.align.AlignmentTerm(loss=loss)} for loss in LOSSES},
+    "joint_distillation": {"term": ALONE, "trunk": "joint"},
+    "joint_cosine": {"term": dx.align.AlignmentTerm(loss="cosine"), "trunk": "joint"},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Samples that all methods of a seed are judged on; the frozen trunk is run over them once."""
+class CachedSamples:
+    """Samples that all methods of a seed are measured on; the frozen trunk is run over them once."""
 
-    rows: dx.data.Samples
+    samples: dx.data.Samples
     features: dx.zeroshot.Features
     final_nd: torch.Tensor
     """What the last exit sees of them."""
 
     @classmethod
-    def of(cls, net: dx.DynamicNet, rows: dx.data.Samples) -> Judge:
+    def of(cls, net: dx.DynamicNet, samples: dx.data.Samples) -> CachedSamples:
         with given_to(last_linear(net)) as given:
-            features = dx.zeroshot.cache_features(net, None, rows, progress=False)
-        return cls(rows=rows, features=features, final_nd=torch.cat([f.clone() for f in given]))
+            features = dx.zeroshot.cache_features(net, None, samples, progress=False)
+        return cls(samples=samples, features=features, final_nd=torch.cat([f.clone() for f in given]))
 
     @torch.no_grad()
-    def seen(self, found: dx.align.Alignment) -> dx.align.Embeddings:
+    def embeddings(self, aligned: dx.align.Alignment) -> dx.align.Embeddings:
         """`dx.align.embed` of these samples, without the trunk where that is as it was."""
-        if found.trunk == "joint":
-            return dx.align.embed(found.net, self.rows)
-        pairs = list(zip(found.net.eval().exits, self.features.reduced_e, strict=True))
+        if aligned.trunk == "joint":
+            return dx.align.embed(aligned.net, self.samples)
+        pairs = list(zip(aligned.net.eval().exits, self.features.reduced_e, strict=True))
         early = [torch.cat([exit.embedder(part.float()) for part in reduced.split(512)]) for exit, reduced in pairs]
         logits = [exit.classifier(f) for (exit, _), f in zip(pairs, early, strict=True)]
         logits_nek = torch.stack([*logits, self.features.logits_nk], dim=1)
-        return dx.align.Embeddings(embedding_e=(*early, self.final_nd), logits_nek=logits_nek, label_n=self.rows.y)
+        return dx.align.Embeddings(embedding_e=(*early, self.final_nd), logits_nek=logits_nek, label_n=self.samples.y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,8 @@ class Setting:
 
     net: dx.DynamicNet
     taught: dx.data.Samples
-    apart: Judge
-    test: Judge
+    apart: CachedSamples
+    test: CachedSamples
     steps: int
     batch_size: int
     weight: float | None
@@ -110,13 +112,13 @@ def main() -> None:
     options.add_argument("--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist")
     options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of cifar:resnet20")
     options.add_argument("--train", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to train on")
-    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to judge on")
+    options.add_argument("--test", type=Path, metavar="NPZ", help="labelled CIFAR-10 samples to test on")
     options.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     options.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
     options.add_argument("--steps", type=int, help="of each training [default: 2000; 6 with --quick]")
     options.add_argument("--samples", dest="rows", type=int, help="to train on [default: 8192; 160 with --quick]")
     options.add_argument(
-        "--test-samples", dest="test_rows", type=int, help="to judge on [default: all; 120 with --quick]"
+        "--test-samples", dest="test_rows", type=int, help="to test on [default: all; 120 with --quick]"
     )
     options.add_argument("--batch-size", type=int, help="[default: 128; 32 with --quick]")
     options.add_argument("--exits", type=int, help="how many of the early ones [default: 4; 2 with --quick]")
@@ -140,22 +142,22 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
             raise SystemExit("--data cifar10 needs --checkpoint, --train and --test")
         opened = dx.open_model("cifar:resnet20", checkpoint=given.checkpoint)
         train, test = (dx.data.array(path, opened.spec) for path in (given.train, given.test))
-        # a file may be sorted by class, and the first samples are judged on
+        # a file may be sorted by class, and the first samples are tested on
         test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0)))
     else:
         opened = dx.open_model("bundled:fashion_resnet20")
         train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
-    apart, rows, judged, batch = (400, 160, 120, 32) if given.quick else (1000, 8192, len(test), 128)
-    rows, judged = given.rows or rows, min(given.test_rows or judged, len(test))
+    apart, num_train, num_test, batch = (400, 160, 120, 32) if given.quick else (1000, 8192, len(test), 128)
+    num_train, num_test = given.rows or num_train, min(given.test_rows or num_test, len(test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     after = AFTER[: given.exits or (2 if given.quick else None)]
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=after)
     net = dx.attach(staged, dx.default_heads(staged.num_classes, hidden=given.hidden), seed=seed)
     return Setting(
         net=net,
-        taught=train.subset(order[apart : apart + rows]),
-        apart=Judge.of(net, train.subset(order[:apart])),
-        test=Judge.of(net, test.subset(torch.arange(judged))),
+        taught=train.subset(order[apart : apart + num_train]),
+        apart=CachedSamples.of(net, train.subset(order[:apart])),
+        test=CachedSamples.of(net, test.subset(torch.arange(num_test))),
         steps=given.steps or (6 if given.quick else 2000),
         batch_size=given.batch_size or batch,
         weight=given.weight,
@@ -166,21 +168,22 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
 
 def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
     """One line: what a method gives on all classes, then with some held out."""
-    same = {"steps": given.steps, "batch_size": given.batch_size, "weight": given.weight, "seed": given.seed}
-    common = {**same, "progress": False, **options}
+    term = options["term"] if options["term"].weight is not None else replace(options["term"], weight=given.weight)
+    same = {"steps": given.steps, "batch_size": given.batch_size, "seed": given.seed, "progress": False}
+    common = {**same, **options, "term": term}
     aligned = dx.align.align_exits(given.net, given.taught, **common)
-    apart, test = given.apart.seen(aligned), given.test.seen(aligned)
-    some = dx.collect(aligned.net, given.apart.rows.subset(torch.arange(8)).unlabelled())  # what exits cost
+    apart, test = given.apart.embeddings(aligned), given.test.embeddings(aligned)
+    some = dx.collect(aligned.net, given.apart.samples.subset(torch.arange(8)).unlabelled())  # what exits cost
     seen = replace(some, logits_nek=apart.logits_nek, rows="samples kept apart")
-    judged = replace(some, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test samples")
+    tested = replace(some, logits_nek=test.logits_nek, label_n=test.label_n, basis="labels", rows="test samples")
     policy = dx.choose(seen, max_drop=0.01, temperature=dx.calibrate(seen))
-    outcome = dx.simulate(judged, policy)
-    static_n = given.test.features.logits_nk.argmax(1) == given.test.rows.y
-    found: dict[str, Any] = {
-        "depth": [macs / judged.static_macs for macs in judged.trunk_macs_e],
-        "linear": judged.right_ne.double().mean(0).tolist(),
+    outcome = dx.simulate(tested, policy)
+    static_n = given.test.features.logits_nk.argmax(1) == given.test.samples.y
+    line: dict[str, Any] = {
+        "depth": [macs / tested.static_macs for macs in tested.trunk_macs_e],
+        "linear": tested.right_ne.double().mean(0).tolist(),
         "cka": [dx.align.cka(f, test.embedding_e[-1]) for f in test.embedding_e],
-        "macs": outcome.macs / judged.static_macs,
+        "macs": outcome.macs / tested.static_macs,
         "accuracy_there": outcome.accuracy,
         "static": float(static_n.double().mean()),
         "collapsed": list(aligned.collapsed_e),
@@ -192,9 +195,9 @@ def measured(options: dict[str, Any], given: Setting) -> dict[str, Any]:
         spaces[" in the space"] = (aligned.space.project(apart), aligned.space.project(test))
     for where, (shown, asked) in spaces.items():
         for shots in SHOTS:
-            found[f"{shots}-shot{where}"] = few_shot(shown, asked, shots, given.draws)
+            line[f"{shots}-shot{where}"] = few_shot(shown, asked, shots, given.draws)
     without = dx.align.align_exits(given.net, given.without_held_out(), classes=given.seen, **common)
-    return {**found, **held_out(without, given)}
+    return {**line, **held_out(without, given)}
 
 
 def few_shot(shown: dx.align.Embeddings, asked: dx.align.Embeddings, shots: int, draws: int) -> list[float]:
@@ -215,13 +218,13 @@ def held_out(aligned: dx.align.Alignment, given: Setting) -> dict[str, Any]:
 
     As `dx.align.zero_shot` answers, from embeddings that are taken once.
     """
-    asked, label_n = given.test.seen(aligned), given.test.rows.y
+    asked, label_n = given.test.embeddings(aligned), given.test.samples.y
     own = dx.align.held_out_accuracy(asked.logits_nek, label_n, HELD_OUT)
-    found: dict[str, Any] = {"held out, own classifier": list(own.zero_shot_e)}
+    line: dict[str, Any] = {"held out, own classifier": list(own.zero_shot_e)}
     if not aligned.weight:
-        return found
+        return line
     z = aligned.space.project(asked)
-    shown = aligned.space.project(given.apart.seen(aligned))
+    shown = aligned.space.project(given.apart.embeddings(aligned))
     ways = {"prototypes": dx.align.final_prototypes(shown, aligned.net.num_classes)}
     if aligned.loss in ("cosine", "l2"):
         ways["weights"] = aligned.space.class_vectors(aligned.net)
@@ -230,9 +233,9 @@ def held_out(aligned: dx.align.Alignment, given: Setting) -> dict[str, Any]:
         logits_nek = dx.align.Prototypes(vector_e=(vector_kd,) * exits, center_e=(zero,) * exits).logits(z.embedding_e)
         logits_nek[:, -1] = asked.logits_nek[:, -1]
         known = dx.align.held_out_accuracy(logits_nek, label_n, HELD_OUT)
-        found[f"zero-shot by {way}"] = list(known.zero_shot_e)
-        found[f"harmonic by {way}"] = list(known.harmonic_e)
-    return found
+        line[f"zero-shot by {way}"] = list(known.zero_shot_e)
+        line[f"harmonic by {way}"] = list(known.harmonic_e)
+    return line
 
 
 def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -243,9 +246,9 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not (group := [line for line in lines if line["method"] == method]):
             continue
         for way in ("5-shot", "5-shot in the space"):
-            found = mean(lines, method, way)
-            if base and found and method not in ("labels", "distillation"):
-                gain = min(100 * (a - b) for a, b in zip(found[:2], base[:2], strict=True))
+            accuracy_e = mean(lines, method, way)
+            if base and accuracy_e and method not in ("labels", "distillation"):
+                gain = min(100 * (a - b) for a, b in zip(accuracy_e[:2], base[:2], strict=True))
                 out.append(figure(f"{method}: {way} above distillation, at exits 0 and 1", gain, "points", ">= 5"))
         for way in ("prototypes", "weights"):
             known = mean(lines, method, f"zero-shot by {way}")
@@ -267,7 +270,7 @@ def mean(lines: list[dict[str, Any]], method: str, key: str) -> list[float]:
 
 
 def pages(lines: list[dict[str, Any]]) -> str:
-    """A table a figure: a sample a method, a column an exit, in percent, with deviations over the seeds."""
+    """A table a figure: a row a method, a column an exit, in percent, with deviations over the seeds."""
     text = ""
     keys = dict.fromkeys(key for line in lines for key, value in line.items() if key not in ("depth", "collapsed"))
     for key in keys:

@@ -63,24 +63,24 @@ def net(kind: str) -> dx.DynamicNet:
     return dx.attach(staged, dx.heads.conv_heads(WAY, hidden=32))
 
 
-def rows(dtype: torch.dtype, shot: int = 1, query: int = 15) -> tuple[Tensor, ...]:
+def episode_tensors(dtype: torch.dtype, shot: int = 1, query: int = 15) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(0)
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for each in (shot, query):
         x = torch.randn(WAY * each, 1, 28, 28, generator=draw, dtype=torch.float64).to(dtype)
-        found += [x, torch.arange(WAY).repeat_interleave(each)]
-    return tuple(found)
+        tensors += [x, torch.arange(WAY).repeat_interleave(each)]
+    return tuple(tensors)
 
 
 def meta_loss(kind: str, dtype: torch.dtype, inner: dx.meta.InnerLoop, **how: Any) -> MetaLoss:
-    made = net(kind).to(dtype)
-    return MetaLoss(made, separate(made, dx.meta.ownership(made, adapts=inner.adapts)), inner, **how)
+    dynamic = net(kind).to(dtype)
+    return MetaLoss(dynamic, separate(dynamic, dx.meta.ownership(dynamic, adapts=inner.adapts)), inner, **how)
 
 
-def furthest(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    if found.keys() != wanted.keys():
-        raise SystemExit(f"gradients of {sorted(found.keys() ^ wanted.keys())} are missing on one side")
-    return max(float((found[name] - wanted[name]).abs().max()) for name in wanted)
+def furthest(grads: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    if grads.keys() != wanted.keys():
+        raise SystemExit(f"gradients of {sorted(grads.keys() ^ wanted.keys())} are missing on one side")
+    return max(float((grads[name] - wanted[name]).abs().max()) for name in wanted)
 
 
 class Held(TorchDispatchMode):
@@ -110,19 +110,19 @@ def peak_mib(step: Callable[[], object]) -> float:
 
 def milliseconds(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """The median of each, taken in turn so that what else the machine does meets all alike."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 1):
         for name, step in steps.items():
             begun = time.perf_counter()
             step()
             if turn:
-                found[name].append(1000 * (time.perf_counter() - begun))
-    return {name: median(times) for name, times in found.items()}
+                times[name].append(1000 * (time.perf_counter() - begun))
+    return {name: median(of_step) for name, of_step in times.items()}
 
 
 def compare(kind: str, dtype: torch.dtype, rule: str, repeats: int) -> dict[str, Any]:
     inner = dx.meta.InnerLoop.of("maml", rule=rule, steps=3)
-    given = rows(dtype)
+    given = episode_tensors(dtype)
     steps = {}
     for engine in ENGINES:
         loss = meta_loss(kind, dtype, inner, engine=engine)
@@ -142,7 +142,7 @@ def heads_alone(kind: str, repeats: int) -> dict[str, float]:
     The ratio hangs on what heads cost beside the trunk: those of the small multi-exit net are dearer than its trunk.
     """
     inner = dx.meta.InnerLoop()
-    given = rows(torch.float32)
+    given = episode_tensors(torch.float32)
     cached, whole = (meta_loss(kind, torch.float32, inner, cached=cached) for cached in (True, False))
     joint = net(kind).train()
     x, y = torch.cat([given[0], given[2]]), torch.cat([given[1], given[3]])
@@ -156,11 +156,11 @@ def heads_alone(kind: str, repeats: int) -> dict[str, float]:
         "cached": lambda: gradients(cached, *given),
         "uncached": lambda: gradients(whole, *given),
     }
-    found = milliseconds(steps, repeats)
+    took = milliseconds(steps, repeats)
     exact = [meta_loss(kind, torch.float64, inner, cached=cached) for cached in (True, False)]
-    doubles = rows(torch.float64)
+    doubles = episode_tensors(torch.float64)
     apart = furthest(gradients(exact[0], *doubles), gradients(exact[1], *doubles))
-    return {"cached": found["cached"] / found["joint"], "uncached": found["uncached"] / found["joint"], "apart": apart}
+    return {"cached": took["cached"] / took["joint"], "uncached": took["uncached"] / took["joint"], "apart": apart}
 
 
 def main() -> None:
@@ -187,11 +187,11 @@ def main() -> None:
             if f"{what} dynext" in line
         ]
         figures.append(figure(f"{what} of a meta-step over the better library's, worst net", max(shares), "x", target))
-    for kind, found in heads.items():
-        figures.append(figure(f"heads alone, cached, over a joint step, {kind}", found["cached"], "x", "<= 2.1"))
-        figures.append(figure(f"heads alone, uncached, over a joint step, {kind}", found["uncached"], "x"))
+    for kind, ratios in heads.items():
+        figures.append(figure(f"heads alone, cached, over a joint step, {kind}", ratios["cached"], "x", "<= 2.1"))
+        figures.append(figure(f"heads alone, uncached, over a joint step, {kind}", ratios["uncached"], "x"))
         figures.append(
-            figure(f"cached gradient less the uncached one, float64, {kind}", found["apart"], "", "<= 1e-10")
+            figure(f"cached gradient less the uncached one, float64, {kind}", ratios["apart"], "", "<= 1e-10")
         )
     write("meta_engines", given, figures, markdown=f"\n{table(lines)}", lines=lines, heads=heads)
 

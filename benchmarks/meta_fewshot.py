@@ -65,8 +65,8 @@ class Setting:
         # Deeper heads would cost more than the trunk, and no exit would be cheap.
         return dx.attach(staged, dx.heads.conv_heads(classes, hidden=self.channels // 2, separable=0), seed=self.seed)
 
-    def drawn(self, rows: dx.data.Samples, way: int, shot: int, seed: int) -> dx.data.Episodes:
-        return dx.data.Episodes(rows=rows, way=way, shot=shot, query=min(15, 20 - shot), seed=seed)
+    def drawn(self, samples: dx.data.Samples, way: int, shot: int, seed: int) -> dx.data.Episodes:
+        return dx.data.Episodes(rows=samples, way=way, shot=shot, query=min(15, 20 - shot), seed=seed)
 
 
 class Conv4(nn.Module):
@@ -138,13 +138,16 @@ def measured(net: Any, method: str, task: str, given: Setting) -> dict[str, Any]
         net, given.drawn(given.apart, way, shot, seed=1), count=max(given.episodes // 3, 2), **how
     )
     policy = dx.choose(seen.table, budget=BUDGET, temperature=dx.calibrate(seen.table), rule="plain")
-    found = dx.meta.evaluate_episodes(net, given.drawn(given.tested, way, shot, seed=2), count=given.episodes, **how)
-    dynamic, spent = found.under(policy)
-    whole = found.table.static_macs
-    costs = zip(found.table.trunk_macs_e, found.table.head_macs_e, strict=True)
+    on_tested = dx.meta.evaluate_episodes(
+        net, given.drawn(given.tested, way, shot, seed=2), count=given.episodes, **how
+    )
+    dynamic, spent = on_tested.under(policy)
+    whole = on_tested.table.static_macs
+    costs = zip(on_tested.table.trunk_macs_e, on_tested.table.head_macs_e, strict=True)
     return {
         "task": task, "method": method,
-        "exits": [share.mean for share in found.accuracy_e], "halves": [share.half for share in found.accuracy_e],
+        "exits": [share.mean for share in on_tested.accuracy_e],
+        "halves": [share.half for share in on_tested.accuracy_e],
         "macs": [(trunk + head) / whole for trunk, head in costs],
         "dynamic": dynamic.mean, "dynamic half": dynamic.half, "spent": spent,
     }  # fmt: skip
@@ -218,8 +221,8 @@ def on_held_out(seed: int, given: argparse.Namespace) -> dict[str, Any]:
         else replace(recipe["PAPER"], steps=given.held_out_steps, width=given.held_out_width)
     )
     folder = config.folder / f"width{config.width}_steps{config.steps}"
-    found = recipe["main"](replace(config, seed=seed, folder=folder))
-    return {"seed": seed, **json.loads(json.dumps(found))}
+    result = recipe["main"](replace(config, seed=seed, folder=folder))
+    return {"seed": seed, **json.loads(json.dumps(result))}
 
 
 def setting_of(given: argparse.Namespace) -> Setting:
@@ -227,11 +230,11 @@ def setting_of(given: argparse.Namespace) -> Setting:
         taught, tested = dx.data.split_classes(dx.data.digits(side=28), [5, 5], seed=0)
         # ten classes are too few to keep five more apart
         return Setting(taught=taught, apart=taught, tested=tested, seconds=2, episodes=10, channels=8, batch=1, seed=0)
-    rows = dx.data.omniglot("small1", root=given.root)
-    characters = int(rows.y.max()) + 1
+    small = dx.data.omniglot("small1", root=given.root)
+    characters = int(small.y.max()) + 1
     few = round(APART * characters)
     taught, apart = (
-        dx.data.with_rotations(part) for part in dx.data.split_classes(rows, [characters - few, few], seed=0)
+        dx.data.with_rotations(part) for part in dx.data.split_classes(small, [characters - few, few], seed=0)
     )
     tested = dx.data.omniglot("small2", root=given.root)
     return Setting(
@@ -241,16 +244,18 @@ def setting_of(given: argparse.Namespace) -> Setting:
 
 
 def options() -> argparse.Namespace:
-    found = parser(__doc__ or "")
-    found.add_argument("--root", type=Path, help="where Omniglot lies (omniglot_small1.zip, omniglot_small2.zip)")
-    found.add_argument("--seconds", type=float, default=900.0, help="of each training, on one core [default: 900]")
-    found.add_argument("--episodes", type=int, default=600, help="that a line is measured on [default: 600]")
-    found.add_argument("--methods", nargs="*", default=list(TRAININGS), choices=list(TRAININGS))
-    found.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
-    found.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the held-out exit [default: 0 1 2]")
-    found.add_argument("--held-out-steps", type=int, default=3000, help="outer steps of it [default: 3000]")
-    found.add_argument("--held-out-width", type=int, default=16, help="of its ResNet-14 [default: 16]")
-    return found.parse_args()
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--root", type=Path, help="where Omniglot lies (omniglot_small1.zip, omniglot_small2.zip)")
+    arguments.add_argument("--seconds", type=float, default=900.0, help="of each training, on one core [default: 900]")
+    arguments.add_argument("--episodes", type=int, default=600, help="that a line is measured on [default: 600]")
+    arguments.add_argument("--methods", nargs="*", default=list(TRAININGS), choices=list(TRAININGS))
+    arguments.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    arguments.add_argument(
+        "--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the held-out exit [default: 0 1 2]"
+    )
+    arguments.add_argument("--held-out-steps", type=int, default=3000, help="outer steps of it [default: 3000]")
+    arguments.add_argument("--held-out-width", type=int, default=16, help="of its ResNet-14 [default: 16]")
+    return arguments.parse_args()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -44,8 +44,8 @@ class FitConfig:
     trunk_lr: float | None = None
     """Learning rate of the stages, where a method trains them beside heads or gates; 0 leaves them as they are, bit for
     bit, and ``None`` takes what the method says."""
-    batch_size: int = 128
-    """Samples that a method draws at each step; `fit` itself draws none."""
+    batch_size: int = 0
+    """Samples that a method draws at each step; 0 takes what the method says. `fit` itself draws none."""
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -72,8 +72,8 @@ class FitConfig:
             raise FitError(f"steps={self.steps}; give 0 or more")
         if not self.lr > 0 or (self.trunk_lr is not None and not self.trunk_lr >= 0):
             raise FitError(f"lr={self.lr}, trunk_lr={self.trunk_lr}; the first must be positive, none negative")
-        if self.batch_size < 1:
-            raise FitError(f"batch_size={self.batch_size}; give at least one sample")
+        if self.batch_size < 0:
+            raise FitError(f"batch_size={self.batch_size}; give at least one sample, or 0 for the method's own")
         choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision}
         for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
@@ -107,16 +107,27 @@ class FitOptions(TypedDict, total=False):
 def configured(usual: FitConfig, config: FitConfig | None, options: FitOptions) -> FitConfig:
     """``config``, or what is ``usual`` for a method without one, with the given fields in place of its own.
 
+    Batch size and trunk's rate are what is usual wherever nobody names one.
+
     Raises:
         FitError: an option that is no field (the nearest is suggested), or a figure out of range.
     """
-    known = FitOptions.__annotations__
+    check_options(options, FitOptions.__annotations__)
+    asked: FitConfig = replace(usual if config is None else config, **options)  # type: ignore[arg-type]
+    return replace(
+        asked,
+        batch_size=asked.batch_size or usual.batch_size,
+        trunk_lr=usual.trunk_lr if asked.trunk_lr is None else asked.trunk_lr,
+    )
+
+
+def check_options(options: Collection[str], known: Collection[str]) -> None:
+    """Raises FitError: an option that is none of the ``known``; the nearest is suggested."""
     unknown = [name for name in options if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
         raise FitError(f"there is no option {unknown[0]}; {hint}")
-    return replace(usual if config is None else config, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

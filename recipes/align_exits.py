@@ -51,45 +51,45 @@ def main(config: Config) -> dict[str, object]:
     test = dx.data.fashion_mnist("test").subset(torch.arange(config.test))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))
     apart = train.subset(order[: config.held_out])
-    rows = taught(config, opened, train.subset(order[config.held_out :][: config.rows]))
+    samples = training_samples(config, opened, train.subset(order[config.held_out :][: config.rows]))
 
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
     net = dx.attach(staged, dx.default_heads(staged.num_classes), seed=config.seed)
     first = config.folder / "distilled.ckpt"
-    before = dx.distill(net, opened.model, rows, steps=config.distill_steps, seed=config.seed, checkpoint=first)
+    before = dx.distill(net, opened.model, samples, steps=config.distill_steps, seed=config.seed, checkpoint=first)
     seen = dx.collect(before, apart)
     policy = dx.choose(seen, max_drop=config.max_drop, temperature=dx.calibrate(seen))
 
-    views = dx.align.Augmentations(count=config.views) if config.views else None
+    augmentations = dx.align.Augmentations(count=config.views) if config.views else None
     aligned = dx.align.align_exits(
         before,
-        rows,
-        loss=config.loss,
-        weight=config.weight,
+        samples,
+        term=dx.align.AlignmentTerm(loss=config.loss, weight=config.weight),
         trunk=config.trunk,
-        views=views,
+        augmentations=augmentations,
         steps=config.steps,
         seed=config.seed,
         checkpoint=config.folder / f"{config.loss}_{config.trunk}_{config.source}.ckpt",
     )
     print(aligned)
-    found = dx.align.rechoose(before, aligned.net, policy, apart, judged_on=test, max_drop=config.max_drop)
-    print(found)
+    rechosen = dx.align.rechoose(before, aligned.net, policy, apart, judged_on=test, max_drop=config.max_drop)
+    print(rechosen)
+    reports = {"before": rechosen.before, "stale": rechosen.stale, "after": rechosen.after}
     where = config.folder / "net"
     dx.save(
-        aligned.net, where, policy=found.policy, spec=opened.spec, model_recipe=opened.recipe, table=found.table,
+        aligned.net, where, policy=rechosen.policy, spec=opened.spec, model_recipe=opened.recipe, table=rechosen.table,
         provenance={"alignment": aligned.to_dict()},
     )  # fmt: skip
     return {
         "before": exits(before, test),
         "aligned": exits(aligned.net, test),
-        "saved": {"before": found.before.saved, "stale": found.stale.saved, "after": found.after.saved},
-        "accuracy": {"before": found.before.accuracy, "stale": found.stale.accuracy, "after": found.after.accuracy},
+        "saved": {when: report.saved for when, report in reports.items()},
+        "accuracy": {when: report.accuracy for when, report in reports.items()},
         "net": str(where),
     }
 
 
-def taught(config: Config, opened: dx.Opened, images: dx.data.Samples) -> dx.Source:
+def training_samples(config: Config, opened: dx.Opened, images: dx.data.Samples) -> dx.Source:
     if config.source == "images":
         return images
     bank = config.folder / "bank"

@@ -58,22 +58,21 @@ def main(config: Config) -> dict[str, object]:
     aligned = dx.align.align_exits(
         net,
         taught,
-        loss=config.loss,
-        weight=config.weight,
+        term=dx.align.AlignmentTerm(loss=config.loss, weight=config.weight),
         classes=[k for k in range(opened.num_classes) if k not in config.held_out],
         steps=config.steps,
         seed=config.seed,
         checkpoint=config.folder / f"{config.loss}.ckpt",
     )
     print(aligned)
-    found = {"few_shot": few_shot(config, aligned, apart, test)}
-    for name, rows in (("zero_shot_by_weights", None), ("zero_shot_by_final_prototypes", apart.unlabelled())):
-        if rows is None and config.loss not in ("cosine", "l2"):
+    accuracy = {"few_shot": few_shot(config, aligned, apart, test)}
+    for name, samples in (("zero_shot_by_weights", None), ("zero_shot_by_final_prototypes", apart.unlabelled())):
+        if samples is None and config.loss not in ("cosine", "l2"):
             continue
-        knowing = dx.align.zero_shot(aligned.net, aligned.space, rows=rows)
-        judged = dx.align.held_out_accuracy(dx.collect(knowing, test).logits_nek, test.y, config.held_out)
-        found[name] = {**asdict(judged), "harmonic_e": judged.harmonic_e}
-    return found
+        knowing = dx.align.zero_shot(aligned.net, aligned.space, rows=samples)
+        held_out = dx.align.held_out_accuracy(dx.collect(knowing, test).logits_nek, test.y, config.held_out)
+        accuracy[name] = {**asdict(held_out), "harmonic_e": held_out.harmonic_e}
+    return accuracy
 
 
 def few_shot(
@@ -85,12 +84,12 @@ def few_shot(
     """
     known, asked = dx.align.embed(aligned.net, apart), dx.align.embed(aligned.net, test)
     project, means = aligned.space.project, {}
-    for name, (shown, judged) in (("embedding", (known, asked)), ("space", (project(known), project(asked)))):
+    for name, (shown, tested) in (("embedding", (known, asked)), ("space", (project(known), project(asked)))):
         shares = []
         for draw in range(config.draws):
             index = dx.align.draw_shots(apart.y, config.shots, seed=config.seed + draw)
             classes = dx.align.prototypes(shown.subset(index).embedding_e, apart.y[index], center_on=shown.embedding_e)
-            right_ne = classes.logits(judged.embedding_e).argmax(-1) == test.y[:, None]
+            right_ne = classes.logits(tested.embedding_e).argmax(-1) == test.y[:, None]
             shares.append(right_ne.double().mean(0))
         means[name] = torch.stack(shares).mean(0).tolist()
     return means

@@ -37,17 +37,17 @@ SMOKE = replace(PAPER, shot=2, steps=1, test=20, folder=Path("runs/smoke_meta_ad
 def main(config: Config) -> dict[str, object]:
     opened = dx.open_model(config.model)
     digits = dx.data.digits(side=opened.spec.shape[-1])
-    rows = dx.data.Samples(pixels=digits.pixels, y=digits.y, spec=opened.spec)
-    episode = dx.data.Episodes(rows=rows, way=10, shot=config.shot, query=config.test // 10, seed=config.seed)[0]
+    samples = dx.data.Samples(pixels=digits.pixels, y=digits.y, spec=opened.spec)
+    episode = dx.data.Episodes(rows=samples, way=10, shot=config.shot, query=config.test // 10, seed=config.seed)[0]
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
     net = dx.attach(staged, dx.heads.pooled_heads(opened.num_classes), seed=config.seed)
 
-    found = {}
+    results = {}
     for name, how in {"class means": {}, "heads": {"steps": config.steps, "lr": config.lr}}.items():
         adapted = dx.meta.adapt(net, episode.support, max_drop=config.max_drop, seed=config.seed, **how)
         table = dx.meta.evaluate_episodes(net, [episode], count=1, progress=False, **how).table
         outcome = dx.simulate(table, adapted.policy)
-        found[name] = {
+        results[name] = {
             "exits": table.right_ne.double().mean(0).tolist(),
             "accuracy": outcome.accuracy,
             "saved": outcome.saved,
@@ -57,7 +57,7 @@ def main(config: Config) -> dict[str, object]:
             adapted.net, config.folder / name.replace(" ", "_"), policy=adapted.policy, spec=opened.spec,
             model_recipe=recipe, table=adapted.table,
         )  # fmt: skip
-    return found
+    return results
 
 
 if __name__ == "__main__":

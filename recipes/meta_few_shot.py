@@ -69,7 +69,7 @@ class Conv4(nn.Module):
 
 
 def main(config: Config) -> dict[str, object]:
-    taught, tested = class_rows(config)
+    taught, tested = class_samples(config)
     with dx.seeded(config.seed):
         model = Conv4(config.channels, config.way).eval()
     staged = dx.split(model, torch.zeros(1, *taught.shape), after=["block1", "block2", "block3"])
@@ -91,20 +91,20 @@ def main(config: Config) -> dict[str, object]:
 
     seen = dx.meta.evaluate_episodes(start, dx.data.Episodes(rows=taught, seed=1, **sized), count=config.episodes)
     policy = dx.choose(seen.table, budget=config.budget, temperature=dx.calibrate(seen.table), rule="plain")
-    found = dx.meta.evaluate_episodes(start, dx.data.Episodes(rows=tested, seed=2, **sized), count=config.episodes)
-    dynamic, spent = found.under(policy)
-    for e, share in enumerate(found.accuracy_e):
+    on_new = dx.meta.evaluate_episodes(start, dx.data.Episodes(rows=tested, seed=2, **sized), count=config.episodes)
+    dynamic, spent = on_new.under(policy)
+    for e, share in enumerate(on_new.accuracy_e):
         print(f"exit {e} ({start.net.exit_names[e]}): {share}")
     print(f"under a budget of {config.budget:.0%}: {dynamic} at {spent:.1%} of the MACs")
     return {
         "method": config.method,
-        "exits": [(share.mean, share.half) for share in found.accuracy_e],
+        "exits": [(share.mean, share.half) for share in on_new.accuracy_e],
         "dynamic": (dynamic.mean, dynamic.half),
         "macs": spent,
     }
 
 
-def class_rows(config: Config) -> tuple[dx.data.Samples, dx.data.Samples]:
+def class_samples(config: Config) -> tuple[dx.data.Samples, dx.data.Samples]:
     """Samples of the classes to train on, turned ones among them, and of those to test on."""
     if config.data == "digits":
         taught, tested = dx.data.split_classes(dx.data.digits(side=16), [6, 4], seed=config.seed)

@@ -82,9 +82,9 @@ def main(config: Config) -> dict[str, object]:
     starts["joint"] = dx.train.joint(net, taught, joint, weight_e=weights, batch_size=128)
     seconds["joint"] = time.process_time() - begun
 
-    found = {name: learned(start, support, checked, test, config) for name, start in starts.items()}
-    print(found)
-    return {"accuracy": found, "seconds": seconds, "held_out": config.held_out}
+    accuracies = {name: learned(start, support, checked, test, config) for name, start in starts.items()}
+    print(accuracies)
+    return {"accuracy": accuracies, "seconds": seconds, "held_out": config.held_out}
 
 
 def learned(
@@ -92,19 +92,19 @@ def learned(
 ) -> dict[int, float]:
     """Accuracy at the held-out exit after each number of steps, at the step size that was best on other samples."""
     never = dx.Policy.never(start.num_exits)
-    found = {}
+    accuracy_after = {}
     for steps in config.after_steps:
         best = (-1.0, start)
         for lr in config.lrs:
             kept = {"method": "head", "classifiers": "kept", "policy": never, "bn": config.bn}
             net = dx.meta.adapt(start, support, steps=steps, lr=lr, **kept).net
             best = max(best, (accuracy(net, checked, config), net), key=lambda pair: pair[0])
-        found[steps] = accuracy(best[1], test, config)
-    return found
+        accuracy_after[steps] = accuracy(best[1], test, config)
+    return accuracy_after
 
 
-def accuracy(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> float:
-    return float(dx.collect(net, rows).right_ne[:, config.held_out].double().mean())
+def accuracy(net: dx.DynamicNet, samples: dx.data.Samples, config: Config) -> float:
+    return float(dx.collect(net, samples).right_ne[:, config.held_out].double().mean())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dynext.meta.inner import InnerLoop
 from dynext.meta.loss import MetaLoss
 from dynext.seeding import generator, seeded
 
-Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+EpisodeTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Smooth(nn.Module):
@@ -61,10 +61,10 @@ NETS = {
     "several live tensors": cache(lambda: zoo_net("unet_like")),
     "shared weights": cache(lambda: zoo_net("shared_weights")),
 }
-"""Made once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
+"""Each is built once: no test changes one (`test_no_flag_buffer_or_generator_is_touched`)."""
 
 
-def some_rows(num_classes: int, support: int = 6, query: int = 9, seed: int = 0) -> Rows:
+def episode_tensors(num_classes: int, support: int = 6, query: int = 9, seed: int = 0) -> EpisodeTensors:
     """Support and query samples ``[b 3 8 8]`` and their labels, as `MetaLoss` takes them."""
     draw = generator(seed)
 
@@ -90,12 +90,11 @@ def meta_loss(net: dx.DynamicNet, inner: InnerLoop, exits=None, **how) -> MetaLo
     return MetaLoss(net, separate(net, dx.meta.ownership(net, exits, adapts=inner.adapts)), inner, **how)
 
 
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float = 1e-10) -> None:
-    assert found.keys() == wanted.keys()
+def assert_same(given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float = 1e-10) -> None:
+    assert given.keys() == wanted.keys()
     for name, grad in wanted.items():
-        assert_close(found[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")
+        assert_close(given[name], grad, rtol=0, atol=atol, msg=lambda told, name=name: f"{name}: {told}")
 
 
-def support(rows: dx.data.Samples, way: int = 4, shot: int = 4) -> dx.data.Episode:
-    """The first episode of the samples."""
-    return dx.data.Episodes(rows=rows, way=way, shot=shot, query=6)[0]
+def first_episode(samples: dx.data.Samples, way: int = 4, shot: int = 4) -> dx.data.Episode:
+    return dx.data.Episodes(rows=samples, way=way, shot=shot, query=6)[0]

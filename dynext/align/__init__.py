@@ -16,19 +16,22 @@ function                what it does, paper                                     
 
 from dynext.align.augmentations import Augmentations
 from dynext.align.few_and_zero_shot import few_shot, zero_shot
-from dynext.align.measure import HeldOut, cka, held_out_accuracy
+from dynext.align.measure import cka, held_out_accuracy
 from dynext.align.projection_heads import final_prototypes
 from dynext.align.report import rechoose
 from dynext.align.result import Alignment
+from dynext.align.settings import AlignmentTerm, FromTeacher, JointTrunk
 from dynext.align.train import align_exits
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import Prototypes, draw_shots, prototypes
 
 __all__ = [
     "Alignment",
+    "AlignmentTerm",
     "Augmentations",
     "Embeddings",
-    "HeldOut",
+    "FromTeacher",
+    "JointTrunk",
     "Prototypes",
     "align_exits",
     "cka",

@@ -1,4 +1,4 @@
-"""Views of images: what may change about a sample without changing what it shows.
+"""Random views of images: what may change about a sample without changing what it shows.
 
 Shapes: b samples, c channels, h height, w width.
 """
@@ -57,13 +57,15 @@ class Augmentations:
             FitError: samples that are no images.
         """
         if x.ndim != 4:
-            raise FitError(f"samples of shape {tuple(x.shape[1:])} have no views, images [c h w] do; leave views out")
+            raise FitError(
+                f"samples of shape {tuple(x.shape[1:])} have no views, images [c h w] do; leave augmentations out"
+            )
         colored = spec is not None and x.shape[1] in (1, 3)
-        change = self._transform(tuple(x.shape[1:]), colored)
+        transform = self._transform(tuple(x.shape[1:]), colored)
         pixels = spec.pixels(x) if colored and spec is not None else x
         with seeded(int(torch.randint(2**62, (), generator=draw))):
-            seen = torch.stack([change(row) for row in pixels.cpu()]).to(x)
-        return spec.normalize(seen) if colored and spec is not None else seen
+            changed = torch.stack([transform(image) for image in pixels.cpu()]).to(x)
+        return spec.normalize(changed) if colored and spec is not None else changed
 
     def _transform(self, shape: tuple[int, ...], colored: bool) -> Any:
         from torchvision.transforms import v2  # seconds to import

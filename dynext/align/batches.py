@@ -1,4 +1,4 @@
-"""What exits are shown at a step: samples in one view or two, from features kept once or through a trunk in training.
+"""What exits are given at a step: samples in one view or two, from features cached once or through a trunk in training.
 
 Shapes: b samples in a batch, n samples, k classes, d the size of an embedding. There are e exits, numbered from 0, the
 last is the full net.
@@ -28,46 +28,51 @@ from dynext.types import Batch, BatchNormMode, InputSpec, Source
 class View(NamedTuple):
     """One view of a batch: what the exits make of it, and the static net's logits ``[b k]``."""
 
-    seen: EmbeddedBatch
+    embedded: EmbeddedBatch
     target_bk: Tensor
 
 
-class Lesson(NamedTuple):
-    """A batch: its views, and its labels ``[b]`` where these are learned from."""
+class AlignmentBatch(NamedTuple):
+    """The views of a batch, and its labels ``[b]`` where these are learned from."""
 
     views: list[View]
     y_b: Tensor | None
 
 
-class Shown(Protocol):
-    """Draws lessons for a net that is being trained."""
+class AlignmentSampler(Protocol):
+    """Draws batches for a net that is being trained."""
 
-    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson: ...
+    @property
+    def num_samples(self) -> int:
+        """How many there are to draw from."""
+        ...
+
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> AlignmentBatch: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Viewed:
+class AugmentedSource:
     """A source in one random view, the same at every iteration."""
 
-    rows: Source
-    views: Augmentations
+    source: Source
+    augmentations: Augmentations
     seed: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
+        return self.source.shape
 
     @property
     def bn(self) -> BatchNormMode:
-        return self.rows.bn
+        return self.source.bn
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.source)
 
     def __iter__(self) -> Iterator[Batch]:
-        draw, spec = generator(self.seed), spec_of(self.rows)
-        for batch in self.rows:
-            yield replace(batch, x=self.views(batch.x, draw, spec))
+        draw, spec = generator(self.seed), spec_of(self.source)
+        for batch in self.source:
+            yield replace(batch, x=self.augmentations(batch.x, draw, spec))
 
 
 def spec_of(source: Source) -> InputSpec | None:
@@ -83,11 +88,15 @@ def labels_of(source: Source) -> Tensor:
     """
     labels = [batch.y for batch in source if batch.y is not None]
     if sum(map(len, labels)) != len(source):
-        raise SourceError("the samples have no labels to learn from; give labelled samples, or learn='teacher'")
+        raise _without_labels()
     return torch.cat(labels)
 
 
-def of_the_net(y: Tensor, num_classes: int) -> Tensor:
+def _without_labels() -> SourceError:
+    return SourceError("the samples have no labels to learn from; give labelled samples, or learn='teacher'")
+
+
+def checked_labels(y: Tensor, num_classes: int) -> Tensor:
     """The labels ``[b]``, if they are classes of the net: -1 for "unlabelled" would count as the last one.
 
     Raises:
@@ -101,55 +110,69 @@ def of_the_net(y: Tensor, num_classes: int) -> Tensor:
     return y
 
 
-class Kept:
-    """The frozen trunk is run once over the samples, in each of some views; steps then cost little more than the
-    heads.
+class CachedFeatureSampler:
+    """For a frozen trunk, which is run once over the samples, in each of some views: steps then cost little more than
+    the heads.
     """
 
     def __init__(
-        self, net: DynamicNet, source: Source, views: Augmentations | None, *, labelled: bool, seed: int, progress: bool
+        self,
+        net: DynamicNet,
+        source: Source,
+        augmentations: Augmentations | None,
+        *,
+        labelled: bool,
+        seed: int,
+        progress: bool,
     ) -> None:
-        self.views, self.num_rows = views, len(source)
-        self.y_n = of_the_net(labels_of(source), net.num_classes) if labelled else None
+        self.augmentations, self.num_samples = augmentations, len(source)
+        self.y_n = checked_labels(labels_of(source), net.num_classes) if labelled else None
         sources: list[Source] = [source]
-        if views is not None:
-            sources = [Viewed(rows=source, views=views, seed=seed + v) for v in range(views.copies)]
+        if augmentations is not None:
+            copies = range(augmentations.copies)
+            sources = [AugmentedSource(source=source, augmentations=augmentations, seed=seed + v) for v in copies]
         with given_to(last_linear(net)) as given:
-            self.features_v = [cache_features(net, None, one, progress=progress) for one in sources]
+            self.features_v = [cache_features(net, None, view, progress=progress) for view in sources]
         self.final_nd = torch.cat([f.half().cpu() for f in given])
 
-    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
-        index = torch.randint(self.num_rows, (count,), generator=draw)
-        wanted = torch.randperm(len(self.features_v), generator=draw)[: 1 if self.views is None else self.views.count]
-        views = [self._view(trained, v, index) for v in wanted.tolist()]
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> AlignmentBatch:
+        index = torch.randint(self.num_samples, (count,), generator=draw)
+        num_views = 1 if self.augmentations is None else self.augmentations.count
+        chosen = torch.randperm(len(self.features_v), generator=draw)[:num_views]
+        views = [self._view(trained, v, index) for v in chosen.tolist()]
         y_b = None if self.y_n is None else self.y_n[index].to(views[0].target_bk.device)
-        return Lesson(views, y_b)
+        return AlignmentBatch(views, y_b)
 
     def _view(self, trained: DynamicNet, v: int, index: Tensor) -> View:
         like, features = next(trained.parameters()), self.features_v[v]
         reduced_e = [reduced[index].to(like) for reduced in features.reduced_e]
         early = [exit.embedder(reduced) for exit, reduced in zip(trained.exits, reduced_e, strict=True)]
         logits_e = [exit.classifier(f) for exit, f in zip(trained.exits, early, strict=True)]
-        final_bd, target_bk = self.final_nd[v * self.num_rows + index].to(like), features.logits_nk[index].to(like)
+        final_bd = self.final_nd[v * self.num_samples + index].to(like)
+        target_bk = features.logits_nk[index].to(like)
         return View(EmbeddedBatch([*early, final_bd], [*logits_e, target_bk]), target_bk)
 
 
-class Live:
-    """Samples go through the trunk as it is trained, beside the static net as it was."""
+class TrainedTrunkSampler:
+    """Samples go through the trunk as it is being trained, beside the static net as it was."""
 
     def __init__(
-        self, guide: Guide, source: Source, train_n: Tensor, views: Augmentations | None, *, labelled: bool
+        self, guide: Guide, source: Source, train_n: Tensor, augmentations: Augmentations | None, *, labelled: bool
     ) -> None:
-        self.guide, self.train_n, self.views, self.labelled = guide, train_n, views, labelled
+        self.guide, self.train_n, self.augmentations, self.labelled = guide, train_n, augmentations, labelled
         self.take, self.spec = by_index(source), spec_of(source)
         if labelled and self.take(train_n[:1]).y is None:
-            raise SourceError("the samples have no labels to learn from; give labelled samples, or learn='teacher'")
+            raise _without_labels()
 
-    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> Lesson:
+    @property
+    def num_samples(self) -> int:
+        return len(self.train_n)
+
+    def draw(self, trained: DynamicNet, count: int, draw: Generator) -> AlignmentBatch:
         batch = self.take(self.train_n[torch.randint(len(self.train_n), (count,), generator=draw)])
         xs = [batch.x]
-        if self.views is not None:
-            xs = [self.views(batch.x, draw, self.spec) for _ in range(self.views.count)]
+        if self.augmentations is not None:
+            xs = [self.augmentations(batch.x, draw, self.spec) for _ in range(self.augmentations.count)]
         like = next(trained.parameters())
         views = []
         for x in xs:
@@ -157,5 +180,5 @@ class Live:
                 views.append(View(embed_batch(trained, x.to(like)), wanted.logits))
         y_b = None
         if self.labelled and batch.y is not None:
-            y_b = of_the_net(batch.y, trained.num_classes).to(like.device)
-        return Lesson(views, y_b)
+            y_b = checked_labels(batch.y, trained.num_classes).to(like.device)
+        return AlignmentBatch(views, y_b)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynext.align.projection_heads import Space, final_prototypes
+from dynext.align.projection_heads import ProjectionHeads, final_prototypes
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import Embeddings, embed
@@ -19,7 +19,7 @@ from dynext.types import Source
 
 
 def few_shot(
-    net: DynamicNet, examples: Source, *, space: Space | None = None, center_on: Source | None = None
+    net: DynamicNet, examples: Source, *, space: ProjectionHeads | None = None, center_on: Source | None = None
 ) -> DynamicNet:
     """A copy of ``net`` whose exits all, the last included, know the classes of a few labelled examples.
 
@@ -35,24 +35,24 @@ def few_shot(
         SourceError: no labels, one class, a class without an example, or NaN.
         FitError: a cascade, or a net that does not end in a linear layer.
     """
-    shown = embed(net, examples)
-    if shown.label_n is None:
+    embedded = embed(net, examples)
+    if embedded.label_n is None:
         raise SourceError("examples without labels; give each the number of its class, from 0")
-    if not int(shown.label_n.max()):
+    if not int(embedded.label_n.max()):
         raise SourceError("all examples are of class 0; there is nothing to tell it from, give two classes or more")
-    center = None if center_on is None else _compared(embed(net, center_on), space)
-    vectors = prototypes(_compared(shown, space), shown.label_n, center_on=center)
+    center = None if center_on is None else _projected(embed(net, center_on), space)
+    vectors = prototypes(_projected(embedded, space), embedded.label_n, center_on=center)
     return reclassify(net, vectors, projections=None if space is None else list(space.early))
 
 
-def zero_shot(net: DynamicNet, space: Space, *, rows: Source | None = None) -> DynamicNet:
+def zero_shot(net: DynamicNet, space: ProjectionHeads, *, rows: Source | None = None) -> DynamicNet:
     """A copy of ``net`` whose early exits know all classes that the final exit knows, also those they never saw.
 
     The final exit's class vectors are reused at each early exit, through the space that it was aligned in. No label is
     looked at. The last exit stays as it is.
 
     Args:
-        samples: unlabelled samples with all classes among them: a class's vector is then the mean direction of those
+        rows: unlabelled samples with all classes among them: a class's vector is then the mean direction of those
             that the full net takes for it. Without it, the final classifier's own weights, which needs a space of the
             last exit's features (``loss="cosine"`` or ``"l2"``).
 
@@ -66,12 +66,12 @@ def zero_shot(net: DynamicNet, space: Space, *, rows: Source | None = None) -> D
         vector_kd = final_prototypes(space.project(embed(net, rows)), net.num_classes)
     zero = torch.zeros(vector_kd.shape[1])
     early = len(net.exits)
-    found = Prototypes(vector_e=(vector_kd,) * early, center_e=(zero,) * early)
-    return reclassify(net, found, projections=list(space.early), last=False)
+    vectors = Prototypes(vector_e=(vector_kd,) * early, center_e=(zero,) * early)
+    return reclassify(net, vectors, projections=list(space.early), last=False)
 
 
-def _compared(seen: Embeddings, space: Space | None) -> tuple[Tensor, ...]:
+def _projected(embedded: Embeddings, space: ProjectionHeads | None) -> tuple[Tensor, ...]:
     """Embeddings of every exit, the early ones' projected where there is a space."""
     if space is None:
-        return seen.embedding_e
-    return (*space.project(seen).embedding_e[:-1], seen.embedding_e[-1])
+        return embedded.embedding_e
+    return (*space.project(embedded).embedding_e[:-1], embedded.embedding_e[-1])

@@ -53,12 +53,9 @@ def term_of(loss: Loss, *, temperature: float = 0.1) -> Term:
     """
     from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss  # seconds to import
 
-    if loss not in get_args(Loss) or not temperature > 0:
-        raise FitError(
-            f"loss={loss!r}, temperature={temperature}; give one of {', '.join(get_args(Loss))}, and a positive one"
-        )
+    check_loss(loss, temperature)
     if loss == "selfcon":
-        return checked(lambda early, final, y: self_contrastive(torch.stack([*early, final]), temperature, y))
+        return of_two_or_more(lambda early, final, y: self_contrastive(torch.stack([*early, final]), temperature, y))
     pair: Callable[[Tensor, Tensor], Tensor] = {
         "cosine": NegativeCosineSimilarity(),
         "ntxent": NTXentLoss(temperature=temperature),
@@ -72,13 +69,21 @@ def term_of(loss: Loss, *, temperature: float = 0.1) -> Term:
         target = final_bd.detach() if stops else final_bd
         return torch.stack([pair(early, target) for early in early_e]).sum()
 
-    return checked(between)
+    return of_two_or_more(between)
 
 
-def checked(term: Term) -> Term:
+def check_loss(loss: str, temperature: float) -> None:
+    """Raises FitError: no such loss, or a temperature that is not positive."""
+    if loss not in get_args(Loss) or not temperature > 0:
+        raise FitError(
+            f"loss={loss!r}, temperature={temperature}; give one of {', '.join(get_args(Loss))}, and a positive one"
+        )
+
+
+def of_two_or_more(term: Term) -> Term:
     """The term, which refuses a batch of one with the reason."""
 
-    def of_some(early_e: Sequence[Tensor], final_bd: Tensor, y_b: Tensor | None = None) -> Tensor:
+    def checked(early_e: Sequence[Tensor], final_bd: Tensor, y_b: Tensor | None = None) -> Tensor:
         if len(final_bd) < 2:
             raise FitError(
                 f"a batch of {len(final_bd)}; alignment compares samples with each other (negatives, variances, "
@@ -86,7 +91,7 @@ def checked(term: Term) -> Term:
             )
         return term(early_e, final_bd, y_b)
 
-    return of_some
+    return checked
 
 
 def self_contrastive(z_mbd: Tensor, temperature: float, y_b: Tensor | None = None) -> Tensor:
@@ -101,8 +106,8 @@ def self_contrastive(z_mbd: Tensor, temperature: float, y_b: Tensor | None = Non
     """
     m, b, _ = z_mbd.shape
     z_nd = F.normalize(z_mbd, dim=-1).flatten(0, 1)
-    row_b = torch.arange(b, device=z_mbd.device)
-    label_n = (row_b if y_b is None else y_b).repeat(m)
+    sample_b = torch.arange(b, device=z_mbd.device)
+    label_n = (sample_b if y_b is None else y_b).repeat(m)
     itself_nn = torch.eye(m * b, dtype=torch.bool, device=z_mbd.device)
     alike_nn = (z_nd @ z_nd.T / temperature).masked_fill(itself_nn, -torch.inf)
     log_p_nn = alike_nn.log_softmax(1).masked_fill(itself_nn, 0.0)

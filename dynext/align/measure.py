@@ -48,7 +48,7 @@ class HeldOut:
 
     @property
     def harmonic_e(self) -> tuple[float, ...]:
-        """Harmonic mean of ``seen_e`` and ``unseen_e``, which is what generalized zero-shot is judged by.
+        """Harmonic mean of ``seen_e`` and ``unseen_e``, the usual measure of generalized zero-shot.
 
         Source: Xian et al., CVPR 2017, arXiv:1707.00600, section 3.
         """
@@ -57,7 +57,7 @@ class HeldOut:
 
 
 def held_out_accuracy(logits_nek: Tensor, label_n: Tensor, classes: Sequence[int]) -> HeldOut:
-    """Judge every exit's logits on the held-out ``classes`` and on all others.
+    """Every exit's accuracy on the held-out ``classes`` and on all others, from its logits.
 
     Raises:
         SourceError: no sample of a held-out class, or no other.

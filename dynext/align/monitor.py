@@ -1,4 +1,4 @@
-"""Looking on while exits are aligned: does a space collapse, and does alignment work against classification?
+"""What is recorded while exits are aligned: do projections collapse, and does alignment work against classification?
 
 Shapes: b samples, d the size of a projection. There are e exits, numbered from 0, the last is the full net.
 """
@@ -13,19 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOOKS = 20
-"""How often, spread over a run, is looked."""
+SNAPSHOTS = 20
+"""How many snapshots are taken, spread over a run."""
 
 COLLAPSED_SPREAD, COLLAPSED_RANK = 0.1, 1.5
 """An exit below either has collapsed: a healthy spread is near 1, and a line has rank 1."""
 
-RANKED_ROWS = 4
+MIN_RANKED_SAMPLES = 4
 """Of fewer samples the rank says nothing: two always lie on a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """One look at a step: both losses, and each exit's projections of the batch."""
+class Snapshot:
+    """The record of one step: both losses, and how far each exit's projections of the batch spread.
+
+    The names of its fields stand in checkpoints and in saved nets.
+    """
 
     step: int
     alignment: float
@@ -33,39 +36,40 @@ class Look:
     spread_e: tuple[float, ...]
     rank_e: tuple[float, ...]
     rows: int
-    """Of the batch."""
+    """Samples of the batch."""
     agreement: float
     """Cosine between the gradients of alignment and classification in what both train; negative is a conflict."""
 
 
 @dataclass(eq=False)
-class Watch:
-    """What was seen so far, and on how many steps the aligned term was left out."""
+class Monitor:
+    """The snapshots so far, and on how many steps the aligned term was left out."""
 
-    looks: list[Look] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
     dropped: int = 0
 
-    def weigh(
-        self, answered: Tensor, aligned: Tensor, weight: float, shared: Sequence[Tensor], *, drop: bool
+    def combine(
+        self, classification: Tensor, alignment: Tensor, weight: float, shared: Sequence[Tensor], *, drop: bool
     ) -> tuple[Tensor, float]:
         """Classification plus ``weight`` times alignment, and the cosine of their gradients in ``shared``.
 
         With ``drop``, classification alone where the cosine is negative.
         """
-        cosine = agreement(aligned, answered, shared)
+        cosine = agreement(alignment, classification, shared)
         if drop and cosine < 0:
             self.dropped += 1
-            return answered, cosine
-        return answered + weight * aligned, cosine
+            return classification, cosine
+        return classification + weight * alignment, cosine
 
     def state(self) -> dict[str, Any]:
         """JSON, for a checkpoint."""
-        return {"looks": [asdict(look) for look in self.looks], "dropped": self.dropped}
+        return {"looks": [asdict(snapshot) for snapshot in self.snapshots], "dropped": self.dropped}
 
     def resume(self, state: dict[str, Any]) -> None:
-        self.looks = [
-            Look(**{**look, "spread_e": tuple(look["spread_e"]), "rank_e": tuple(look["rank_e"])})
-            for look in state["looks"]
+        """Take up what `state` gave."""
+        self.snapshots = [
+            Snapshot(**{**kept, "spread_e": tuple(kept["spread_e"]), "rank_e": tuple(kept["rank_e"])})
+            for kept in state["looks"]
         ]
         self.dropped = int(state["dropped"])
 
@@ -74,7 +78,8 @@ class Watch:
 def spread(z_bd: Tensor) -> float:
     """Standard deviation of normalized samples, mean over dimensions, times sqrt(d): 1 on a sphere, 0 in a point.
 
-    Source: SimSiam's collapse check, Chen & He, CVPR 2021, arXiv:2011.10566, figure 2 (there it is 1/sqrt(d)).
+    Source: SimSiam's collapse check, Chen & He, CVPR 2021, arXiv:2011.10566, figure 2 (there it is 1/sqrt(d) on a
+    sphere). lightly's ``std_of_l2_normalized`` divides by b - 1, which is 1.4 times as much in a batch of two.
     """
     z = F.normalize(z_bd.double(), dim=-1)
     return float(z.std(0, correction=0).mean() * z.shape[1] ** 0.5)
@@ -95,11 +100,11 @@ def effective_rank(z_bd: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def look_at(
+def take_snapshot(
     step: int, classification: Tensor, alignment: Tensor, projected_e: Sequence[Tensor], agreement: float
-) -> Look:
-    """What there is to see at a step; ``projected_e`` are e tensors ``[b d]``."""
-    return Look(
+) -> Snapshot:
+    """The record of one step; ``projected_e`` are e tensors ``[b d]``."""
+    return Snapshot(
         step=step,
         alignment=float(alignment.detach()),
         classification=float(classification.detach()),
@@ -110,21 +115,22 @@ def look_at(
     )
 
 
-def collapsed(look: Look) -> tuple[bool, ...]:
+def collapsed(snapshot: Snapshot) -> tuple[bool, ...]:
     """Which exits' projections are all but one point or one line."""
-    least = COLLAPSED_RANK if look.rows >= RANKED_ROWS else 0.0
-    return tuple(s < COLLAPSED_SPREAD or r < least for s, r in zip(look.spread_e, look.rank_e, strict=True))
+    least = COLLAPSED_RANK if snapshot.rows >= MIN_RANKED_SAMPLES else 0.0
+    pairs = zip(snapshot.spread_e, snapshot.rank_e, strict=True)
+    return tuple(spread < COLLAPSED_SPREAD or rank < least for spread, rank in pairs)
 
 
 def agreement(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> float:
     """Cosine between the gradients of two losses in ``parameters``; 0 where one of them has none. The graph is kept."""
-    one, two = (
+    first_grads, second_grads = (
         torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
         for loss in (first, second)
     )
-    pairs = [(a, b) for a, b in zip(one, two, strict=False) if a is not None and b is not None]
+    pairs = [(a, b) for a, b in zip(first_grads, second_grads, strict=False) if a is not None and b is not None]
     dot = sum(float((a * b).sum()) for a, b in pairs)
-    norm = (_squares(one) * _squares(two)) ** 0.5
+    norm = (_squares(first_grads) * _squares(second_grads)) ** 0.5
     return dot / norm if norm > 0 else 0.0
 
 

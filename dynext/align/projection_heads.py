@@ -23,11 +23,11 @@ from dynext.net.prototypes import class_means
 from dynext.seeding import seeded
 
 
-class Space(nn.Module):
+class ProjectionHeads(nn.Module):
     """Each exit's embedding ``[b d]`` into one space ``[b d]``, by lightly's projection and prediction heads.
 
-    A net needs none of it to run; it is kept beside the net for those who want classes at an early exit that it has
-    never seen. For the losses with a stop-gradient the space is that of the last exit's features, each dimension
+    A net needs none of them to run; they are kept beside the net for those who want classes at an early exit that it
+    has never seen. For the losses with a stop-gradient the space is that of the last exit's features, each dimension
     standardized: nothing could train a head there. For the others the last exit has a head as well.
     """
 
@@ -43,24 +43,26 @@ class Space(nn.Module):
         )
 
     @classmethod
-    def of(cls, net: DynamicNet, loss: Loss, *, hidden: int = 256, size: int = 128, seed: int = 0) -> Space:
+    def of(cls, net: DynamicNet, loss: Loss, *, hidden: int = 256, size: int = 128, seed: int = 0) -> ProjectionHeads:
         """Untrained heads for the exits of ``net``."""
         with seeded(seed):
             return cls(embedding_sizes(net), loss, hidden=hidden, size=size).to(next(net.parameters()))
 
     def forward(self, embedding_e: Sequence[Tensor]) -> list[Tensor]:
-        """Every exit's projection, e tensors ``[b d]``, in the mode that the space is in."""
+        """Every exit's projection, e tensors ``[b d]``, in the mode that the heads are in."""
         *early, final = embedding_e
         return [*(head(f) for head, f in zip(self.early, early, strict=True)), self.final(final)]
 
     @torch.no_grad()
-    def project(self, found: Embeddings) -> Embeddings:
+    def project(self, embeddings: Embeddings) -> Embeddings:
         """The same samples with projections in the place of embeddings."""
         like = next(self.early[0].parameters())
         with evaluating(self):
-            projected = self([f.to(like) for f in found.embedding_e])
+            projected = self([f.to(like) for f in embeddings.embedding_e])
         return Embeddings(
-            embedding_e=tuple(z.float().cpu() for z in projected), logits_nek=found.logits_nek, label_n=found.label_n
+            embedding_e=tuple(z.float().cpu() for z in projected),
+            logits_nek=embeddings.logits_nek,
+            label_n=embeddings.label_n,
         )
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ def final_prototypes(projected: Embeddings, num_classes: int) -> Tensor:
     """The mean direction ``[k d]`` of the samples that the full net itself takes for a class; no label is looked at.
 
     Args:
-        projected: `Space.project` of unlabelled samples.
+        projected: `ProjectionHeads.project` of unlabelled samples.
 
     Raises:
         SourceError: a class that the full net takes no sample for.
@@ -95,17 +97,17 @@ def final_prototypes(projected: Embeddings, num_classes: int) -> Tensor:
         raise SourceError(f"the full net finds {error}; give more unlabelled samples") from error
 
 
-def _head(loss: Loss, given: int, hidden: int, size: int) -> nn.Module:
+def _head(loss: Loss, in_size: int, hidden: int, size: int) -> nn.Module:
     """lightly's head for the loss; SimSiam's projection has its prediction behind it, the control is linear."""
     from lightly.models.modules import heads
 
     if loss == "cosine":
-        projection = heads.SimSiamProjectionHead(given, hidden, size)
+        projection = heads.SimSiamProjectionHead(in_size, hidden, size)
         return nn.Sequential(projection, heads.SimSiamPredictionHead(size, max(hidden // 4, 8), size))
     if loss == "barlow":
-        return heads.BarlowTwinsProjectionHead(given, hidden, size)
+        return heads.BarlowTwinsProjectionHead(in_size, hidden, size)
     if loss == "vicreg":
-        return heads.VICRegProjectionHead(given, hidden, size)
+        return heads.VICRegProjectionHead(in_size, hidden, size)
     if loss == "l2":
-        return heads.ProjectionHead([(given, size, None, None)])
-    return heads.SimCLRProjectionHead(given, hidden, size)
+        return heads.ProjectionHead([(in_size, size, None, None)])
+    return heads.SimCLRProjectionHead(in_size, hidden, size)

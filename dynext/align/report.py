@@ -36,7 +36,7 @@ class Rechosen:
             ("Aligned, at that old policy", self.stale),
             ("Aligned, thresholds and temperatures chosen anew", self.after),
         )
-        return "\n\n".join(f"{title}:\n\n{found}" for title, found in parts)
+        return "\n\n".join(f"{title}:\n\n{part}" for title, part in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; the table is left out."""
@@ -65,10 +65,10 @@ def rechoose(
         policy: the one that went with the net ``before``.
         chosen_on: samples to choose by, unlabelled or not.
         judged_on: other samples for the three reports; without it these are on the samples chosen by, and promise too
-        much.
+            much.
         max_drop: accuracy that may be lost, a point without it; ``budget`` is a share of the MACs. As in
             `dynext.choose`.
-        samples: what the samples to choose by are, in words.
+        rows: what the samples to choose by are, in words.
 
     Raises:
         PolicyError: a policy for another number of exits, or a budget that nothing meets.
@@ -77,8 +77,8 @@ def rechoose(
     table = collect(aligned, chosen_on, keep=policy.skip_rule, rows=rows)
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
-    found = choose(table, max_drop=max_drop, budget=budget, temperature=calibrate(table))
-    return compared(before, aligned, policy, found, table, chosen_on if judged_on is None else judged_on)
+    chosen = choose(table, max_drop=max_drop, budget=budget, temperature=calibrate(table))
+    return compared(before, aligned, policy, chosen, table, chosen_on if judged_on is None else judged_on)
 
 
 def compared(

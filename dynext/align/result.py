@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from dynext.align.losses import Loss
-from dynext.align.monitor import Look, collapsed
-from dynext.align.projection_heads import Space
+from dynext.align.monitor import Snapshot, collapsed
+from dynext.align.projection_heads import ProjectionHeads
+from dynext.align.settings import Trunk
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.drift import Drift
-
-Trunk = Literal["frozen", "joint"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +19,7 @@ class Alignment:
 
     net: DynamicNet
     """A net like the one that was given: nothing of the heads is in it."""
-    space: Space = field(repr=False)
+    space: ProjectionHeads = field(repr=False)
     """The heads, for classes that an exit has never seen; throw it away otherwise."""
     loss: Loss
     weight: float
@@ -28,7 +27,7 @@ class Alignment:
     steps: int
     rows: int
     """Trained on."""
-    looks: tuple[Look, ...]
+    snapshots: tuple[Snapshot, ...]
     dropped: int
     """Steps on which the aligned term was left out, because it worked against classification."""
     drift: Drift | None
@@ -38,23 +37,26 @@ class Alignment:
     @property
     def collapsed_e(self) -> tuple[bool, ...]:
         """Which exits' projections were all but a point or a line in the end."""
-        return collapsed(self.looks[-1]) if self.looks else (False,) * self.net.num_exits
+        return collapsed(self.snapshots[-1]) if self.snapshots else (False,) * self.net.num_exits
 
     @property
     def conflicts(self) -> float:
-        """Share of the looks at which alignment worked against classification."""
-        return sum(look.agreement < 0 for look in self.looks) / max(len(self.looks), 1)
+        """Share of the snapshots at which alignment worked against classification."""
+        return sum(snapshot.agreement < 0 for snapshot in self.snapshots) / max(len(self.snapshots), 1)
 
     def __str__(self) -> str:
         how = f"aligned by {self.loss} x {self.weight:g}, {self.trunk} trunk"
         lines = [f"{how}, {self.steps:,} steps, {self.rows:,} samples"]
-        for look in dict.fromkeys((self.looks[:1] + self.looks[-1:]) if self.looks else ()):
-            exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(look.spread_e, look.rank_e, strict=True))
+        for shot in dict.fromkeys(self.snapshots[:1] + self.snapshots[-1:]):
+            exits = "  ".join(f"{s:.2f}/{r:.1f}" for s, r in zip(shot.spread_e, shot.rank_e, strict=True))
             lines.append(
-                f"  step {look.step:,}: alignment {look.alignment:.3f}, classification {look.classification:.3f}, "
+                f"  step {shot.step:,}: alignment {shot.alignment:.3f}, classification {shot.classification:.3f}, "
                 f"spread/rank of exits {exits}"
             )
-        lines.append(f"  conflicts at {self.conflicts:.0%} of {len(self.looks)} looks, {self.dropped:,} steps without")
+        lines.append(
+            f"  conflicts at {self.conflicts:.0%} of {len(self.snapshots)} snapshots, "
+            f"alignment left out on {self.dropped:,} steps"
+        )
         if any(self.collapsed_e):
             exits = ", ".join(str(e) for e, gone in enumerate(self.collapsed_e) if gone)
             lines.append(f"  COLLAPSED: exits {exits} see all samples alike; lower the weight, or take another loss")
@@ -65,7 +67,7 @@ class Alignment:
         plain = ("loss", "weight", "trunk", "steps", "rows", "dropped", "seconds")
         return {
             **{name: getattr(self, name) for name in plain},
-            "looks": [asdict(look) for look in self.looks],
+            "looks": [asdict(snapshot) for snapshot in self.snapshots],
             "collapsed_e": list(self.collapsed_e),
             "drift": None if self.drift is None else asdict(self.drift),
         }

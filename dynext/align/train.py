@@ -4,80 +4,65 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, get_args
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import Unpack
 
 from dynext.align.augmentations import Augmentations
-from dynext.align.batches import Kept, Live, Shown
-from dynext.align.losses import WEIGHTS, Loss, term_of
-from dynext.align.monitor import LOOKS, Watch, look_at
-from dynext.align.objective import Learn, Objective
-from dynext.align.projection_heads import Space
-from dynext.align.result import Alignment, Trunk
+from dynext.align.batches import AlignmentSampler, CachedFeatureSampler, TrainedTrunkSampler
+from dynext.align.losses import Loss, term_of
+from dynext.align.monitor import SNAPSHOTS, Monitor, take_snapshot
+from dynext.align.objective import Objective
+from dynext.align.projection_heads import ProjectionHeads
+from dynext.align.result import Alignment
+from dynext.align.settings import AlignmentSettings, AlignmentTerm, FromTeacher, JointTrunk, Learn, Trunk
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, check_same_run, fit
+from dynext.fitting import FitConfig, FitOptions, FitResult, check_same_run, configured, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
-from dynext.seeding import generator
-from dynext.train.drift import DriftGuard, drift_of
+from dynext.train.drift import DriftGuard, drift_of, split_held_out
 from dynext.train.frozen_teacher import Guide
 from dynext.types import Source
 
-HELD_OUT = 512
-"""Most samples on which a joint trunk's drift is measured; an eighth of the source where that is less."""
+TRUNK_LR = 1e-4
+
+USUAL = FitConfig(steps=2000, lr=2e-3, trunk_lr=TRUNK_LR, batch_size=128)
 
 
 def align_exits(
     net: DynamicNet,
     source: Source,
+    config: FitConfig | None = None,
     *,
-    loss: Loss = "cosine",
-    weight: float | None = None,
-    trunk: Trunk = "frozen",
-    learn: Learn = "teacher",
+    term: AlignmentTerm | Loss = "cosine",
+    trunk: JointTrunk | Trunk = "frozen",
+    learn: FromTeacher | Learn = "teacher",
     classes: Sequence[int] | None = None,
-    views: Augmentations | None = None,
-    steps: int = 2000,
-    seed: int = 0,
-    batch_size: int = 128,
-    lr: float = 2e-3,
-    trunk_lr: float = 1e-4,
-    temperature: float = 4.0,
-    contrast: float = 0.1,
-    hidden: int = 256,
-    size: int = 128,
-    drop_conflicts: bool = False,
-    max_drift: float = 0.02,
-    checkpoint: Path | str | None = None,
-    accelerator: str = "cpu",
-    progress: bool = True,
+    augmentations: Augmentations | None = None,
+    **options: Unpack[FitOptions],
 ) -> Alignment:
     """A copy of ``net`` whose early exits see samples as its last exit does, and answer as well as before.
 
-    Loss: classification plus ``weight`` times a term of `dynext.align.losses`. The heads that the term looks through
-    are taken off afterwards. Adam, cosine schedule. The last exit is bit for bit the same with a frozen trunk; with a
-    joint one it is held near the static net, as in `dynext.zeroshot.distill_jointly`. The trunk's buffers never change.
+    Loss: classification, plus the weight of ``term`` times that term. The projection heads that the term compares
+    embeddings through are taken off afterwards. The last exit is bit for bit the same with a frozen trunk; with a joint
+    one it is held near the static net, as in `dynext.zeroshot.distill_jointly`. The trunk's buffers never change.
 
     Args:
-        weight: what the term counts; `terms.WEIGHTS` without it, 0 for classification alone (the control).
-        learn: ``"teacher"`` distils the full net's answers into the exits and never looks at a label; ``"labels"``
-            learns from labels (``"selfcon"`` then pulls samples of a class together, too).
+        config: how to train, as a whole or field by field (``steps=600, seed=1``); without it 2000 steps of Adam on
+            batches of 128 at a rate of 2e-3, cosine schedule. ``trunk_lr``, 1e-4 without it, is a joint trunk's.
+        term: the aligning loss, or an `AlignmentTerm` with its weight and heads.
+        trunk: ``"frozen"``, or ``"joint"`` to train it as well; a `JointTrunk` says how far it may drift.
+        learn: ``"teacher"`` distils the full net's answers into the exits and never looks at a label (a `FromTeacher`
+            says at which temperature); ``"labels"`` learns from labels (the loss ``"selfcon"`` then pulls samples of a
+            class together, too).
         classes: the only classes that exits learn answers for; samples of others (by label, or by the full net's
             answer) still take part in alignment. For exits that are to meet classes they know nothing of, leave such
             samples out.
-        views: random views of images; samples as they are without it.
-        temperature: of distillation; ``contrast`` is that of ``"ntxent"`` and ``"selfcon"``.
-        hidden, size: of the heads' layers and of what they give.
-        drop_conflicts: leave the term out of each step at which its gradient points away from classification's. Takes
-            two further backward passes a step.
-        max_drift: with a joint trunk, the share of held-out samples that the last exit may answer unlike the static
-        net.
-        checkpoint: file in which an interrupted run is kept and resumed from.
+        augmentations: random views of images; samples as they are without it.
 
     Raises:
         FitError: no early exit, a cascade, no linear layer at the end, figures out of range, or a batch of one.
@@ -87,109 +72,95 @@ def align_exits(
     SelfCon, Bae et al., AAAI 2023, arXiv:2106.15499, has the exits of one net as views, and a single view of each
     sample.
     """
-    weight = WEIGHTS.get(loss, 1.0) if weight is None else weight
-    known = None if classes is None else tuple(dict.fromkeys(map(int, classes)))
-    _check(net, source, weight, trunk, learn, known, batch_size, lr, trunk_lr, max_drift)
-    if not temperature > 0 or min(hidden, size) < 1:
-        raise FitError(f"temperature={temperature}, hidden={hidden}, size={size}; all of them are positive")
-    term = term_of(loss, temperature=contrast)
+    config = replace(configured(USUAL, config, options), label="aligning exits")
+    if config.trunk_lr is None:
+        config = replace(config, trunk_lr=TRUNK_LR)
+    settings = AlignmentSettings.of(term, trunk, learn, classes, augmentations)
+    _check(net, source, settings, config)
     student = copy.deepcopy(net).requires_grad_(False)
-    shown, leash = _shown(net, student, source, trunk, learn, views, seed, max_drift, progress)
-    options = {
-        "loss": loss,
-        "weight": weight,
-        "trunk": trunk,
-        "learn": learn,
-        "classes": None if known is None else list(known),
-        "views": None if views is None else asdict(views),
-        "batch_size": batch_size,
-        "trunk_lr": trunk_lr,
-        "temperature": temperature,
-        "contrast": contrast,
-        "drop_conflicts": drop_conflicts,
-        "max_drift": max_drift,
-    }
-    trained = _Trained(student, Space.of(net, loss, hidden=hidden, size=size, seed=seed), leash, options)
-    watch, every = trained.watch, max(1, steps // LOOKS)
-    asked = Objective(space=trained.space, term=term, temperature=temperature, classes=known, whole=trunk == "joint")
-
-    def step(_: torch.nn.Module, draw: Generator, done: float) -> Tensor:
-        t = round(done * steps)
-        if leash is not None and t and t % every == 0:
-            leash.check(t)
-        parts = asked.parts(shown.draw(trained, batch_size, draw))
-        looking = t % every == 0 or t == steps - 1
-        if not looking and not drop_conflicts:
-            return parts.classification + weight * parts.alignment
-        total, cosine = watch.weigh(parts.classification, parts.alignment, weight, trained.shared, drop=drop_conflicts)
-        if looking:
-            watch.looks.append(look_at(t, parts.classification, parts.alignment, parts.projected_e, cosine))
-        return total
-
-    config = FitConfig(
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        accelerator=accelerator,
-        progress=progress,
-        label="aligning exits",
-    )
-    slow = trunk_lr / lr
-    found = fit(trained, step, config, share=lambda part: slow * trained.rate if part == "staged" else 1.0)
-    if leash is not None and steps and leash.checks[-1].step != steps:
-        leash.check(steps)
+    sampler, guard = _sampler(net, student, source, settings, config)
+    head_sizes = {"hidden": settings.term.hidden, "size": settings.term.size}
+    space = ProjectionHeads.of(net, settings.term.loss, **head_sizes, seed=config.seed)
+    trained = _Trained(student, space, guard, settings.identity(config))
+    result = _train(trained, sampler, settings, config)
     device = next(net.parameters()).device
     student.to(device)
     take_flags(student, net)
     return Alignment(
         net=student,
-        space=trained.space.to(device).eval().requires_grad_(False),
-        loss=loss,
-        weight=weight,
-        trunk=trunk,
-        steps=steps,
-        rows=len(source) if leash is None else len(source) - _held_out(source),
-        looks=tuple(watch.looks),
-        dropped=watch.dropped,
-        drift=None if leash is None else drift_of(student, leash.guide, leash.batches),
-        seconds=found.seconds,
+        space=space.to(device).eval().requires_grad_(False),
+        loss=settings.term.loss,
+        weight=settings.term.effective_weight,
+        trunk=settings.trunk,
+        steps=config.steps,
+        rows=sampler.num_samples,
+        snapshots=tuple(trained.monitor.snapshots),
+        dropped=trained.monitor.dropped,
+        drift=None if guard is None else drift_of(student, guard.guide, guard.batches),
+        seconds=result.seconds,
     )
 
 
-def _shown(
-    net: DynamicNet,
-    student: DynamicNet,
-    source: Source,
-    trunk: Trunk,
-    learn: Learn,
-    views: Augmentations | None,
-    seed: int,
-    max_drift: float,
-    progress: bool,
-) -> tuple[Shown, DriftGuard | None]:
-    """Where lessons come from, and for a joint trunk what holds the last exit near the static net."""
-    labelled = learn == "labels"
-    if trunk == "frozen":
-        return Kept(net, source, views, labelled=labelled, seed=seed, progress=progress), None
+def _sampler(
+    net: DynamicNet, student: DynamicNet, source: Source, settings: AlignmentSettings, config: FitConfig
+) -> tuple[AlignmentSampler, DriftGuard | None]:
+    """Where batches come from, and for a joint trunk what holds the last exit near the static net."""
+    augmentations, labelled = settings.augmentations, settings.teacher is None
+    if settings.joint is None:
+        cached = CachedFeatureSampler(
+            net, source, augmentations, labelled=labelled, seed=config.seed, progress=config.progress
+        )
+        return cached, None
     student.staged.requires_grad_(True)
-    order = torch.randperm(len(source), generator=generator(seed))
-    held_out, train_n = order[: _held_out(source)], order[_held_out(source) :]
+    train_n, held_out_n = split_held_out(source, config.seed)
     guide = Guide.of(net.staged, "batch" if source.bn == "batch" else "frozen")
-    leash = DriftGuard(student, guide, by_index(source)(held_out).x, max_drift)
-    return Live(guide, source, train_n, views, labelled=labelled), leash
+    guard = DriftGuard(student, guide, by_index(source)(held_out_n).x, settings.joint.max_drift)
+    return TrainedTrunkSampler(guide, source, train_n, augmentations, labelled=labelled), guard
 
 
-def _held_out(source: Source) -> int:
-    return min(HELD_OUT, max(len(source) // 8, 1))
+def _train(trained: _Trained, sampler: AlignmentSampler, settings: AlignmentSettings, config: FitConfig) -> FitResult:
+    term, steps = settings.term, config.steps
+    guard, monitor = trained.guard, trained.monitor
+    every = max(1, steps // SNAPSHOTS)
+    objective = Objective(
+        space=trained.space,
+        term=term_of(term.loss, temperature=term.contrast),
+        temperature=settings.temperature,
+        classes=settings.classes,
+        last_too=guard is not None,
+    )
+
+    def step(_: torch.nn.Module, draw: Generator, done: float) -> Tensor:
+        t = round(done * steps)
+        if guard is not None and t and t % every == 0:
+            guard.check(t)
+        losses = objective.losses(sampler.draw(trained, config.batch_size, draw))
+        recorded = t % every == 0 or t == steps - 1
+        if not recorded and not term.drop_conflicts:
+            return losses.classification + term.effective_weight * losses.alignment
+        total, cosine = monitor.combine(
+            losses.classification, losses.alignment, term.effective_weight, trained.shared, drop=term.drop_conflicts
+        )
+        if recorded:
+            snapshot = take_snapshot(t, losses.classification, losses.alignment, losses.projected_e, cosine)
+            monitor.snapshots.append(snapshot)
+        return total
+
+    slow = (config.trunk_lr or 0.0) / config.lr
+    result = fit(trained, step, config, share=lambda part: slow * trained.rate if part == "staged" else 1.0)
+    if guard is not None and steps and guard.checks[-1].step != steps:
+        guard.check(steps)
+    return result
 
 
 class _Trained(DynamicNet):
     """The student's very parts beside the heads, and what a resumed run must know beside weights."""
 
-    def __init__(self, net: DynamicNet, space: Space, leash: DriftGuard | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, net: DynamicNet, space: ProjectionHeads, guard: DriftGuard | None, identity: dict[str, Any]
+    ) -> None:
         super().__init__(net.staged, net.exits, net.gates)
-        self.space, self.leash, self.options, self.watch = space, leash, options, Watch()
+        self.space, self.guard, self.identity, self.monitor = space, guard, identity, Monitor()
         self.eval()
         for part in (*net.exits, space):
             part.requires_grad_(True).train()
@@ -197,7 +168,7 @@ class _Trained(DynamicNet):
     @property
     def rate(self) -> float:
         """Share of the trunk's learning rate."""
-        return 1.0 if self.leash is None else self.leash.rate
+        return 1.0 if self.guard is None else self.guard.rate
 
     @property
     def shared(self) -> list[Tensor]:
@@ -205,42 +176,29 @@ class _Trained(DynamicNet):
         parts = [*(exit.embedder for exit in self.exits), self.staged]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
+    # The keys below, and `space` above, stand in checkpoints.
     def get_extra_state(self) -> dict[str, Any]:
-        kept = None if self.leash is None else self.leash.state()
-        return {"options": self.options, "watch": self.watch.state(), "leash": kept}
+        guard_state = None if self.guard is None else self.guard.state()
+        return {"options": self.identity, "watch": self.monitor.state(), "leash": guard_state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        check_same_run(state["options"], self.options)
-        self.watch.resume(state["watch"])
-        if self.leash is not None:
-            self.leash.resume(state["leash"])
+        check_same_run(state["options"], self.identity)
+        self.monitor.resume(state["watch"])
+        if self.guard is not None:
+            self.guard.resume(state["leash"])
 
 
-def _check(
-    net: DynamicNet,
-    source: Source,
-    weight: float,
-    trunk: str,
-    learn: str,
-    classes: tuple[int, ...] | None,
-    batch_size: int,
-    lr: float,
-    trunk_lr: float,
-    max_drift: float,
-) -> None:
+def _check(net: DynamicNet, source: Source, settings: AlignmentSettings, config: FitConfig) -> None:
     if not len(net.exits):
         raise FitError("the net has no early exit to align; attach some (dx.attach)")
     if net.cascade is not None:
         raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
-    if trunk not in get_args(Trunk) or learn not in get_args(Learn):
-        raise FitError(f"trunk={trunk!r}, learn={learn!r}; give 'frozen' or 'joint', and 'teacher' or 'labels'")
-    if weight < 0 or not lr > 0 or trunk_lr < 0 or not 0 <= max_drift <= 1:
-        raise FitError(f"weight={weight}, lr={lr}, trunk_lr={trunk_lr}, max_drift={max_drift}; none may be negative")
-    if batch_size < 2:
+    if config.batch_size < 2:
         raise FitError(
-            f"batch_size={batch_size}; alignment compares samples with each other (negatives, variances, BatchNorm), "
-            f"give at least 2"
+            f"batch_size={config.batch_size}; alignment compares samples with each other (negatives, variances, "
+            f"BatchNorm), give at least 2"
         )
+    classes = settings.classes
     if classes is not None and (len(classes) < 2 or not 0 <= min(classes) <= max(classes) < net.num_classes):
         raise FitError(f"classes {classes} of a net with {net.num_classes}; give at least two, from 0")
     check_samples(source, net.staged.input_shape, least=4)  # some are held out, the others compared with each other

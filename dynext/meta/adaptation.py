@@ -8,14 +8,15 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
-from dynext.meta.adapt_steps import Classifiers, Method, Pupil, Way, as_start, way_of
+from dynext.meta.adapt_config import AdaptConfig, AdaptOptions, adapt_config, as_start
+from dynext.meta.adapt_steps import SupportLearner
 from dynext.meta.functional import Learner
 from dynext.meta.new_classes import with_classes
 from dynext.meta.norms import settle
@@ -47,14 +48,10 @@ def adapt(
     net: DynamicNet | MetaStart,
     support: Source | Batch,
     *,
-    steps: int | None = None,
-    method: Method | None = None,
-    lr: float | None = None,
-    classifiers: Classifiers | None = None,
-    bn: Literal["task", "frozen", "per_step"] | None = None,
     policy: Policy | None = None,
     max_drop: float = 0.02,
     seed: int = 0,
+    **options: Unpack[AdaptOptions],
 ) -> Adaptation:
     """A new net that has learned the ``support`` samples at every exit, with a policy; the given one is left alone.
 
@@ -63,6 +60,8 @@ def adapt(
     and the policy's note says on how many samples.
 
     Args:
+        policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one sample a class needs.
+        max_drop: accuracy on the support samples that thresholds may lose.
         steps: gradient steps; what a meta-learned start was trained for, else 3 with a ``method`` that takes some, and
             none without one.
         method: ``"prototypes"`` makes class means the classifiers, without a gradient; else which parameters the steps
@@ -76,7 +75,6 @@ def adapt(
         bn: ``"frozen"`` normalizes by the net's running statistics; ``"task"`` gives the new net those of the support
             samples; ``"per_step"`` is for a start that was meta-trained so. Without it what the gradient steps of a
             meta-learned start were trained on, else ``"frozen"``.
-        policy: thresholds and temperatures chosen elsewhere, such as on other episodes: what one sample a class needs.
 
     Raises:
         SourceError: no samples, no labels or no class numbers, one class, a class without a sample or (without
@@ -88,27 +86,26 @@ def adapt(
     Source: leave-one-out with class means costs nothing extra in the trunk; for gradient steps on class means see
     Proto-MAML, Triantafillou et al., ICLR 2020, arXiv:1903.03096.
     """
-    start = as_start(net)
-    way = way_of(start, isinstance(net, MetaStart), method, steps, lr, bn, classifiers)
-    x, y_n = support_rows(start.net, support, kept=way.classifiers == "kept")
+    start, config = as_start(net), adapt_config(net, options)
+    x, y_n = support_samples(start.net, support, kept=config.classifiers == "kept")
     if policy is None:
         check_two_each(y_n)
     else:
         policy.check_exits(start.net.num_exits)
-    pupil = pupil_for(start, way, int(y_n.max()) + 1, seed=seed)
-    like = next(pupil.net.parameters())
+    learner = learner_for(start, config, int(y_n.max()) + 1, seed=seed)
+    like = next(learner.net.parameters())
     x, y_n = x.to(like), y_n.to(like.device)
-    adapted = taught(pupil, x, y_n)
+    adapted = adapted_net(learner, x, y_n)
     if policy is not None:
         return Adaptation(net=adapted, policy=policy, table=None, calibration=None)
-    logits_nek = left_out(pupil, x, y_n, seed=seed)
+    logits_nek = left_out_logits(learner, x, y_n, seed=seed)
     table = table_of(adapted, logits_nek.cpu(), label_n=y_n.cpu(), rows=f"{len(y_n)} support samples, each left out")
     calibration = calibrate(table)
     chosen = choose(table, max_drop=max_drop, temperature=calibration, rule="plain")
     return Adaptation(net=adapted, policy=chosen, table=table, calibration=calibration)
 
 
-def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tuple[Tensor, Tensor]:
+def support_samples(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tuple[Tensor, Tensor]:
     """Samples ``[n ...]`` and labels ``[n]`` that something can be learned from; ``kept``: for the net's own
     classes.
     """
@@ -127,17 +124,17 @@ def support_rows(net: DynamicNet, support: Source | Batch, *, kept: bool) -> tup
             f"labels {list(batch.y.shape)} of {batch.y.dtype} from {batch.y.min().item()} for {len(batch.x)} support "
             f"samples; give each sample the number of its class, counted from 0"
         )
-    found = batch.y.unique().tolist()
-    if len(found) < 2:
+    classes = batch.y.unique().tolist()
+    if len(classes) < 2:
         raise SourceError(
-            f"all support samples are of one class ({found[0]}); there is nothing to tell it from, give two"
+            f"all support samples are of one class ({classes[0]}); there is nothing to tell it from, give two"
         )
-    if kept and found[-1] >= net.num_classes:
+    if kept and classes[-1] >= net.num_classes:
         raise SourceError(
-            f"a support sample is of class {found[-1]}, the net knows {net.num_classes}; "
+            f"a support sample is of class {classes[-1]}, the net knows {net.num_classes}; "
             f"give classifiers='prototypes' for a new set of classes"
         )
-    absent = sorted(set(range(found[-1] + 1)) - set(found))
+    absent = sorted(set(range(classes[-1] + 1)) - set(classes))
     if not kept and absent:
         raise SourceError(f"no support sample of class {absent[0]}; number the classes from 0 without gaps")
     broken = (~batch.x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
@@ -157,45 +154,46 @@ def check_two_each(y_n: Tensor) -> None:
         )
 
 
-def pupil_for(start: MetaStart, way: Way, num_classes: int, *, seed: int = 0) -> Pupil:
+def learner_for(start: MetaStart, config: AdaptConfig, num_classes: int, *, seed: int = 0) -> SupportLearner:
     """The net made ready for so many classes; a net that has as many is taken as it is."""
-    if way.classifiers == "prototypes" and num_classes != start.net.num_classes:
+    if config.classifiers == "prototypes" and num_classes != start.net.num_classes:
         net = with_classes(start.net, num_classes, seed=seed)
         start = MetaStart(net=net, inner=start.inner, step_sizes=start.step_sizes, statistics=start.statistics)
-    return Pupil(start, way)
+    return SupportLearner(start, config)
 
 
-def taught(pupil: Pupil, x: Tensor, y_n: Tensor) -> DynamicNet:
-    """A copy of the pupil's net with what it learns from the samples, and with the statistics that it then runs on."""
-    changed = pupil.learned(x, y_n)
-    net = copy.deepcopy(pupil.net).eval()
+def adapted_net(learner: SupportLearner, x: Tensor, y_n: Tensor) -> DynamicNet:
+    """A copy of the learner's net with what it learns from the samples, and the statistics that it then runs on."""
+    changed = learner.learned(x, y_n)
+    net = copy.deepcopy(learner.net).eval()
     own = dict(net.named_parameters())
     with torch.no_grad():
         for name, tensor in changed.items():
             own[name].copy_(tensor)
-        if pupil.norms.statistics is not None:
+        if learner.norms.statistics is not None:
             buffers = dict(net.named_buffers())
-            for name, tensor in pupil.norms.statistics.at(pupil.way.steps).items():
+            for name, tensor in learner.norms.statistics.at(learner.config.steps).items():
                 buffers[name].copy_(tensor)
-    if pupil.way.bn == "task":
+    if learner.config.bn == "task":
         settle(Learner(net, range(net.num_exits)), x)
     return net
 
 
-def left_out(pupil: Pupil, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
+def left_out_logits(learner: SupportLearner, x: Tensor, y_n: Tensor, *, seed: int) -> Tensor:
     """Each sample's logits ``[n e k]`` from exits that learned without it.
 
     Groups are drawn within each class, so that a class never vanishes. The trunk is run once for all groups, but with
     ``bn="task"``, whose statistics are those of the samples at hand.
     """
     group_n = _groups(y_n, seed)
-    seen = None if pupil.way.bn == "task" else pupil.look(x)
-    logits_nek = torch.empty(len(y_n), pupil.net.num_exits, pupil.net.num_classes)
+    shared = None if learner.config.bn == "task" else learner.features(x)
+    logits_nek = torch.empty(len(y_n), learner.net.num_exits, learner.net.num_classes)
     for group in group_n.unique().tolist():
         out_n = group_n == group
-        known = x[~out_n]
-        changed = pupil.learned_from(pupil.look(known) if seen is None else seen.only(~out_n), y_n[~out_n])
-        logits_nek[out_n] = pupil.answers(changed, x[out_n], known).cpu()
+        support_x = x[~out_n]
+        features = learner.features(support_x) if shared is None else shared.subset(~out_n)
+        changed = learner.learned_from(features, y_n[~out_n])
+        logits_nek[out_n] = learner.logits(changed, x[out_n], support_x).cpu()
     return logits_nek
 
 

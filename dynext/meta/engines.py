@@ -1,4 +1,4 @@
-"""Who differentiates through the inner loop: our own loop, all tasks at once (vmap), or the libraries of the field.
+"""Who differentiates through the inner loop: our own loop, all episodes at once (vmap), or the libraries of the field.
 
 An engine is given a `Problem` and an `InnerLoop` and gives a loss: its value is the loss on the query samples, its
 gradient is the meta-gradient. All engines give the same gradients (``benchmarks/meta_engines.py``).
@@ -45,8 +45,9 @@ def reptile(problem: Problem, inner: InnerLoop) -> Tensor:
 
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {"dynext": own_loop, "higher": with_higher, "learn2learn": with_learn2learn}
+    {"dynext": own_loop, "higher": with_higher, "learn2learn": with_learn2learn, "vmap": own_loop}
 )
+"""For one episode; ``"vmap"`` takes several at once (`dynext.meta.vmap.vectorized`)."""
 
 
 def engine_named(name: str, inner: InnerLoop) -> Engine:

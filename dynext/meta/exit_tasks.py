@@ -36,8 +36,8 @@ class EpisodeSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is to be learned from the support samples and judged on the query samples, and which parameters may do
-    it.
+    """What is to be learned from the support samples and measured on the query samples, and which parameters may
+    change for it.
     """
 
     claim: Claim
@@ -60,24 +60,24 @@ def tasks(
     One episode gives exits as tasks; ``exits=[range(net.num_exits)]`` gives episodes as tasks; else their product.
     An exit that stands in no group is held out: no task touches what it alone owns.
     """
-    found = ownership(net, exits, adapts=adapts)
-    return [Task(claim=claim, episode=episode) for episode in episodes for claim in found.claims]
+    claims = ownership(net, exits, adapts=adapts).claims
+    return [Task(claim=claim, episode=episode) for episode in episodes for claim in claims]
 
 
-def separate(net: DynamicNet, found: Ownership) -> tuple[Claim, ...]:
+def separate(net: DynamicNet, owned: Ownership) -> tuple[Claim, ...]:
     """The claims with those taken apart whose exits adapt nothing in common.
 
     Their losses add up and share no adapted parameter, so that the inner loops are the same apart, and each may begin
     where its own exit stands.
     """
     claims: list[Claim] = []
-    for claim in found.claims:
+    for claim in owned.claims:
         if len(claim.exits) == 1:
             claims.append(claim)
             continue
         alone = ownership(net, [[e] for e in claim.exits], adapts="used").claims
-        users = {name: [one for one in alone if name in one.adapts] for name in claim.adapts}
-        apart = [replace(one, adapts=tuple(name for name in claim.adapts if users[name] == [one])) for one in alone]
-        common = any(len(by) > 1 for by in users.values()) or not all(one.adapts for one in apart)
+        users = {name: [exit for exit in alone if name in exit.adapts] for name in claim.adapts}
+        apart = [replace(exit, adapts=tuple(n for n in claim.adapts if users[n] == [exit])) for exit in alone]
+        common = any(len(by) > 1 for by in users.values()) or not all(exit.adapts for exit in apart)
         claims += [claim] if common else apart
     return tuple(claims)

@@ -26,8 +26,8 @@ from dynext.net.dynamic_net import DynamicNet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
-    """One claim made ready."""
+class PreparedClaim:
+    """A claim with the part of the net that its inner loop runs."""
 
     learner: Learner
     adapted: tuple[str, ...]
@@ -36,12 +36,12 @@ class Part:
     """The same ones in the net."""
 
 
-def part_of(net: DynamicNet, claim: Claim, *, cached: bool = True) -> Part:
-    """The learner of one claim; not ``cached``: from the input on, whatever it adapts."""
+def prepare_claim(net: DynamicNet, claim: Claim, *, cached: bool = True) -> PreparedClaim:
+    """A claim with its learner, which begins where what it adapts begins; not ``cached``: at the input."""
     adapts = by_name(net, claim.adapts)
     learner = Learner(net, claim.exits, begins_at(net, claim.exits, adapts.values()) if cached else 0)
     inside = {id(p): name for name, p in learner.named_parameters()}
-    return Part(learner=learner, adapted=tuple(inside[id(p)] for p in adapts.values()), names=tuple(adapts))
+    return PreparedClaim(learner=learner, adapted=tuple(inside[id(p)] for p in adapts.values()), names=tuple(adapts))
 
 
 class MetaLoss(nn.Module):
@@ -60,14 +60,14 @@ class MetaLoss(nn.Module):
         self.statistics = StepStatistics(net, inner.steps) if inner.bn == "per_step" else None
         self.norms = Norms(net, inner.bn, self.statistics, gathering=True)
         # Tuples, so that the net's modules are registered once.
-        self.parts = tuple(part_of(net, claim, cached=cached) for claim in claims)
-        self.trunks = (Trunk(net, [part.learner.begin for part in self.parts]),)
+        self.claims = tuple(prepare_claim(net, claim, cached=cached) for claim in claims)
+        self.trunks = (Trunk(net, [claim.learner.begin for claim in self.claims]),)
         exits = sorted(e for claim in claims for e in claim.exits)
-        self.whole = (Learner(net, exits),)
+        self.every_exit = (Learner(net, exits),)
         self.layers = tuple(classifier_of(net, e) for e in exits) if inner.rule == "prototypes" else ()
         self.rates = nn.ParameterDict()
         if inner.learned_lr:
-            for name, p in by_name(net, [name for part in self.parts for name in part.names]).items():
+            for name, p in by_name(net, [name for claim in self.claims for name in claim.names]).items():
                 self.rates[name.replace(".", "|")] = nn.Parameter(torch.full_like(p, inner.lr))
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
@@ -75,24 +75,24 @@ class MetaLoss(nn.Module):
         with self.norms.ready(), differentiable_attention() if second else nullcontext():
             if self.engine is None:
                 return prototype_loss(
-                    self.whole[0], self.layers, self.norms, (support_x, support_y), (query_x, query_y)
+                    self.every_exit[0], self.layers, self.norms, (support_x, support_y), (query_x, query_y)
                 )
-            # First-order rules look at the support samples through constant gradients alone.
+            # First-order rules see the support samples through constant gradients alone.
             with nullcontext() if second else torch.no_grad():
                 support = self._lives(support_x, 0)
             query = self._lives(query_x, self.inner.steps)
             losses = []
-            for part in self.parts:
-                begin = part.learner.begin
+            for claim in self.claims:
+                begin = claim.learner.begin
                 problem = Problem(
-                    learner=part.learner,
-                    adapted=part.adapted,
+                    learner=claim.learner,
+                    adapted=claim.adapted,
                     support=support[begin],
                     support_y=support_y,
                     query=query[begin],
                     query_y=query_y,
                     norms=self.norms,
-                    lr=self._rates(part),
+                    lr=self._rates(claim),
                 )
                 losses.append(self.engine(problem, self.inner))
             return torch.stack(losses).sum()
@@ -101,11 +101,11 @@ class MetaLoss(nn.Module):
         (trunk,) = self.trunks
         return dict(zip(trunk.begins, self.norms.call(trunk, {}, (x,), step), strict=True))
 
-    def _rates(self, part: Part) -> Mapping[str, Tensor] | float:
+    def _rates(self, claim: PreparedClaim) -> Mapping[str, Tensor] | float:
         if not self.inner.learned_lr:
             return self.inner.lr
-        found = zip(part.adapted, part.names, strict=True)
-        return {own: self.rates[name.replace(".", "|")] for own, name in found}
+        names = zip(claim.adapted, claim.names, strict=True)
+        return {own: self.rates[name.replace(".", "|")] for own, name in names}
 
     def step_sizes(self) -> dict[str, Tensor] | None:
         """Learned step sizes by the names of parameters in the net."""
@@ -114,8 +114,8 @@ class MetaLoss(nn.Module):
         return {name.replace("|", "."): rate.detach().cpu().clone() for name, rate in self.rates.items()}
 
 
-def gradients(loss: MetaLoss, *rows: Tensor) -> dict[str, Tensor]:
-    """The meta-gradient of one episode by the names of the net's parameters; ``rows`` as `MetaLoss` takes them."""
+def gradients(loss: MetaLoss, *episode: Tensor) -> dict[str, Tensor]:
+    """The meta-gradient of one episode by the names of the net's parameters; ``episode`` as `MetaLoss` takes it."""
     named: dict[str, Any] = {name: p for name, p in loss.net.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss(*rows), list(named.values()), allow_unused=True)
-    return {name: grad for name, grad in zip(named, found, strict=True) if grad is not None}
+    grads = torch.autograd.grad(loss(*episode), list(named.values()), allow_unused=True)
+    return {name: grad for name, grad in zip(named, grads, strict=True) if grad is not None}

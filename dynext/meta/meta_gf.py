@@ -9,9 +9,10 @@ import copy
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, fit
+from dynext.fitting import FitConfig, FitOptions, configured, fit
 from dynext.meta.exit_ownership import used
 from dynext.meta.functional import Learner, called_with
 from dynext.meta.inner import loss_of
@@ -22,6 +23,8 @@ from dynext.seeding import generator
 from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_back, labelled
 from dynext.types import Source
 
+USUAL = FitConfig(batch_size=64)
+
 SETTLED = 512
 """Samples that the running statistics are taken from in the end."""
 
@@ -29,12 +32,12 @@ SETTLED = 512
 def meta_fusion(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     inner_steps: int = 1,
     inner_lr: float = 0.1,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained on labelled samples so that exits that pull apart do not overrule each other.
 
@@ -44,6 +47,7 @@ def meta_fusion(
     then starts from.
 
     Args:
+        config: how to train, as a whole or field by field (``steps=600, seed=1``).
         inner_lr: falls by half in the course of training, whatever ``config``'s schedule.
 
     Raises:
@@ -55,22 +59,23 @@ def meta_fusion(
     """
     if inner_steps < 1 or not inner_lr > 0:
         raise FitError(f"inner_steps={inner_steps}, inner_lr={inner_lr}; give 1 or more steps of a positive size")
-    rows = BatchSampler.of(source, net, augment)
+    config = configured(USUAL, config, options)
+    sampler, batch_size = BatchSampler.of(source, net, augment), config.batch_size
     check_plain(net)
     student = copy.deepcopy(net).requires_grad_(False)
     fusion = Fusion(student)
 
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(student.parameters())
-        taught, judged = rows.draw(batch_size, draw), rows.draw(batch_size, draw)
-        assert taught.y is not None and judged.y is not None  # noqa: S101, PT018  `BatchSampler.of` has looked
+        support, query = sampler.draw(batch_size, draw), sampler.draw(batch_size, draw)
+        assert support.y is not None and query.y is not None  # noqa: S101, PT018  `BatchSampler.of` has checked
         size = inner_lr * (1 - done / 2)
-        experts = fusion.experts(taught.x.to(like), taught.y.to(like.device), inner_steps, size)
-        return trained(experts, judged.x.to(like), judged.y.to(like.device))
+        experts = fusion.experts(support.x.to(like), support.y.to(like.device), inner_steps, size)
+        return trained(experts, query.x.to(like), query.y.to(like.device))
 
     fit(fusion.train(), step, labelled(config, "Meta-GF", steps=inner_steps, lr=inner_lr, batch=batch_size))
-    seen = rows.draw(SETTLED, generator(config.seed + 1)).x
-    settle(Learner(student, range(student.num_exits)), seen.to(next(student.parameters())))
+    x = sampler.draw(SETTLED, generator(config.seed + 1)).x
+    settle(Learner(student, range(student.num_exits)), x.to(next(student.parameters())))
     return handed_back(student, net).eval()
 
 
@@ -86,11 +91,11 @@ class Fusion(nn.Module):
         self.weights = nn.Parameter(torch.zeros(net.num_exits, len(self.names)))
         """``[e n]``, sigmoids of which are the weights."""
         self.learners = tuple(Learner(net, (e,)) for e in self.exits)
-        self.everything = (Learner(net, self.exits),)
+        self.every_exit = (Learner(net, self.exits),)
 
     def experts(self, x: Tensor, y_b: Tensor, steps: int, lr: float) -> list[dict[str, Tensor]]:
         """What each exit alone makes of the parameters it uses, by their names in the net."""
-        found = []
+        experts = []
         for learner, names in zip(self.learners, self.uses, strict=True):
             own = self._inside(learner)
             parameters = {name: self.net.get_parameter(name).detach().clone() for name in names}
@@ -100,16 +105,16 @@ class Fusion(nn.Module):
                     logits_e = called_with(learner, {own[n]: p for n, p in leaves.items()}, (x,))
                     grads = torch.autograd.grad(loss_of(logits_e, y_b), list(leaves.values()))
                 parameters = {n: (leaves[n] - lr * g).detach() for n, g in zip(leaves, grads, strict=True)}
-            found.append(parameters)
-        return found
+            experts.append(parameters)
+        return experts
 
     def forward(self, experts: list[dict[str, Tensor]], x: Tensor, y_b: Tensor) -> Tensor:
         """The loss of all exits at the fused parameters; the net then stands there."""
         fused = self.fused(experts)
-        (everything,) = self.everything
-        own = self._inside(everything)
+        (every_exit,) = self.every_exit
+        own = self._inside(every_exit)
         with evaluating(self.net), batch_statistics(self.net):
-            logits_e = called_with(everything, {own[name]: p for name, p in fused.items()}, (x,))
+            logits_e = called_with(every_exit, {own[name]: p for name, p in fused.items()}, (x,))
         loss = loss_of(logits_e, y_b)
         with torch.no_grad():
             for name, p in fused.items():
@@ -119,12 +124,12 @@ class Fusion(nn.Module):
     def fused(self, experts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Each parameter tensor as the weighted mean over the exits that use it."""
         share_en = self.weights.sigmoid()
-        found = {}
+        fused = {}
         for n, name in enumerate(self.names):
             users = [e for e in self.exits if name in experts[e]]
             total = share_en[users, n].sum()
-            found[name] = torch.stack([share_en[e, n] / total * experts[e][name] for e in users]).sum(0)
-        return found
+            fused[name] = torch.stack([share_en[e, n] / total * experts[e][name] for e in users]).sum(0)
+        return fused
 
     def _inside(self, learner: Learner) -> dict[str, str]:
         """Names in a learner by those in the net."""

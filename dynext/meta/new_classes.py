@@ -32,12 +32,12 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
         replace_last(staged, num_classes, answer="linear")
         specs = [{**exit.spec, "num_classes": num_classes} for exit in net.exits]
         gates = None if net.gates is None else net.gates.spec
-        found = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
-    for new, old in zip(found.exits, net.exits, strict=True):
+        renewed = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
+    for new, old in zip(renewed.exits, net.exits, strict=True):
         new.embedder.load_state_dict(old.embedder.state_dict())
-    if found.gates is not None and net.gates is not None:
-        found.gates.load_state_dict(net.gates.state_dict())
-    return found
+    if renewed.gates is not None and net.gates is not None:
+        renewed.gates.load_state_dict(net.gates.state_dict())
+    return renewed
 
 
 def recipe_with_classes(recipe: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What BatchNorm normalizes by inside a task, said openly: it decides what a few samples can teach.
+"""What BatchNorm normalizes by inside a task, said openly, since it decides what a few samples can teach.
 
 ``"task"``      the statistics of the samples at hand, in each pass; running statistics are neither read nor written
 ``"frozen"``    the net's running statistics
@@ -45,9 +45,9 @@ class StepStatistics(nn.Module):
         return {name: self.get_buffer(_safe(name))[step].clone() for name in self.names}
 
     @torch.no_grad()
-    def put(self, step: int, found: Mapping[str, Tensor]) -> None:
+    def put(self, step: int, statistics: Mapping[str, Tensor]) -> None:
         """Keep what a pass at ``step`` has made of them."""
-        for name, tensor in found.items():
+        for name, tensor in statistics.items():
             self.get_buffer(_safe(name))[step] = tensor
 
 
@@ -102,7 +102,7 @@ def statistics_of(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
     """
     norms = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     kept = {name: m.momentum for name, m in norms.items()}
-    found = {
+    buffers = {
         f"{name}.{key}": torch.zeros_like(buffer)
         for name, m in norms.items()
         for key, buffer in m.named_buffers(recurse=False)
@@ -111,11 +111,11 @@ def statistics_of(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor
         try:
             for m in norms.values():
                 m.training, m.momentum = True, None  # without a momentum torch takes the plain mean
-            called_with(module, {**parameters, **found}, (x,))
+            called_with(module, {**parameters, **buffers}, (x,))
         finally:
             for name, m in norms.items():
                 m.momentum = kept[name]
-    return found
+    return buffers
 
 
 @torch.no_grad()

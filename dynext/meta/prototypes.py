@@ -84,10 +84,10 @@ def prototype_loss(
     there, support_y = support[1].unique(return_inverse=True)
     asked_b = torch.isin(query[1], there)
     query_y = torch.searchsorted(there, query[1][asked_b])
-    learned = embeddings(learner, layers, norms, support[0], 0)
-    judged = embeddings(learner, layers, norms, query[0], 0)
+    support_e = embeddings(learner, layers, norms, support[0], 0)
+    query_e = embeddings(learner, layers, norms, query[0], 0)
     losses = []
-    for support_bd, query_bd in zip(learned, judged, strict=True):
+    for support_bd, query_bd in zip(support_e, query_e, strict=True):
         weight, bias = prototype_layer(support_bd, support_y, len(there))
         logits_bw = F.linear(query_bd[asked_b], weight, bias)
         losses.append(F.cross_entropy(logits_bw, query_y, reduction="sum") / max(len(query_y), 1))
@@ -102,7 +102,7 @@ def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Te
     """
     way = int(y_b.max()) + 1
     names = {id(p): name for name, p in net.named_parameters()}
-    found: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     for e, embedding_bd in enumerate(embedding_e):
         layer = classifier_of(net, e)
         if layer.bias is None or layer.out_features != way:
@@ -112,5 +112,6 @@ def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Te
                 f"classes need as many (dx.meta.with_classes) and a bias; without one, use dx.align.few_shot, or "
                 f"keep the classifiers (classifiers='kept', with steps)"
             )
-        found[names[id(layer.weight)]], found[names[id(layer.bias)]] = prototype_layer(embedding_bd, y_b, way)
-    return found
+        weight, bias = prototype_layer(embedding_bd, y_b, way)
+        parameters |= {names[id(layer.weight)]: weight, names[id(layer.bias)]: bias}
+    return parameters

@@ -54,22 +54,22 @@ class MetaStart:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, FitError) as error:
             raise ArtifactError(f"{path} cannot be read as a meta-learned start ({error}); train it again") from error
-        found = {kind: _of_kind(tensors, kind) for kind in ("step_size", "statistics")}
+        kinds = {kind: _of_kind(tensors, kind) for kind in ("step_size", "statistics")}
         own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-        strange = [name for part in found.values() for name in part or () if name not in own]
+        strange = [name for part in kinds.values() for name in part or () if name not in own]
         if strange:
             raise ArtifactError(f"{path} belongs to another net ({strange[0]} is not in this one); name its own folder")
-        wanted = {name: (tuple(own[name].shape), t) for name, t in (found["step_size"] or {}).items()}
-        wanted |= {name: ((inner.steps + 1, *own[name].shape), t) for name, t in (found["statistics"] or {}).items()}
+        wanted = {name: (tuple(own[name].shape), t) for name, t in (kinds["step_size"] or {}).items()}
+        wanted |= {name: ((inner.steps + 1, *own[name].shape), t) for name, t in (kinds["statistics"] or {}).items()}
         for name, (shape, tensor) in wanted.items():
             if tuple(tensor.shape) != shape:
                 raise ArtifactError(
                     f"{path} belongs to another net ({name} has shape {tuple(tensor.shape)} there, {shape} is "
                     f"wanted); name its own folder"
                 )
-        return cls(net=net, inner=inner, step_sizes=found["step_size"], statistics=found["statistics"])
+        return cls(net=net, inner=inner, step_sizes=kinds["step_size"], statistics=kinds["statistics"])
 
 
 def _of_kind(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor] | None:
-    found = {key.partition(" ")[2]: t for key, t in tensors.items() if key.partition(" ")[0] == kind}
-    return found or None
+    of_kind = {key.partition(" ")[2]: t for key, t in tensors.items() if key.partition(" ")[0] == kind}
+    return of_kind or None

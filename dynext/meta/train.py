@@ -12,9 +12,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
 from dynext.errors import FitError, SourceError
-from dynext.fitting import FitConfig, fit
+from dynext.fitting import FitConfig, FitOptions, configured, fit
 from dynext.meta.exit_ownership import Ownership, ownership
 from dynext.meta.exit_tasks import EpisodeSource, separate
 from dynext.meta.functional import Learner
@@ -22,13 +23,15 @@ from dynext.meta.inner import InnerLoop
 from dynext.meta.loss import MetaLoss
 from dynext.meta.norms import settle
 from dynext.meta.start import MetaStart
-from dynext.meta.vmap import together
+from dynext.meta.vmap import vectorized
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.train.exit_loop import handed_back
 from dynext.types import Batch
 
 Trunk = Literal["learned", "frozen"]
+
+USUAL = FitConfig()
 
 SETTLED = 8
 """Episodes whose samples the running statistics are taken from in the end."""
@@ -37,14 +40,14 @@ SETTLED = 8
 def meta_train(
     net: DynamicNet,
     episodes: EpisodeSource,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     inner: InnerLoop | None = None,
     exits: Sequence[Sequence[int]] | None = None,
     batch: int = 4,
     trunk: Trunk = "learned",
     engine: str = "dynext",
-    vmap: bool = False,
+    **options: Unpack[FitOptions],
 ) -> MetaStart:
     """A copy of ``net`` whose exits are each learned from a few samples in a few steps.
 
@@ -53,29 +56,34 @@ def meta_train(
     are in the end set to those of some episodes' support samples, so that the net can be used like any other.
 
     Args:
+        config: how to train, as a whole or field by field (``steps=600, seed=1``). An episode says itself how many
+            samples it has, and the trunk learns at the rate of all.
         inner: how a task is learned; `InnerLoop`'s defaults (heads alone, second order) without it.
         exits: the exits of each task; one task an exit without it. Exits in none are held out: no parameter that they
             alone own moves (BatchNorms' running statistics follow the samples at every exit). Where tasks adapt the
             trunk too (``adapts="used"``), give all in one, ``[range(net.num_exits)]``, for a start that `adapt` is to
             take: it has one net to adapt, with one trunk.
         trunk: ``"frozen"`` trains what tasks adapt and nothing else.
-        engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries.
-        vmap: all episodes of a step at once, where that is exact.
+        batch: episodes of a step.
+        engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries, ``"vmap"`` runs all
+            episodes of a step at once, where that is exact.
 
     Raises:
-        FitError: episodes of another way than the net has classes, a cascade, or what an engine cannot do.
+        FitError: episodes of another way than the net has classes, a cascade, what an engine cannot do, or an option
+            that means nothing here (``batch_size``, ``trunk_lr``).
         SourceError: samples of another shape than the model expects.
 
     Source: MAML and its relatives, see `InnerLoop.of`; exits as tasks: Meta-GF, Sun et al., ECCV 2022, which fuses
     exits instead (`meta_fusion`).
     """
-    inner = inner or InnerLoop()
-    found = checked(net, episodes, inner, exits, batch, trunk)
+    config, inner = configured(USUAL, config, options), inner or InnerLoop()
+    _check_options(options)
+    owned = checked(net, episodes, inner, exits, batch, trunk)
     student = copy.deepcopy(net).requires_grad_(True)
-    loss = MetaLoss(student, separate(student, found), inner, engine=engine)
+    loss = MetaLoss(student, separate(student, owned), inner, engine=engine)
     if trunk == "frozen":
-        _freeze_unadapted(student, found)
-    module = _Steps(loss, vmap=vmap)
+        _freeze_unadapted(student, owned)
+    module = _Steps(loss, vmap=engine == "vmap")
 
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         drawn = [episodes.draw(draw) for _ in range(batch)]
@@ -83,18 +91,31 @@ def meta_train(
         columns = [[e.support for e in drawn], [e.query for e in drawn]]
         return trained(*(tensor for column in columns for tensor in _stacked(column, like)))
 
-    options = {"inner": asdict(inner), "exits": [claim.exits for claim in found.claims], "batch": batch, "trunk": trunk,
-               "way": episodes.way, "episodes": episodes.about}  # fmt: skip
-    fit(module.train(), step, replace(config, label="meta-training", about=str(options)))
+    identity = {
+        "inner": asdict(inner), "exits": [claim.exits for claim in owned.claims], "batch": batch, "trunk": trunk,
+        "way": episodes.way, "episodes": episodes.about,
+    }  # fmt: skip
+    fit(module.train(), step, replace(config, label="meta-training", about=str(identity)))
     statistics = None
     if inner.bn == "task":
-        _settled(student, episodes, config.seed)
+        _settle_on_episodes(student, episodes, config.seed)
     elif loss.statistics is not None:
-        kept = loss.statistics
-        statistics = {n: torch.stack([kept.at(s)[n].cpu() for s in range(inner.steps + 1)]) for n in kept.names}
-        _put(student, kept.at(inner.steps))
-    step_sizes = loss.step_sizes()
-    return MetaStart(net=handed_back(student, net).eval(), inner=inner, step_sizes=step_sizes, statistics=statistics)
+        gathered = loss.statistics
+        statistics = {
+            name: torch.stack([gathered.at(step)[name].cpu() for step in range(inner.steps + 1)])
+            for name in gathered.names
+        }
+        _copy_into_buffers(student, gathered.at(inner.steps))
+    return MetaStart(
+        net=handed_back(student, net).eval(), inner=inner, step_sizes=loss.step_sizes(), statistics=statistics
+    )
+
+
+def _check_options(options: FitOptions) -> None:
+    """Refuse what would be passed over."""
+    unused = [name for name in ("batch_size", "trunk_lr") if name in options]
+    if unused:
+        raise FitError(f"{unused[0]} means nothing to meta_train; give batch= (episodes of a step), or trunk='frozen'")
 
 
 class _Steps(nn.Module):
@@ -103,12 +124,12 @@ class _Steps(nn.Module):
     def __init__(self, loss: MetaLoss, *, vmap: bool) -> None:
         super().__init__()
         self.loss = loss
-        self.at_once = together(loss) if vmap else None
+        self.at_once = vectorized(loss) if vmap else None
 
     def forward(self, *columns: Tensor) -> Tensor:
         if self.at_once is not None:
             return self.at_once(*columns).mean()
-        return torch.stack([self.loss(*rows) for rows in zip(*columns, strict=True)]).mean()
+        return torch.stack([self.loss(*episode) for episode in zip(*columns, strict=True)]).mean()
 
 
 def checked(
@@ -136,8 +157,8 @@ def checked(
     return ownership(net, exits, adapts=inner.adapts)
 
 
-def _freeze_unadapted(net: DynamicNet, found: Ownership) -> None:
-    adapted = {name for claim in found.claims for name in claim.adapts}
+def _freeze_unadapted(net: DynamicNet, owned: Ownership) -> None:
+    adapted = {name for claim in owned.claims for name in claim.adapts}
     for name, p in net.named_parameters():
         p.requires_grad_(name in adapted)
 
@@ -151,7 +172,7 @@ def _stacked(batches: Sequence[Batch], like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([batch.x for batch in batches]).to(like), torch.stack(labels).to(like.device)
 
 
-def _settled(net: DynamicNet, episodes: EpisodeSource, seed: int) -> None:
+def _settle_on_episodes(net: DynamicNet, episodes: EpisodeSource, seed: int) -> None:
     like = next(net.parameters())
     draw = generator(seed + 1)
     x = torch.cat([episodes.draw(draw).support.x for _ in range(SETTLED)])
@@ -159,7 +180,7 @@ def _settled(net: DynamicNet, episodes: EpisodeSource, seed: int) -> None:
 
 
 @torch.no_grad()
-def _put(net: DynamicNet, buffers: dict[str, Tensor]) -> None:
+def _copy_into_buffers(net: DynamicNet, buffers: dict[str, Tensor]) -> None:
     own = dict(net.named_buffers())
     for name, tensor in buffers.items():
         own[name].copy_(tensor)

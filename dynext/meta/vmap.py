@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dynext.errors import FitError
-from dynext.meta.engines import differentiable_attention, own_loop
+from dynext.meta.engines import differentiable_attention
 from dynext.meta.functional import called_with
 from dynext.meta.inner import InnerLoop, loss_of
-from dynext.meta.loss import MetaLoss, Part
+from dynext.meta.loss import MetaLoss, PreparedClaim
 
 
 def check_vmap(net: nn.Module, inner: InnerLoop) -> None:
@@ -40,7 +40,8 @@ def check_vmap(net: nn.Module, inner: InnerLoop) -> None:
         if inner.rule == "second_order" and _wrong(m, inner):
             raise FitError(
                 f"{name} is a {type(m).__name__} with a scale on the statistics of the samples at hand; vmap gives "
-                f"wrong second-order gradients there. Leave vmap out, freeze BatchNorm (bn='frozen'), or use GroupNorm"
+                f"wrong second-order gradients there. Leave engine='vmap' out, freeze BatchNorm (bn='frozen'), or use "
+                f"GroupNorm"
             )
 
 
@@ -51,35 +52,33 @@ def _wrong(m: nn.Module, inner: InnerLoop) -> bool:
     return bool((batch or isinstance(m, _InstanceNorm)) and m.affine)
 
 
-def together(loss: MetaLoss) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def vectorized(loss: MetaLoss) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """``loss`` for several episodes of one size at once: tensors ``[t b ...]`` and ``[t b]`` to losses ``[t]``.
 
     Raises:
-        FitError: as `check_vmap`, or another engine than our own loop.
+        FitError: as `check_vmap`.
     """
     check_vmap(loss.net, loss.inner)
-    if loss.engine is not own_loop:
-        raise FitError("vmap runs our own loop alone; leave vmap out, or engine=")
     (trunk,) = loss.trunks
 
-    def one(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
+    def of_one_episode(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
         support = dict(zip(trunk.begins, trunk(sx), strict=True))
         query = dict(zip(trunk.begins, trunk(qx), strict=True))
         losses = [
-            _after_steps(part, loss.inner, support[part.learner.begin], sy, query[part.learner.begin], qy)
-            for part in loss.parts
+            _after_steps(claim, loss.inner, support[claim.learner.begin], sy, query[claim.learner.begin], qy)
+            for claim in loss.claims
         ]
         return torch.stack(losses).sum()
 
-    def at_once(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
+    def of_all(sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
         with loss.norms.ready(), differentiable_attention():
-            return torch.vmap(one)(sx, sy, qx, qy)
+            return torch.vmap(of_one_episode)(sx, sy, qx, qy)
 
-    return at_once
+    return of_all
 
 
 def _after_steps(
-    part: Part,
+    claim: PreparedClaim,
     inner: InnerLoop,
     support: tuple[Tensor, ...],
     support_y: Tensor,
@@ -87,15 +86,15 @@ def _after_steps(
     query_y: Tensor,
 ) -> Tensor:
     """`dynext.meta.engines.own_loop` in the form that vmap takes."""
-    parameters: dict[str, Tensor] = dict(part.learner.named_parameters())
+    parameters: dict[str, Tensor] = dict(claim.learner.named_parameters())
 
     def cost(adapted: dict[str, Tensor]) -> Tensor:
-        return loss_of(called_with(part.learner, {**parameters, **adapted}, support), support_y)
+        return loss_of(called_with(claim.learner, {**parameters, **adapted}, support), support_y)
 
-    adapted: dict[str, Tensor] = {name: parameters[name] for name in part.adapted}
+    adapted: dict[str, Tensor] = {name: parameters[name] for name in claim.adapted}
     for _ in range(inner.steps):
         grads = torch.func.grad(cost)(adapted)
         if inner.rule == "first_order":
             grads = {name: grad.detach() for name, grad in grads.items()}
         adapted = {name: adapted[name] - inner.lr * grads[name] for name in adapted}
-    return loss_of(called_with(part.learner, {**parameters, **adapted}, query), query_y)
+    return loss_of(called_with(claim.learner, {**parameters, **adapted}, query), query_y)

@@ -18,11 +18,22 @@ from dynext.errors import FitError
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import same_function
+from dynext.seeding import generator
 from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Source
 
 BATCH = 256
 """Held-out samples at once; with batch statistics these are what a batch is."""
+
+HELD_OUT = 512
+"""Most samples on which the drift is measured; an eighth of the source where that is less."""
+
+
+def split_held_out(source: Source, seed: int) -> tuple[Tensor, Tensor]:
+    """Which samples of ``source`` to train on ``[n]``, and which to hold out for the drift, drawn at random."""
+    order_n = torch.randperm(len(source), generator=generator(seed))
+    num_held_out = min(HELD_OUT, max(len(source) // 8, 1))
+    return order_n[num_held_out:], order_n[:num_held_out]
 
 
 @dataclass(frozen=True, kw_only=True)

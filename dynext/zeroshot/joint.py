@@ -23,13 +23,9 @@ from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
 from dynext.net.features import same_function
-from dynext.seeding import generator
-from dynext.train.drift import Drift, DriftCheck, DriftGuard, drift_of
+from dynext.train.drift import Drift, DriftCheck, DriftGuard, drift_of, split_held_out
 from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Batch, Source
-
-HELD_OUT = 512
-"""Most samples on which the drift is measured; an eighth of the source where that is less."""
 
 CHECKS = 20
 """How often, spread over the run, the drift is measured."""
@@ -198,10 +194,9 @@ class _Rows:
 
     @classmethod
     def of(cls, source: Source, seed: int) -> _Rows:
-        order = torch.randperm(len(source), generator=generator(seed))
-        held_out = min(HELD_OUT, max(len(source) // 8, 1))
+        train_n, held_out_n = split_held_out(source, seed)
         take = by_index(source)
-        return cls(take=take, train_n=order[held_out:], held_out=take(order[:held_out]).x)
+        return cls(take=take, train_n=train_n, held_out=take(held_out_n).x)
 
     def draw(self, count: int, draw: Generator) -> Tensor:
         return self.take(self.train_n[torch.randint(len(self.train_n), (max(count, 2),), generator=draw)]).x

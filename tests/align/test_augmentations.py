@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynext.align.augmentations import Augmentations
-from dynext.align.batches import Viewed
+from dynext.align.batches import AugmentedSource
 from dynext.data.datasets import Samples
 from dynext.errors import FitError
 from dynext.seeding import generator
@@ -17,7 +17,7 @@ def images(channels: int, height: int, width: int, n: int = 3) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 24), (5, 9, 9)])
-def test_a_view_has_the_rows_shape_and_pixels(shape: tuple[int, int, int]) -> None:
+def test_a_view_has_the_images_shape_and_pixels(shape: tuple[int, int, int]) -> None:
     x, spec = images(*shape)
     state = torch.get_rng_state()
     seen = Augmentations(blur=1.0)(x, generator(1), spec)
@@ -31,10 +31,10 @@ def test_a_view_has_the_rows_shape_and_pixels(shape: tuple[int, int, int]) -> No
     assert not torch.equal(seen, Augmentations(blur=1.0)(x, generator(2), spec))
 
 
-def test_each_row_has_a_draw_of_its_own() -> None:
+def test_each_sample_has_a_draw_of_its_own() -> None:
     x, spec = images(1, 28, 28, n=1)
     seen = Augmentations()(x.repeat(4, 1, 1, 1), generator(0), spec)
-    assert len({tuple(row.flatten().tolist()) for row in seen}) == 4
+    assert len({tuple(image.flatten().tolist()) for image in seen}) == 4
 
 
 def test_without_knowing_pixels_only_places_change() -> None:
@@ -47,16 +47,17 @@ def test_without_knowing_pixels_only_places_change() -> None:
     assert not torch.allclose(Augmentations()(x, generator(0), spec), x)
 
 
-def test_a_viewed_source_shows_the_same_at_every_iteration() -> None:
+def test_an_augmented_source_shows_the_same_at_every_iteration() -> None:
     x, spec = images(1, 12, 12, n=5)
-    rows = Samples(pixels=spec.pixels(x), y=torch.arange(5), spec=spec, batch_size=2)
-    viewed = Viewed(rows=rows, views=Augmentations(), seed=3)
+    samples = Samples(pixels=spec.pixels(x), y=torch.arange(5), spec=spec, batch_size=2)
+    viewed = AugmentedSource(source=samples, augmentations=Augmentations(), seed=3)
     first, again = ([batch.x for batch in viewed] for _ in range(2))
-    assert [len(one) for one in first] == [2, 2, 1]
+    assert [len(x) for x in first] == [2, 2, 1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert torch.cat([batch.y for batch in viewed]).tolist() == [0, 1, 2, 3, 4]
-    assert (viewed.shape, viewed.bn, len(viewed)) == (rows.shape, rows.bn, 5)
-    other = torch.cat([batch.x for batch in Viewed(rows=rows, views=Augmentations(), seed=4)])
+    assert (viewed.shape, viewed.bn, len(viewed)) == (samples.shape, samples.bn, 5)
+    other_seed = AugmentedSource(source=samples, augmentations=Augmentations(), seed=4)
+    other = torch.cat([batch.x for batch in other_seed])
     assert not torch.equal(torch.cat(first), other)
 
 

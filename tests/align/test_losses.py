@@ -30,31 +30,31 @@ SLOW = {
 }
 
 
-def found(loss: str, z: Tensor = Z, y: Tensor | None = None) -> float:
+def value(loss: str, z: Tensor = Z, y: Tensor | None = None) -> float:
     return float(term_of(loss, temperature=0.2)(list(z[:-1]), z[-1], y))
 
 
 @pytest.mark.parametrize("loss", SLOW)
 def test_a_term_is_the_papers_formula_summed_over_early_exits(loss: str) -> None:
     expected = sum(SLOW[loss](early.numpy(), Z[-1].numpy()) for early in Z[:-1])
-    assert found(loss) == close(expected)
+    assert value(loss) == close(expected)
 
 
 @pytest.mark.parametrize("loss", LIGHTLY)
 def test_a_term_is_lightlys(loss: str) -> None:
     expected = sum(float(LIGHTLY[loss](early.clone(), Z[-1].clone())) for early in Z[:-1])
-    assert found(loss) == close(expected)
+    assert value(loss) == close(expected)
 
 
-def test_every_loss_is_looked_at_and_weighed() -> None:
+def test_every_loss_has_a_formula_and_a_weight() -> None:
     assert {*SLOW, "selfcon"} == set(get_args(Loss)) == set(WEIGHTS)
 
 
 def test_self_contrastive_takes_all_exits_and_labels() -> None:
     y = torch.tensor([0, 1, 0, 2, 1, 0, 3])
-    assert found("selfcon") == close(slow.self_contrastive(Z.numpy(), 0.2))
-    assert found("selfcon", y=y) == close(slow.self_contrastive(Z.numpy(), 0.2, y.numpy()))
-    assert found("selfcon", y=y) != pytest.approx(found("selfcon"))
+    assert value("selfcon") == close(slow.self_contrastive(Z.numpy(), 0.2))
+    assert value("selfcon", y=y) == close(slow.self_contrastive(Z.numpy(), 0.2, y.numpy()))
+    assert value("selfcon", y=y) != pytest.approx(value("selfcon"))
 
 
 def test_of_two_exits_self_contrastive_is_ntxent() -> None:
@@ -72,10 +72,10 @@ def test_the_gradient_stops_where_the_paper_stops_it(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", get_args(Loss))
-def test_two_rows_are_enough_and_one_is_not(loss: str) -> None:
-    assert torch.isfinite(torch.tensor(found(loss, Z[:, :2])))
+def test_two_samples_are_enough_and_one_is_not(loss: str) -> None:
+    assert torch.isfinite(torch.tensor(value(loss, Z[:, :2])))
     with pytest.raises(FitError, match=r"a batch of 1; alignment compares samples .* at least 2"):
-        found(loss, Z[:, :1])
+        value(loss, Z[:, :1])
 
 
 def test_what_is_no_loss_is_refused() -> None:

@@ -5,6 +5,7 @@ import torch
 from reference import alignment as slow
 
 import dynext as dx
+from dynext.align.measure import HeldOut
 from dynext.errors import SourceError
 
 A = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -20,15 +21,15 @@ def test_cka_is_the_papers() -> None:
         dx.align.cka(A, B[1:])
 
 
-def test_held_out_classes_are_judged_among_themselves_and_among_all() -> None:
+def test_held_out_classes_are_measured_among_themselves_and_among_all() -> None:
     #                  right everywhere        right among the held out  wrong                  a seen class
     logits_nk = [[0.0, 0.0, 9.0, 1.0], [5.0, 0.0, 1.0, 2.0], [0.0, 0.0, 3.0, 2.0], [1.0, 0.0, 0.0, 0.0]]
     label_n = torch.tensor([2, 3, 3, 0])
-    found = dx.align.held_out_accuracy(torch.tensor(logits_nk)[:, None], label_n, [3, 2])
-    assert found.zero_shot_e == (pytest.approx(2 / 3),)
-    assert found.unseen_e == (pytest.approx(1 / 3),)
-    assert found.seen_e == (1.0,)
-    assert found.harmonic_e == (pytest.approx(0.5),)
-    assert dx.align.HeldOut(zero_shot_e=(0.0,), unseen_e=(0.0,), seen_e=(0.0,)).harmonic_e == (0.0,)
+    accuracy = dx.align.held_out_accuracy(torch.tensor(logits_nk)[:, None], label_n, [3, 2])
+    assert accuracy.zero_shot_e == (pytest.approx(2 / 3),)
+    assert accuracy.unseen_e == (pytest.approx(1 / 3),)
+    assert accuracy.seen_e == (1.0,)
+    assert accuracy.harmonic_e == (pytest.approx(0.5),)
+    assert HeldOut(zero_shot_e=(0.0,), unseen_e=(0.0,), seen_e=(0.0,)).harmonic_e == (0.0,)
     with pytest.raises(SourceError, match=r"0 of 4 samples are of the held-out classes \[1\]"):
         dx.align.held_out_accuracy(torch.tensor(logits_nk)[:, None], label_n, [1])

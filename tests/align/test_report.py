@@ -10,26 +10,26 @@ from dynext.errors import PolicyError
 
 
 def test_thresholds_and_temperatures_are_chosen_anew(
-    net: dx.DynamicNet, rows: dx.data.Samples, quick: Callable[..., dx.align.Alignment]
+    net: dx.DynamicNet, samples: dx.data.Samples, quick: Callable[..., dx.align.Alignment]
 ) -> None:
-    before = dx.train.joint(net, rows, dx.FitConfig(steps=15, lr=1e-2, progress=False))
-    seen, test = rows.subset(torch.arange(40)), rows.subset(torch.arange(40, 64))
+    before = dx.train.joint(net, samples, dx.FitConfig(steps=15, lr=1e-2, progress=False))
+    seen, test = samples.subset(torch.arange(40)), samples.subset(torch.arange(40, 64))
     old = dx.choose(dx.collect(before, seen), budget=0.9, rule=dx.policies.SafeRule(min_support=0))
-    aligned = quick(before, rows, steps=15)
-    found = dx.align.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
+    aligned = quick(before, samples, steps=15)
+    rechosen = dx.align.rechoose(before, aligned.net, old, seen, judged_on=test, budget=0.8)
 
     table = dx.collect(aligned.net, seen)
     wanted = dx.choose(table, budget=0.8, temperature=dx.calibrate(table))
-    assert found.policy == wanted
-    assert found.policy.temperature_e != old.temperature_e
-    assert found.before == dx.report(dx.collect(before, test), old)
-    assert found.stale == dx.report(dx.collect(aligned.net, test), old)
-    assert found.after == dx.report(dx.collect(aligned.net, test), wanted)
-    assert len(found.table) == 40
-    text = str(found)
+    assert rechosen.policy == wanted
+    assert rechosen.policy.temperature_e != old.temperature_e
+    assert rechosen.before == dx.report(dx.collect(before, test), old)
+    assert rechosen.stale == dx.report(dx.collect(aligned.net, test), old)
+    assert rechosen.after == dx.report(dx.collect(aligned.net, test), wanted)
+    assert len(rechosen.table) == 40
+    text = str(rechosen)
     for title in ("Before alignment", "Aligned, at that old policy", "chosen anew"):
         assert title in text
-    assert found.to_dict()["after"] == found.after.to_dict()
+    assert rechosen.to_dict()["after"] == rechosen.after.to_dict()
 
     alone = dx.align.rechoose(before, aligned.net, old, seen.unlabelled())
     assert alone.after.num_rows == 40

@@ -10,7 +10,7 @@ from dynext.seeding import seeded
 
 
 @pytest.fixture(scope="session")
-def digit_rows() -> tuple[dx.data.Samples, dx.data.Samples]:
+def digit_samples() -> tuple[dx.data.Samples, dx.data.Samples]:
     """Digits of six classes to meta-train on, and of the other four."""
     base, new = dx.data.split_classes(dx.data.digits(), [6, 4], seed=0)
     return base, new

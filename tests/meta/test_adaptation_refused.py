@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from meta_nets import smooth_net, support
+from meta_nets import first_episode, smooth_net
 from torch import nn
 
 import dynext as dx
@@ -34,7 +34,7 @@ def batch(y: list[int], side: int = 8) -> dx.data.Batch:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("samples", "told"),
     [
         (batch([0, 0, 0]), r"all support samples are of one class \(0\); there is nothing to tell it from"),
         (batch([0, 1]), "class 0 has one support sample; thresholds are chosen by leaving samples out"),
@@ -57,19 +57,19 @@ def batch(y: list[int], side: int = 8) -> dx.data.Batch:
         ),
     ],
 )
-def test_support_rows_that_teach_nothing(rows: dx.data.Batch, told: str, digit_net) -> None:
+def test_support_samples_that_teach_nothing(samples: dx.data.Batch, told: str, digit_net) -> None:
     with pytest.raises(SourceError, match=told):
-        dx.meta.adapt(digit_net, rows)
+        dx.meta.adapt(digit_net, samples)
 
 
-def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None:
-    rows = support(digit_rows[1], way=3, shot=1).support
+def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_samples) -> None:
+    samples = first_episode(digit_samples[1], way=3, shot=1).support
     policy = dx.Policy(threshold_e=(0.9, 0.9, 0.0), temperature_e=(1.0, 2.0, 3.0))
-    found = dx.meta.adapt(digit_net, rows, policy=policy)
-    assert found.policy == policy
-    assert found.table is None
+    adapted = dx.meta.adapt(digit_net, samples, policy=policy)
+    assert adapted.policy == policy
+    assert adapted.table is None
     with pytest.raises(PolicyError, match="the policy is for 2 exits"):
-        dx.meta.adapt(digit_net, rows, policy=dx.Policy.never(2))
+        dx.meta.adapt(digit_net, samples, policy=dx.Policy.never(2))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,7 @@ def test_one_shot_takes_thresholds_from_elsewhere(digit_net, digit_rows) -> None
     [
         ({"method": "heads"}, "method='heads'; give one of prototypes, head, classifier, owned, used"),
         ({"steps": -1}, "steps=-1"),
+        ({"step": 3}, "there is no option step; did you mean steps=?"),
         ({"lr": 0.0, "steps": 1}, "lr=0.0"),
         ({"classifiers": "new"}, "classifiers='new'"),
         ({"bn": "batch"}, "bn='batch'"),

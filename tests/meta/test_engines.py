@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from meta_nets import NETS, assert_same, assert_untouched, meta_loss, smooth_net, some_rows, state_of, zoo_net
+from meta_nets import NETS, assert_same, assert_untouched, episode_tensors, meta_loss, smooth_net, state_of, zoo_net
 from reference import meta as reference
 from torch import nn
 from torch.testing import assert_close
@@ -16,7 +16,7 @@ import dynext as dx
 from dynext.errors import FitError
 from dynext.meta.inner import NAMED, InnerLoop
 from dynext.meta.loss import MetaLoss, gradients
-from dynext.meta.vmap import check_vmap, together
+from dynext.meta.vmap import check_vmap, vectorized
 
 
 class Linear(nn.Module):
@@ -41,26 +41,26 @@ def test_the_papers_formulas(rule: str) -> None:
     draw = np.random.default_rng(0)
     W = net.staged.stages[-1].get_parameter("body.linear.weight")
     support, query = ((draw.normal(size=(n, 5)), draw.integers(0, 3, n)) for n in (7, 9))
-    rows = [torch.from_numpy(t) for pair in (support, query) for t in pair]
-    rows[0], rows[2] = rows[0][..., None], rows[2][..., None]
+    episode = [torch.from_numpy(t) for pair in (support, query) for t in pair]
+    episode[0], episode[2] = episode[0][..., None], episode[2][..., None]
     start = W.detach().numpy().T
     inner = InnerLoop(steps=1 if rule == "meta_sgd" else 3, lr=0.7, learned_lr=rule == "meta_sgd",
                       rule="second_order" if rule == "meta_sgd" else rule)  # fmt: skip
     loss = meta_loss(net, inner)
-    (found,) = gradients(loss, *rows).values()
+    (gradient,) = gradients(loss, *episode).values()
     if rule == "meta_sgd":
         wanted, by_lr = reference.meta_sgd_gradient(start, support, query, np.full(start.shape, 0.7))
         (rate,) = loss.rates.values()
-        assert_close(torch.autograd.grad(loss(*rows), rate)[0], torch.from_numpy(by_lr.T))
+        assert_close(torch.autograd.grad(loss(*episode), rate)[0], torch.from_numpy(by_lr.T))
     elif rule == "reptile":
         wanted = reference.reptile_gradient(start, support, 0.7, 3)
     else:
         formula = reference.maml_gradient if rule == "second_order" else reference.first_order_gradient
         wanted = formula(start, support, query, 0.7, 3)
-    assert_close(found, torch.from_numpy(wanted.T))
+    assert_close(gradient, torch.from_numpy(wanted.T))
 
 
-def by_difference(loss: MetaLoss, rows, direction: dict[str, torch.Tensor], h: float = 1e-5) -> float:
+def by_difference(loss: MetaLoss, episode, direction: dict[str, torch.Tensor], h: float = 1e-5) -> float:
     """The derivative of the meta-loss along a direction of the parameters."""
     named = dict(loss.net.named_parameters())
     values = []
@@ -68,7 +68,7 @@ def by_difference(loss: MetaLoss, rows, direction: dict[str, torch.Tensor], h: f
         with torch.no_grad():
             for name, d in direction.items():
                 named[name].add_(d, alpha=sign * h)
-        values.append(float(loss(*rows).detach()))
+        values.append(float(loss(*episode).detach()))
         with torch.no_grad():
             for name, d in direction.items():
                 named[name].add_(d, alpha=-sign * h)
@@ -80,12 +80,12 @@ def by_difference(loss: MetaLoss, rows, direction: dict[str, torch.Tensor], h: f
 def test_finite_differences(adapts: str, norm, bn: str) -> None:
     net = smooth_net() if norm is None else smooth_net(norm)
     loss = meta_loss(net, InnerLoop(adapts=adapts, bn=bn, steps=2, lr=0.3))
-    rows = some_rows(3)
-    found = gradients(loss, *rows)
+    episode = episode_tensors(3)
+    grads = gradients(loss, *episode)
     draw = torch.Generator().manual_seed(1)
-    direction = {name: torch.randn(g.shape, generator=draw, dtype=g.dtype) for name, g in found.items()}
-    along = sum(float((found[name] * direction[name]).sum()) for name in found)
-    assert along == pytest.approx(by_difference(loss, rows, direction), rel=1e-5)
+    direction = {name: torch.randn(g.shape, generator=draw, dtype=g.dtype) for name, g in grads.items()}
+    along = sum(float((grads[name] * direction[name]).sum()) for name in grads)
+    assert along == pytest.approx(by_difference(loss, episode, direction), rel=1e-5)
 
 
 @pytest.mark.parametrize(("adapts", "rule"), [("head", "second_order"), ("classifier", "second_order"),
@@ -93,22 +93,22 @@ def test_finite_differences(adapts: str, norm, bn: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_cached_trunk_features_change_nothing(name: str, rule: str, adapts: str) -> None:
     net = NETS[name]()
-    rows = some_rows(net.num_classes)
+    episode = episode_tensors(net.num_classes)
     inner = InnerLoop(adapts=adapts, rule=rule, steps=2)
     cached, whole = meta_loss(net, inner), meta_loss(net, inner, cached=False)
     if name != "shared weights":
-        assert max(part.learner.begin for part in cached.parts) > 0
-    assert_same(gradients(cached, *rows), gradients(whole, *rows))
+        assert max(claim.learner.begin for claim in cached.claims) > 0
+    assert_same(gradients(cached, *episode), gradients(whole, *episode))
 
 
 def test_exits_of_one_task_are_taken_apart_where_that_is_exact() -> None:
     net = zoo_net("residual")
-    rows = some_rows(10)
-    alone, together_ = (meta_loss(net, InnerLoop(), exits=exits) for exits in (None, [[0, 1, 2]]))
-    assert len(together_.parts) == 3
-    assert_same(gradients(together_, *rows), gradients(alone, *rows))
+    episode = episode_tensors(10)
+    alone, together = (meta_loss(net, InnerLoop(), exits=exits) for exits in (None, [[0, 1, 2]]))
+    assert len(together.claims) == 3
+    assert_same(gradients(together, *episode), gradients(alone, *episode))
     joined = meta_loss(net, InnerLoop.of("maml"), exits=[[0, 1, 2]])
-    assert [part.learner.numbers for part in joined.parts] == [(0, 1, 2)]
+    assert [claim.learner.numbers for claim in joined.claims] == [(0, 1, 2)]
 
 
 @pytest.mark.parametrize("rule", ["second_order", "first_order"])
@@ -117,11 +117,11 @@ def test_exits_of_one_task_are_taken_apart_where_that_is_exact() -> None:
 def test_vmap_agrees_with_the_loop_where_it_is_allowed(norm, bn: str, rule: str) -> None:
     net = smooth_net(norm, dx.heads.pooled_heads(3))
     loss = meta_loss(net, InnerLoop(adapts="used", rule=rule, bn=bn, steps=2))
-    episodes = [some_rows(3, seed=seed) for seed in range(3)]
+    episodes = [episode_tensors(3, seed=seed) for seed in range(3)]
     columns = [torch.stack(column) for column in zip(*episodes, strict=True)]
     own = list(net.parameters())
-    at_once = torch.autograd.grad(together(loss)(*columns).sum(), own)
-    looped = torch.autograd.grad(torch.stack([loss(*rows) for rows in episodes]).sum(), own)
+    at_once = torch.autograd.grad(vectorized(loss)(*columns).sum(), own)
+    looped = torch.autograd.grad(torch.stack([loss(*episode) for episode in episodes]).sum(), own)
     for a, b in zip(at_once, looped, strict=True):
         assert_close(a, b, rtol=0, atol=1e-10)
 
@@ -131,7 +131,7 @@ def test_vmap_is_refused_where_it_is_silently_wrong(kind: str) -> None:
     norm = {"BatchNorm2d": nn.BatchNorm2d, "InstanceNorm2d": lambda c: nn.InstanceNorm2d(c, affine=True)}
     net = smooth_net() if kind == "LayerNorm" else smooth_net(norm[kind], dx.heads.pooled_heads(3))
     with pytest.raises(FitError, match=f"is a {kind} with a scale .* wrong second-order gradients"):
-        together(meta_loss(net, InnerLoop()))
+        vectorized(meta_loss(net, InnerLoop()))
     check_vmap(net, InnerLoop(rule="first_order"))
     with pytest.raises(FitError, match="vmap does first- and second-order loops"):
         check_vmap(net, InnerLoop.of("meta_sgd"))
@@ -142,17 +142,17 @@ def test_layer_norm_under_vmap_is_wrong_still(monkeypatch: pytest.MonkeyPatch) -
     net = smooth_net()
     loss = meta_loss(net, InnerLoop(adapts="used", steps=2), exits=[[0]])
     monkeypatch.setattr("dynext.meta.vmap.check_vmap", lambda *_: None)
-    rows = some_rows(3)
+    episode = episode_tensors(3)
     weight = net.staged.stages[0].get_parameter("body.first.0.weight")
-    (at_once,) = torch.autograd.grad(together(loss)(*(t[None] for t in rows)).sum(), weight)
-    (looped,) = torch.autograd.grad(loss(*rows), weight)
+    (at_once,) = torch.autograd.grad(vectorized(loss)(*(t[None] for t in episode)).sum(), weight)
+    (looped,) = torch.autograd.grad(loss(*episode), weight)
     assert not torch.allclose(at_once, looped, rtol=1e-4, atol=0)
 
 
 def test_a_module_in_two_places_is_put_back() -> None:
     net = zoo_net("shared_weights")
     before = {id(p) for p in net.parameters()}
-    gradients(meta_loss(net, InnerLoop(adapts="used")), *some_rows(10))
+    gradients(meta_loss(net, InnerLoop(adapts="used")), *episode_tensors(10))
     assert {id(p) for p in net.parameters()} == before
     assert all(p.is_leaf for p in net.parameters())
 
@@ -162,7 +162,7 @@ def test_no_flag_buffer_or_generator_is_touched(bn: str) -> None:
     net = zoo_net("residual").train()
     net.staged.stages[0].eval()
     before, flags, state = state_of(net), [m.training for m in net.modules()], torch.get_rng_state()
-    gradients(meta_loss(net, InnerLoop(bn=bn)), *some_rows(10))
+    gradients(meta_loss(net, InnerLoop(bn=bn)), *episode_tensors(10))
     assert_untouched(net, before)
     assert flags == [m.training for m in net.modules()]
     assert torch.equal(state, torch.get_rng_state())
@@ -172,11 +172,11 @@ def test_no_flag_buffer_or_generator_is_touched(bn: str) -> None:
 def test_statistics_of_each_step_are_gathered_apart() -> None:
     net = smooth_net(nn.BatchNorm2d)
     loss = meta_loss(net, InnerLoop(adapts="used", bn="per_step", steps=2, lr=0.5))
-    rows = some_rows(3)
-    loss(*rows)
+    episode = episode_tensors(3)
+    loss(*episode)
     name = "staged.stages.0.body.first.1.running_mean"
     means = torch.stack([loss.statistics.at(step)[name] for step in range(3)])
-    first = net.staged.stages[0].body.get_submodule("first.0")(rows[0]).mean((0, 2, 3))
+    first = net.staged.stages[0].body.get_submodule("first.0")(episode[0]).mean((0, 2, 3))
     # Each of the three tasks' first passes over the support, momentum .1, from 0.
     assert_close(means[0], first * (1 - 0.9**3))
     assert not torch.allclose(means[1], means[0])
@@ -188,7 +188,7 @@ def test_inner_loops_by_name(name: str) -> None:
     inner = InnerLoop.of(name, lr=0.25)
     assert inner.lr == 0.25
     net = smooth_net()
-    loss = meta_loss(net, inner)(*some_rows(3))
+    loss = meta_loss(net, inner)(*episode_tensors(3))
     assert loss.isfinite()
     assert (
         torch.autograd.grad(loss, net.exits[0].classifier.weight, allow_unused=True)[0] is None or name != "prototypes"
@@ -215,7 +215,7 @@ def test_engines_that_cannot_do_it_say_so() -> None:
     net = smooth_net()
     with pytest.raises(FitError, match="no inner loop 'mamml'; give one of heads, maml"):
         InnerLoop.of("mamml")
-    with pytest.raises(FitError, match="no engine 'jax'; give one of dynext, higher, learn2learn"):
+    with pytest.raises(FitError, match="no engine 'jax'; give one of dynext, higher, learn2learn, vmap"):
         meta_loss(net, InnerLoop(), engine="jax")
     for inner in (InnerLoop.of("reptile"), replace(InnerLoop(), bn="per_step")):
         with pytest.raises(FitError, match="is done by our own loop alone; leave engine='higher' out"):

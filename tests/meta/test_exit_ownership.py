@@ -72,12 +72,12 @@ def test_used_parameters_are_those_that_gradients_reach(name: str) -> None:
 
 
 def test_the_table_counts_numbers() -> None:
-    found = dx.meta.ownership(smooth_net())
-    lines = str(found).splitlines()
+    owned = dx.meta.ownership(smooth_net())
+    lines = str(owned).splitlines()
     assert lines[0].split() == ["task", "exits", "owns", "shares", "adapts", "of", "the", "net"]
     assert len(lines) == 4
     shared = 3 * 4 * 9 + 4
-    owned = sum(found.sizes[name] for name in head(0))
+    owned = sum(owned.sizes[name] for name in head(0))
     assert lines[1].split()[:6] == ["0", "0", "(first)", f"{owned:,}", f"{shared:,}", f"{owned:,}"]
 
 

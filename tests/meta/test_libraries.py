@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from meta_nets import NETS, assert_same, assert_untouched, meta_loss, smooth_net, some_rows, state_of
+from meta_nets import NETS, assert_same, assert_untouched, episode_tensors, meta_loss, smooth_net, state_of
 from torch import nn
 from torch.testing import assert_close
 
@@ -26,11 +26,11 @@ def test_engines_give_the_same_meta_gradients(name: str, adapts: str, rule: str,
     if engine == "learn2learn":
         learn2learn_or_skip()
     net = NETS[name]()
-    rows = some_rows(net.num_classes)
+    episode = episode_tensors(net.num_classes)
     inner = InnerLoop(adapts=adapts, rule=rule, steps=2)
-    own = gradients(meta_loss(net, inner), *rows)
+    own = gradients(meta_loss(net, inner), *episode)
     before, kinds = state_of(net), [type(m) for m in net.modules()]
-    assert_same(gradients(meta_loss(net, inner, engine=engine), *rows), own, atol=1e-12)
+    assert_same(gradients(meta_loss(net, inner, engine=engine), *episode), own, atol=1e-12)
     assert_untouched(net, before)
     assert kinds == [type(m) for m in net.modules()]
 
@@ -40,13 +40,13 @@ def test_engines_take_learned_step_sizes_and_float32(engine: str) -> None:
     if engine == "learn2learn":
         learn2learn_or_skip()
     net = smooth_net(nn.BatchNorm2d).float()
-    sx, sy, qx, qy = some_rows(3)
-    rows = (sx.float(), sy, qx.float(), qy)
+    sx, sy, qx, qy = episode_tensors(3)
+    episode = (sx.float(), sy, qx.float(), qy)
     own, other = (meta_loss(net, InnerLoop.of("meta_sgd"), engine=e) for e in ("dynext", engine))
-    assert_same(gradients(other, *rows), gradients(own, *rows), atol=1e-6)
+    assert_same(gradients(other, *episode), gradients(own, *episode), atol=1e-6)
     for mine, theirs in zip(own.rates.values(), other.rates.values(), strict=True):
-        wanted = torch.autograd.grad(own(*rows), mine)[0]
-        assert_close(torch.autograd.grad(other(*rows), theirs)[0], wanted, rtol=0, atol=1e-6)
+        wanted = torch.autograd.grad(own(*episode), mine)[0]
+        assert_close(torch.autograd.grad(other(*episode), theirs)[0], wanted, rtol=0, atol=1e-6)
 
 
 def learn2learn_or_skip() -> None:
@@ -62,7 +62,7 @@ def test_without_learn2learn_the_command_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delitem(sys.modules, "learn2learn", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
     with pytest.raises(FitError, match=r"pip install --no-deps .*build_ext learn2learn==0.2.0"):
-        meta_loss(smooth_net(), InnerLoop(), engine="learn2learn")(*some_rows(3))
+        meta_loss(smooth_net(), InnerLoop(), engine="learn2learn")(*episode_tensors(3))
     assert not any(name.startswith("learn2learn.") and not hasattr(m, "__path__") and m.__spec__ is None
                    for name, m in sys.modules.items())  # fmt: skip
 

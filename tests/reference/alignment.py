@@ -71,11 +71,11 @@ def cka(a: np.ndarray, b: np.ndarray) -> float:
     return hsic(k, q) / np.sqrt(hsic(k, k) * hsic(q, q))
 
 
-def prototype_logits(examples: np.ndarray, y: np.ndarray, rows: np.ndarray, center: np.ndarray) -> np.ndarray:
+def prototype_logits(examples: np.ndarray, y: np.ndarray, asked: np.ndarray, center: np.ndarray) -> np.ndarray:
     """SimpleShot's CL2N with cosines: mean directions of a class's centered examples."""
-    found = np.zeros((len(rows), int(y.max()) + 1))
-    for k in range(found.shape[1]):
+    logits = np.zeros((len(asked), int(y.max()) + 1))
+    for k in range(logits.shape[1]):
         vector = np.mean([unit(f - center) for f, label in zip(examples, y, strict=True) if label == k], axis=0)
-        for n, row in enumerate(rows):
-            found[n, k] = 10 * unit(row - center) @ unit(vector)
-    return found
+        for n, embedding in enumerate(asked):
+            logits[n, k] = 10 * unit(embedding - center) @ unit(vector)
+    return logits

@@ -74,11 +74,11 @@ def prototype_log_probabilities(support: np.ndarray, y: np.ndarray, query: np.nd
 
 def leaving(sure: np.ndarray, share: tuple[float, ...]) -> np.ndarray:
     """Exit after exit, the surest of those still there."""
-    found = np.full(len(sure), len(share) - 1)
+    exits = np.full(len(sure), len(share) - 1)
     there = list(range(len(sure)))
     for e, part in enumerate(share[:-1]):
-        out = sorted(there, key=lambda row: -sure[row, e])[: int(len(sure) * part)]
-        for row in out:
-            found[row] = e
-            there.remove(row)
-    return found
+        out = sorted(there, key=lambda sample: -sure[sample, e])[: int(len(sure) * part)]
+        for sample in out:
+            exits[sample] = e
+            there.remove(sample)
+    return exits

@@ -20,7 +20,7 @@ from dynext.cli.shared.options import (
 from dynext.cli.shared.show import print_json
 from dynext.errors import SourceError
 from dynext.io.artifact import PAGE, Artifact, save
-from dynext.meta.adapt_steps import Classifiers, Method
+from dynext.meta.adapt_config import Classifiers, Method
 from dynext.meta.adaptation import Adaptation
 from dynext.meta.adaptation import adapt as learn
 from dynext.meta.new_classes import recipe_with_classes

@@ -13,7 +13,8 @@ import torch
 from dynext.align.augmentations import Augmentations
 from dynext.align.losses import Loss
 from dynext.align.report import Rechosen, compared, rechoose
-from dynext.align.result import Alignment, Trunk
+from dynext.align.result import Alignment
+from dynext.align.settings import AlignmentTerm, Trunk
 from dynext.align.train import align_exits
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
@@ -120,13 +121,11 @@ def align(
     alignment = align_exits(
         before,
         given.taught,
-        loss=loss,
-        weight=weight,
+        term=AlignmentTerm(loss=loss, weight=weight, drop_conflicts=drop_conflicts),
         trunk=trunk,
-        views=VIEWS[views],
+        augmentations=VIEWS[views],
         steps=steps,
         seed=seed,
-        drop_conflicts=drop_conflicts,
         checkpoint=work / "aligning.ckpt",
         accelerator=device,
     )

@@ -13,7 +13,7 @@ from dynext.cli.shared.classes import SPLIT, class_rows, episodes_of, same_data,
 from dynext.cli.shared.show import columns, print_json
 from dynext.errors import SourceError
 from dynext.io.artifact import Artifact
-from dynext.meta.few_shot import FewShot, Share, evaluate_episodes
+from dynext.meta.few_shot import FewShot, MeanAccuracy, evaluate_episodes
 from dynext.meta.start import FILE, MetaStart
 
 
@@ -58,7 +58,7 @@ def judge_on_episodes(
     click.echo(_lines(shots, dynamic, spent))
 
 
-def _plain(share: Share) -> dict[str, float | None]:
+def _plain(share: MeanAccuracy) -> dict[str, float | None]:
     """JSON, which knows no infinity: one episode has no interval."""
     return {"mean": share.mean, "half": share.half if math.isfinite(share.half) else None}
 
