@@ -190,8 +190,18 @@ def test_measured_costs_decide_when_to_gather() -> None:
     assert not free.compaction_pays(0, 1, carried=4, waiting=1)
     dear = replace(net.cost, stage_ms=tuple((1.0, 400.0) for _ in net.cost.stage_ms))
     assert dear.compaction_pays(0, 1, carried=4, waiting=1)
+    policy = some_policy(net, x)
+    numbers: list[int] = []
+    for stage in net.staged.stages:
+        stage.register_forward_hook(lambda module, given, out: numbers.append(len(given[0])))
     net.cost = free
-    assert net.run(x, some_policy(net, x)).logits.isfinite().all()
+    left = net.run(x, policy).exit
+    assert set(numbers) == {len(x)}, "a gather that saves nothing was made"
+    numbers.clear()
+    net.cost = dear
+    net.run(x, policy)
+    ends = [net.exit_stages[e] for e in left.tolist()]
+    assert numbers == [sum(end >= s for end in ends) for s in range(len(numbers))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
-from dynext.zeroshot.synth.method import Sampler
+from dynext.zeroshot.synth.method import Sampler, Work
 from dynext.zeroshot.synth.patches import Patching, patches
 from dynext.zeroshot.synth.synthesize import synthesize
 
@@ -94,6 +94,7 @@ def test_what_is_larger_is_shrunk_without_flicker() -> None:
     checks = ((torch.arange(256)[:, None] + torch.arange(256)) % 2).float()
     x = cut(checks.expand(3, -1, -1), (3, 8, 8), settings=Patching(scale=(0.8, 1.0), turn=0.0))
     assert float(x.std((1, 2, 3)).max()) < 0.1
+    assert float(x.mean()) == pytest.approx(0.5, abs=0.1), "shrinking is averaging: half of the squares are white"
 
 
 def test_what_cannot_be_cut_from_is_refused(tmp_path: Path) -> None:
@@ -157,4 +158,10 @@ def test_the_same_file_name_with_another_picture_is_noticed(teacher: nn.Module, 
 
 
 def test_nothing_is_prepared() -> None:
-    assert isinstance(patches(NET, spec(3, 8, 8), 0, image=slope()), Sampler)
+    sampler = patches(NET, spec(3, 8, 8), 0, image=slope())
+    assert isinstance(sampler, Sampler)
+    assert sampler.prepare(Work()) is sampler
+    few = sampler.sample(3, generator(2))
+    assert torch.equal(few, sampler.sample(3, generator(2)))
+    pixels = spec(3, 8, 8).pixels(few)
+    assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1

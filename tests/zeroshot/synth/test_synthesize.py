@@ -57,6 +57,17 @@ def everything(bank: Bank) -> torch.Tensor:
     return torch.cat([batch.x for batch in bank])
 
 
+def check_range(bank: Bank) -> None:
+    """Pixels lie in [0, 1] (finite numbers for noise, which is no picture), and are not all alike."""
+    x = everything(bank)
+    assert torch.isfinite(x).all()
+    if bank.provenance.method != "gaussian":
+        mean, std = (torch.tensor(figure).view(-1, 1, 1) for figure in (bank.spec.mean, bank.spec.std))
+        pixels = x * std + mean
+        assert -0.001 <= float(pixels.min()) <= float(pixels.max()) <= 1.001
+    assert x.numel() < 20 or len(x.unique()) > 5
+
+
 def test_there_is_no_data_parameter() -> None:
     parameters = list(inspect.signature(synthesize).parameters)
     assert parameters == ["teacher", "shape", "n", "seed", "method", "spec", "folder", "progress", "options"]
@@ -157,7 +168,7 @@ def test_any_size_gray_or_color(method: str, shape: tuple[int, ...]) -> None:
     bank = make(nn.Sequential(net, nn.Flatten(), nn.Linear(4, 3)).eval(), 3, method, shape=shape)
     x = everything(bank)
     assert x.shape == (3, *shape)
-    assert torch.isfinite(x).all()
+    check_range(bank)
     assert float(x.flatten(1).std(1).min()) > 0.005, "a flat image says nothing"
 
 
@@ -165,14 +176,14 @@ def test_any_size_gray_or_color(method: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 40), (2, 40, 1), (3, 1, 1)])
 def test_signals_and_single_pixels(method: str, shape: tuple[int, ...]) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    rows = everything(make(net.eval(), 5, method, shape=shape))
-    assert rows.shape == (5, *shape)
-    assert torch.isfinite(rows).all()
+    bank = make(net.eval(), 5, method, shape=shape)
+    assert everything(bank).shape == (5, *shape)
+    check_range(bank)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_teacher_without_batch_norm(layer_norm_teacher: nn.Module, method: str) -> None:
-    assert torch.isfinite(everything(make(layer_norm_teacher, 6, method))).all()
+    check_range(make(layer_norm_teacher, 6, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -240,7 +251,7 @@ def test_a_teacher_that_cannot_teach_is_refused(net: nn.Module, told: str, metho
 @pytest.mark.parametrize("method", ["inversion", "impressions", "generator"])
 def test_rows_of_a_teacher_in_half_precision_are_finite(teacher: nn.Module, method: str) -> None:
     kept = {name: tensor.clone() for name, tensor in teacher.half().state_dict().items()}
-    assert torch.isfinite(everything(make(teacher, 8, method))).all()
+    check_range(make(teacher, 8, method))
     assert all(torch.equal(kept[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
