@@ -229,7 +229,7 @@ def convert(
             kind,
             steps=skip_steps,
             seed=seed,
-            folder=keep,
+            checkpoint=None if keep is None else keep / f"{kind}.ckpt",
             accelerator=accelerator,
             progress=progress,
         )
@@ -271,7 +271,7 @@ def convert(
         "seed": seed,
         "train": train,
         "joint": None if joint is None else joint.to_dict(),
-        "skip": None if skipper is None else {**skipper.told, "steps": skip_steps},
+        "skip": None if skipper is None else {**skipper.record, "steps": skip_steps},
         "distilled_on_pixels": pixels_digest(calibrate) if calibrate is not None and distill_on_calibration else None,
         "calibration_rows": 0 if calibrate is None else len(calibrate),
         "distilled_on_calibration": distill_on_calibration,
