@@ -1,4 +1,4 @@
-"""Taught to skip without data: every kind, judged against the teacher, refused where it is not safe."""
+"""Taught to skip without data: every kind, compared with the teacher, refused where it is not safe."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ KINDS = ("skipnet", "blockdrop", "static")
 
 
 @pytest.fixture(autouse=True)
-def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "ROWS", 64)
 
 
@@ -41,37 +41,37 @@ def same_weights(one: Conversion, two: Conversion) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_where_much_may_be_lost_rows_skip(kind: str, calibrated: bool, tmp_path: Path) -> None:
+def test_where_much_may_be_lost_samples_skip(kind: str, calibrated: bool, tmp_path: Path) -> None:
     model = teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rng = torch.get_rng_state()
-    found = convert(model, skip=kind, calibrate=real() if calibrated else None, max_drop=1.0, **SMALL)
+    conversion = convert(model, skip=kind, calibrate=real() if calibrated else None, max_drop=1.0, **SMALL)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(rng, torch.get_rng_state())
-    assert found.provenance["skip"]["kind"] == kind
-    assert found.table.keep_g == found.policy.skip_rule
-    report = dx.report(found.table, found.policy)
+    assert conversion.provenance["skip"]["kind"] == kind
+    assert conversion.table.keep_g == conversion.policy.skip_rule
+    report = dx.report(conversion.table, conversion.policy)
     assert report.saved > 0
     if calibrated:
         x = SPEC.normalize(real().pixels)
-        if found.table.skipped is not None:
-            assert_close(found.table.skipped.full_nk, model(x).detach(), rtol=1e-4, atol=1e-4)
-        booked = found.net.run(x, found.policy)
-        assert float(booked.macs.double().mean()) == pytest.approx(report.macs, rel=0.1)
-    assert found.net.run(SPEC.normalize(real(4).pixels), found.policy).logits.shape == (4, 10)
-    folder = dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, table=found.table)
-    assert dx.load(folder, model=model).policy == found.policy
+        if conversion.table.skipped is not None:
+            assert_close(conversion.table.skipped.full_nk, model(x).detach(), rtol=1e-4, atol=1e-4)
+        observed = conversion.net.run(x, conversion.policy)
+        assert float(observed.macs.double().mean()) == pytest.approx(report.macs, rel=0.1)
+    assert conversion.net.run(SPEC.normalize(real(4).pixels), conversion.policy).logits.shape == (4, 10)
+    folder = dx.save(conversion.net, tmp_path / "net", policy=conversion.policy, spec=SPEC, table=conversion.table)
+    assert dx.load(folder, model=model).policy == conversion.policy
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_nothing_may_be_lost_the_static_net_stays(kind: str) -> None:
     model = teacher()
-    found = convert(model, skip=kind, calibrate=real(), max_drop=0.0, **SMALL)
-    assert found.policy.skip_rule is None
-    assert found.table.skipped is None
-    assert "neither exits nor skipping are safe" in found.policy.note
+    conversion = convert(model, skip=kind, calibrate=real(), max_drop=0.0, **SMALL)
+    assert conversion.policy.skip_rule is None
+    assert conversion.table.skipped is None
+    assert "neither exits nor skipping are safe" in conversion.policy.note
     x = SPEC.normalize(real(4).pixels)
-    assert_close(found.net(x), model(x), rtol=1e-5, atol=1e-5)
+    assert_close(conversion.net(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_true_is_skipnet_and_false_changes_nothing() -> None:
@@ -119,13 +119,14 @@ def test_fixed_sets_are_nested_and_the_threshold_picks_one() -> None:
     model, example = NETS["in_place_pre_activation"]()
     net = attach_around_blocks(model, example, [0.5], None, seed=0)
     bank = dx.synthesize(model, shape=(3, 8, 8), n=32, seed=0, method="leaves", spec=SPEC, progress=False)
-    found = teach_to_skip(net, model, bank, "static", steps=2, progress=False)
-    assert len(found.rules) == found.net.num_gates // 2 == 2
-    order = found.told["order"]
-    for dropped, rule in enumerate(found.rules, 1):
-        policy = dx.Policy.skipping(found.net.num_exits, found.net.num_gates, keep=rule[0])
-        ran = found.net.run(SPEC.normalize(real(3).pixels), policy).ran
-        assert ran.tolist() == [[g not in order[:dropped] for g in range(found.net.num_gates)]] * 3
+    skipper = teach_to_skip(net, model, bank, "static", steps=2, progress=False)
+    num_gates = skipper.net.num_gates
+    assert len(skipper.rules) == num_gates // 2 == 2
+    order = skipper.record["order"]
+    for dropped, rule in enumerate(skipper.rules, 1):
+        policy = dx.Policy.skipping(skipper.net.num_exits, num_gates, keep=rule[0])
+        ran = skipper.net.run(SPEC.normalize(real(3).pixels), policy).ran
+        assert ran.tolist() == [[g not in order[:dropped] for g in range(num_gates)]] * 3
 
 
 def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
@@ -138,8 +139,14 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert(teacher(), folder=tmp_path, notify=dying, **given)
-    kept = sorted(p.name for p in tmp_path.iterdir())
-    assert kept == ["bank-leaves-0", "convert.json", "heads-skipping.ckpt", "skipnet.first.ckpt", "skipnet.second.ckpt"]
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == [
+        "bank-leaves-0",
+        "convert.json",
+        "heads-skipping.ckpt",
+        "skipnet.first.ckpt",
+        "skipnet.second.ckpt",
+    ]
     assert same_weights(whole, convert(teacher(), folder=tmp_path, **given))
 
 
