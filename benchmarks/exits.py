@@ -5,8 +5,9 @@ of every exit before and after one temperature an exit, and the MACs spent where
 and thresholds come from samples held out of the training set; everything is measured on test samples. MACs count heads,
 and are shares of the static backbone's (MSDNet's too: of the ResNet, not of its own).
 
-Then the deck's observations, as differences: early classifiers against the last one, the last teacher against all,
-samples without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
+Then what the papers observed, as differences: early classifiers against the last one, the last teacher against all,
+samples without labels, and which parts of the image exits respond to (correlation of class activation maps with its
+edges).
 
     python benchmarks/exits.py [--quick] [--methods joint imta ...] [--pictures FOLDER] [--json FILE]
 
@@ -80,7 +81,7 @@ def main() -> None:
     given = options.parse_args()
     asked = {name: getattr(given, name) for name in ("quick", "steps", "optimizer", "depth", "width")}
     kept = earlier(given.json, asked)
-    lines, looks = kept.get("lines", []), kept.get("looks", [])
+    lines, maps = kept.get("lines", []), kept.get("looks", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
         done = {line["method"] for line in lines if line["seed"] == seed}
@@ -93,11 +94,11 @@ def main() -> None:
                 continue
             lines.append({"method": method, "seed": seed, **measured(net, policy, setting)})
             if method == "joint":
-                looks.append({"seed": seed, **outlines(net, setting.test)})
+                maps.append({"seed": seed, **outlines(net, setting.test)})
                 pictures(net, setting.test, given.pictures, seed)
-            kept = {"asked": asked, "lines": lines, "looks": looks}
-            write("exits", given, figures(lines, looks), markdown=pages(lines), quiet=True, **kept)
-    write("exits", given, figures(lines, looks), markdown=pages(lines), asked=asked, lines=lines, looks=looks)
+            kept = {"asked": asked, "lines": lines, "looks": maps}
+            write("exits", given, figures(lines, maps), markdown=pages(lines), quiet=True, **kept)
+    write("exits", given, figures(lines, maps), markdown=pages(lines), asked=asked, lines=lines, looks=maps)
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
@@ -194,8 +195,8 @@ def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> di
     }
 
 
-def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Targets, and the deck's observations as differences in points, over the seeds."""
+def figures(lines: list[dict[str, Any]], maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Targets, and what the papers observed as differences in points, over the seeds."""
     out = targets(lines)
     for name, one, two in (
         ("the last exit, with gradients in balance and without", "imta", "joint"),
@@ -212,8 +213,8 @@ def figures(lines: list[dict[str, Any]], looks: list[dict[str, Any]]) -> list[di
     if curve["msdnet"]:
         above = [all(curve["msdnet"][i] >= curve[m][i] for m in JOINT if curve[m]) for i in range(len(BUDGETS))]
         out.append(figure("budgets at which MSDNet is above every exit on the ResNet", fmean(above), "share", ">= 1"))
-    if looks:
-        for e, values in enumerate(zip(*(look["edges"] for look in looks), strict=True)):
+    if maps:
+        for e, values in enumerate(zip(*(line["edges"] for line in maps), strict=True)):
             out.append(figure(f"exit {e}: correlation of its activation map with edges", fmean(values), ""))
     return out
 

@@ -123,7 +123,7 @@ class TaughtBatches:
         batch, like = self.sampler.draw(count, draw), next(trunk.parameters())
         x = batch.x.to(like)
         if self.guide is None:
-            assert batch.y is not None  # noqa: S101  `of` has looked
+            assert batch.y is not None  # noqa: S101  `of` has checked
             yield TaughtBatch(x=x, target=batch.y.to(like.device))
             return
         with self.guide.beside(trunk, x) as answer:

@@ -47,7 +47,7 @@ class Ranking:
 def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
     """Drop one gated stage after the other, each time the one without which the net's answers change least.
 
-    No label is looked at. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
+    No label is read. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
 
     Args:
         bn: which statistics the stages' BatchNorms use; the source's own choice by default ("@bn" for synthesized

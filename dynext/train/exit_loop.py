@@ -86,7 +86,7 @@ def train_whole(
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())  # where the training runs, which need not be where the net is
         batch = batches.draw(config.batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has checked
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
     fit(module(student).train(), step, named_by_draws(config, batches.num_samples))

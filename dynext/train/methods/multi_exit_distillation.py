@@ -69,7 +69,7 @@ def multi_exit_distillation(
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())
         batch = batches.draw(batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has checked
         logits_e = module(batch.x.to(like))
         trained.anneal(logits_e[-1])
         hard = weighted_cross_entropy(logits_e, batch.y.to(like.device), [1.0] * net.num_exits)

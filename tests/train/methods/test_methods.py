@@ -110,13 +110,16 @@ def same_weights(one: dx.DynamicNet, two: dx.DynamicNet) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.state_dict().items())
 
 
-def test_a_config_its_fields_as_keywords_and_both_are_the_same() -> None:
+def test_a_config_its_fields_as_keywords_and_both_are_the_same(tmp_path: Path) -> None:
     net, samples = setting(METHODS["joint"])
     whole = dx.FitConfig(steps=3, lr=5e-3, batch_size=16, progress=False)
     by_config = dx.train.joint(net, samples, whole)
     assert same_weights(by_config, dx.train.joint(net, samples, steps=3, lr=5e-3, batch_size=16, progress=False))
     assert same_weights(by_config, dx.train.joint(net, samples, replace(whole, steps=9, seed=4), steps=3, seed=0))
     assert not same_weights(by_config, dx.train.joint(net, samples, whole, seed=1))
+    dx.train.joint(net, samples, steps=1, checkpoint=tmp_path / "run.ckpt", progress=False)
+    identity = torch.load(tmp_path / "run.ckpt", weights_only=True)["identity"]
+    assert identity["about"].endswith("batches of 64 from 64 rows"), "what the method takes where it is told nothing"
     with pytest.raises(FitError, match=r"there is no option step; did you mean steps=\?"):
         dx.train.joint(net, samples, step=3)
 

@@ -131,6 +131,15 @@ def test_checkpoints_know_a_run_by_what_version_0_1_wrote_of_it(
     assert [set(moment) for moment in gates["moments"]] == [{"step", "loss", "reward", "baseline", "kept", "paths"}]
 
 
+def test_without_a_config_the_papers_rates_are_taken(static, train_samples) -> None:
+    net = dx.attach_gates(static, dx.gates.recurrent_gates())
+    for train in (dx.train.skipnet_pretrain, dx.train.skipnet_reinforce):
+        trained, history = train(net, train_samples, steps=2, progress=False)
+        assert history.steps == 2
+        pairs = zip(trained.staged.parameters(), static.parameters(), strict=True)
+        assert any(not torch.equal(ours, theirs) for ours, theirs in pairs), "they train the trunk as well"
+
+
 def test_a_fixed_set_of_blocks_is_fine_tuned_by_the_same_verb(static, train_samples, test_samples, with_trunk) -> None:
     net = dx.attach_gates(static, dx.gates.static_gates([1, 0, 0, 1]))
     bare = kept(net, test_samples)
