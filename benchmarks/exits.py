@@ -5,8 +5,9 @@ of every exit before and after one temperature an exit, and the MACs spent where
 and thresholds come from samples held out of the training set; everything is measured on test samples. MACs count heads,
 and are shares of the static backbone's (MSDNet's too: of the ResNet, not of its own).
 
-Then the deck's observations, as differences: early classifiers against the last one, the last teacher against all,
-samples without labels, and where on the image exits look (correlation of class activation maps with the image's edges).
+Then what the papers observed, as differences: early classifiers against the last one, the last teacher against all,
+samples without labels, and which parts of the image exits respond to (correlation of class activation maps with its
+edges).
 
     python benchmarks/exits.py [--quick] [--methods joint imta ...] [--pictures FOLDER] [--json FILE]
 
@@ -58,8 +59,8 @@ class Setting:
     msdnet: dict[str, Any]
 
     def config(self, steps: int | None = None, **changes: Any) -> dx.FitConfig:
-        given = {**OPTIMIZERS[self.optimizer], **changes}
-        return dx.FitConfig(steps=self.steps if steps is None else steps, seed=self.seed, progress=False, **given)
+        figures = {"batch_size": 64, **OPTIMIZERS[self.optimizer], **changes}
+        return dx.FitConfig(steps=self.steps if steps is None else steps, seed=self.seed, progress=False, **figures)
 
     def net(self, heads: Callable[[int], Any] = dx.default_heads) -> dx.DynamicNet:
         with dx.seeded(self.seed):
@@ -80,7 +81,7 @@ def main() -> None:
     given = options.parse_args()
     asked = {name: getattr(given, name) for name in ("quick", "steps", "optimizer", "depth", "width")}
     kept = earlier(given.json, asked)
-    lines, activation = kept.get("lines", []), kept.get("looks", [])
+    lines, maps = kept.get("lines", []), kept.get("looks", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
         setting = settings(given, seed)
         done = {line["method"] for line in lines if line["seed"] == seed}
@@ -93,11 +94,11 @@ def main() -> None:
                 continue
             lines.append({"method": method, "seed": seed, **measured(net, policy, setting)})
             if method == "joint":
-                activation.append({"seed": seed, **edge_correlations(net, setting.test)})
+                maps.append({"seed": seed, **edge_correlations(net, setting.test)})
                 pictures(net, setting.test, given.pictures, seed)
-            kept = {"asked": asked, "lines": lines, "looks": activation}
-            write("exits", given, figures(lines, activation), markdown=pages(lines), quiet=True, **kept)
-    write("exits", given, figures(lines, activation), markdown=pages(lines), asked=asked, lines=lines, looks=activation)
+            kept = {"asked": asked, "lines": lines, "looks": maps}
+            write("exits", given, figures(lines, maps), markdown=pages(lines), quiet=True, **kept)
+    write("exits", given, figures(lines, maps), markdown=pages(lines), asked=asked, lines=lines, looks=maps)
 
 
 def settings(given: argparse.Namespace, seed: int) -> Setting:
@@ -106,10 +107,10 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
     narrow = {"width": width, "growth": 2, "hidden": 4 * width} if width < 16 else {}
     train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    held_out, rows = (1000, 2000) if given.quick else (5000, len(train))
+    held_out, used = (1000, 2000) if given.quick else (5000, len(train))
     return Setting(
         seed=seed,
-        taught=train.subset(order[held_out:rows]),
+        taught=train.subset(order[held_out:used]),
         held_out=train.subset(order[:held_out]),
         test=test.subset(torch.arange(1000)) if given.quick else test,
         steps=given.steps or (30 if given.quick else 3000),
@@ -123,45 +124,47 @@ def settings(given: argparse.Namespace, seed: int) -> Setting:
 
 def trained(method: str, given: Setting, static: dx.DynamicNet | None) -> tuple[dx.DynamicNet, dx.Policy | None]:
     """A net by this method, and the policy where the method brings one; the frozen ones start from the static net."""
-    config, more, rows = given.config(), {"batch_size": 64, "augment": dx.data.augment}, given.taught
+    config, more, samples = given.config(), {"augment": dx.data.augment}, given.taught
     adam = given.config(**OPTIMIZERS["adam"])
-    half = torch.arange(len(rows) // 2)
-    part, rest = rows.subset(half), rows.subset(half + len(half)).unlabelled()
+    half = torch.arange(len(samples) // 2)
+    part, rest = samples.subset(half), samples.subset(half + len(half)).unlabelled()
     if method in FROZEN and static is not None:
         net = dx.attach(static.staged, dx.default_heads(10), seed=given.seed)
-        rows = rows.subset(torch.arange(min(len(rows), 20_000)))
+        few = samples.subset(torch.arange(min(len(samples), 20_000)))
         if method == "frozen_jei_dnn":
-            return dx.train.jei_dnn(net, rows, adam, batch_size=128)
+            return dx.train.jei_dnn(net, few, adam, batch_size=128)
         train = dx.train.shallow_deep if method == "frozen_shallow_deep" else dx.train.zero_time_waste
-        return train(net, rows, adam, batch_size=128), None
+        return train(net, few, adam, batch_size=128), None
     if method == "static":
         net = given.net()
-        return dx.train.joint(net, rows, config, weight_e=(*[0.0] * (net.num_exits - 1), 1.0), **more), None
+        return dx.train.joint(net, samples, config, weight_e=(*[0.0] * (net.num_exits - 1), 1.0), **more), None
     if method == "branchynet":
         net = given.net()
-        return dx.train.joint(net, rows, config, weight_e=torch.linspace(1, 0.3, net.num_exits).tolist(), **more), None
+        return dx.train.joint(
+            net, samples, config, weight_e=torch.linspace(1, 0.3, net.num_exits).tolist(), **more
+        ), None
     if method == "imta":
-        return dx.train.imta(given.net(), rows, config, heads=adam, **more), None
+        return dx.train.imta(given.net(), samples, config, heads=adam, **more), None
     if method == "mixed":
         first, second = (given.config(steps=given.steps // 2) for _ in range(2))
-        return dx.train.mixed(given.net(), rows, second, backbone=first, **more), None
+        return dx.train.mixed(given.net(), samples, second, backbone=first, **more), None
     if method == "msdnet":
         net = dx.models.msdnet("anytime", side=28, channels=1, seed=given.seed, **given.msdnet)
-        return dx.train.joint(net, rows, config, **more), None
-    found = {
-        "joint": lambda: dx.train.joint(given.net(), rows, config, **more),
-        "shallow_deep": lambda: dx.train.shallow_deep(given.net(), rows, config, trunk="joint", **more),
-        "distillation_last": lambda: dx.train.multi_exit_distillation(given.net(), rows, config, **more),
+        return dx.train.joint(net, samples, config, **more), None
+    methods = {
+        "joint": lambda: dx.train.joint(given.net(), samples, config, **more),
+        "shallow_deep": lambda: dx.train.shallow_deep(given.net(), samples, config, trunk="joint", **more),
+        "distillation_last": lambda: dx.train.multi_exit_distillation(given.net(), samples, config, **more),
         "distillation_later": lambda: dx.train.multi_exit_distillation(
-            given.net(), rows, config, teachers="later", **more
+            given.net(), samples, config, teachers="later", **more
         ),
         "half_the_labels": lambda: dx.train.multi_exit_distillation(given.net(), part, config, **more),
         "semi_supervised": lambda: dx.train.multi_exit_distillation(given.net(), part, config, unlabelled=rest, **more),
-        "own_teacher": lambda: dx.train.be_your_own_teacher(given.net(), rows, config, **more),
-        "scan": lambda: dx.train.scan(given.net(dx.heads.attention_heads), rows, config, **more),
-        "boostnet": lambda: dx.train.boostnet(given.net(), rows, config, **more),
+        "own_teacher": lambda: dx.train.be_your_own_teacher(given.net(), samples, config, **more),
+        "scan": lambda: dx.train.scan(given.net(dx.heads.attention_heads), samples, config, **more),
+        "boostnet": lambda: dx.train.boostnet(given.net(), samples, config, **more),
     }
-    return found[method](), None
+    return methods[method](), None
 
 
 def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> dict[str, Any]:
@@ -192,23 +195,9 @@ def measured(net: dx.DynamicNet, policy: dx.Policy | None, given: Setting) -> di
     }
 
 
-def figures(lines: list[dict[str, Any]], activation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Targets, and the deck's observations as differences in points, over the seeds."""
-    last = {m: mean(lines, m, lambda line: line["exits"][-1]) for m in METHODS}
-    out = []
-    for m in JOINT:
-        if last[m] is not None:
-            if last["static"] is not None:
-                out.append(
-                    figure(f"{m}: points lost on the last exit", 100 * (last["static"] - last[m]), "points", "<= 0.3")
-                )
-            out.append(
-                figure(f"{m}: MACs at half a point", mean(lines, m, lambda line: line["cost"]), "share", "<= 0.4")
-            )
-    for m in METHODS:
-        worst = mean(lines, m, lambda line: max(line["ece_calibrated"]))
-        if worst is not None and m != "static":
-            out.append(figure(f"{m}: worst exit's ECE after calibration", worst, "", "<= 0.02"))
+def figures(lines: list[dict[str, Any]], maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Targets, and what the papers observed as differences in points, over the seeds."""
+    out = targets(lines)
     for name, one, two in (
         ("the last exit, with gradients in balance and without", "imta", "joint"),
         ("all exits, later teachers and the last alone", "distillation_later", "distillation_last"),
@@ -224,9 +213,26 @@ def figures(lines: list[dict[str, Any]], activation: list[dict[str, Any]]) -> li
     if curve["msdnet"]:
         above = [all(curve["msdnet"][i] >= curve[m][i] for m in JOINT if curve[m]) for i in range(len(BUDGETS))]
         out.append(figure("budgets at which MSDNet is above every exit on the ResNet", fmean(above), "share", ">= 1"))
-    if activation:
-        for e, values in enumerate(zip(*(of_seed["edges"] for of_seed in activation), strict=True)):
+    if maps:
+        for e, values in enumerate(zip(*(line["edges"] for line in maps), strict=True)):
             out.append(figure(f"exit {e}: correlation of its activation map with edges", fmean(values), ""))
+    return out
+
+
+def targets(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    last = {m: mean(lines, m, lambda line: line["exits"][-1]) for m in METHODS}
+    out = []
+    for m in JOINT:
+        if last[m] is not None:
+            if last["static"] is not None:
+                lost = 100 * (last["static"] - last[m])
+                out.append(figure(f"{m}: points lost on the last exit", lost, "points", "<= 0.3"))
+            cost = mean(lines, m, lambda line: line["cost"])
+            out.append(figure(f"{m}: MACs at half a point", cost, "share", "<= 0.4"))
+    for m in METHODS:
+        worst = mean(lines, m, lambda line: max(line["ece_calibrated"]))
+        if worst is not None and m != "static":
+            out.append(figure(f"{m}: worst exit's ECE after calibration", worst, "", "<= 0.02"))
     return out
 
 

@@ -2,7 +2,7 @@
 
 Each learned policy stands beside the best fixed set of blocks and chance at the same MACs (their trunks tuned as well),
 beside the static net and beside a run of the same gates that multiplies masks, as public code does. Thresholds are the
-ones that gates are trained for, one half; test samples are looked at once. Reinforcement learning from scratch gets as
+ones that gates are trained for, one half; test samples are seen once. Reinforcement learning from scratch gets as
 many steps as both parts of SkipNet's training.
 
     python benchmarks/skip.py [--quick] [--json FILE] [--markdown FILE]
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Masked(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
-    """One net, samples to train on, to rank by and to judge by."""
+    """One net, and samples to train on, to rank by and to test on."""
 
     opened: dx.Opened
     staged: dx.graph.StagedNet
@@ -96,26 +96,28 @@ class Bench:
             size=size,
         )
 
-    def fitting(self, steps: int, lr: float, trunk_lr: float) -> dx.train.GateFit:
-        batch = self.size["batch"]
-        return dx.train.GateFit(
-            steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=batch, augmented=True, seed=self.seed,
-            precision=self.precision, progress=False,
+    def config(self, steps: int, lr: float, trunk_lr: float, **changes: Any) -> dx.FitConfig:
+        return dx.FitConfig(
+            steps=steps, lr=lr, trunk_lr=trunk_lr, batch_size=self.size["batch"], seed=self.seed,
+            precision=self.precision, progress=False, **changes,
         )  # fmt: skip
 
     def taught(self, method: str, price: float, penalty: float) -> dx.DynamicNet:
-        size = self.size
+        size, given = self.size, {"augment": dx.data.augment}
         if method == "blockdrop":
             net = dx.attach_gates(self.staged, dx.gates.policy_gates(8, side=14), seed=self.seed)
-            fitting = replace(self.fitting(size["curriculum"], 1e-3, 0.0), schedule="constant")
-            net, _ = dx.train.blockdrop_curriculum(net, self.train, fitting, penalty=penalty)
-            return dx.train.blockdrop_finetune(
-                net, self.train, self.fitting(size["joint"], 2e-4, 2e-4), penalty=penalty
-            )[0]
+            given |= {"penalty": penalty}
+            config = self.config(size["curriculum"], 1e-3, 0.0, schedule="constant")
+            net, _ = dx.train.blockdrop_curriculum(net, self.train, config, **given)
+            return dx.train.blockdrop_finetune(net, self.train, self.config(size["joint"], 2e-4, 2e-4), **given)[0]
         net = dx.attach_gates(self.staged, dx.gates.recurrent_gates(), at=self.staged.skippable[1:], seed=self.seed)
-        net, _ = dx.train.skipnet_pretrain(net, self.train, self.fitting(size["pretraining"], 2e-3, 5e-4), price=price)
-        fitting = self.fitting(size["reinforcing"], 5e-4, 1e-4)
-        return dx.train.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
+        config = self.config(size["pretraining"], 2e-3, 5e-4)
+        net, _ = dx.train.skipnet_pretrain(net, self.train, config, price=price, **given)
+        return self.reinforced(net, self.config(size["reinforcing"], 5e-4, 1e-4), price)
+
+    def reinforced(self, net: dx.DynamicNet, config: dx.FitConfig, price: float) -> dx.DynamicNet:
+        reward = dx.train.SkipNetReward(alpha=price, weight=1.0, baseline=True)
+        return dx.train.skipnet_reinforce(net, self.train, config, augment=dx.data.augment, reward=reward)[0]
 
     def from_scratch(self, price: float) -> dx.DynamicNet:
         """The paper's ablation: net and gates untrained, and nothing but reinforcement learning."""
@@ -125,28 +127,28 @@ class Bench:
         staged = dx.split(fresh, torch.zeros(1, *self.opened.spec.shape), granularity="block")
         net = dx.attach_gates(staged, dx.gates.recurrent_gates(), at=staged.skippable[1:], seed=self.seed)
         steps = self.size["pretraining"] + self.size["reinforcing"]
-        fitting = self.fitting(steps, 2e-3, 2e-3)
-        return dx.train.skipnet_reinforce(net, self.train, fitting, alpha=price, weight=1.0, baseline=True)[0]
+        return self.reinforced(net, self.config(steps, 2e-3, 2e-3), price)
 
     def compared(self, net: dx.DynamicNet) -> dict[str, dx.Report]:
         def tune(control: dx.DynamicNet) -> dx.DynamicNet:
-            return dx.train.skipnet_pretrain(control, self.train, self.fitting(self.size["tuning"], 5e-4, 5e-4))[0]
+            config = self.config(self.size["tuning"], 5e-4, 5e-4)
+            return dx.train.skipnet_pretrain(control, self.train, config, augment=dx.data.augment)[0]
 
         return dx.train.at_equal_cost(net, self.ranked, self.test, static=self.opened.model, tune=tune, seed=self.seed)
 
-    def judged(self, net: dx.DynamicNet, policy: dx.Policy) -> dx.Report:
+    def reported(self, net: dx.DynamicNet, policy: dx.Policy) -> dx.Report:
         return dx.report(dx.collect(net, self.test, keep=policy.skip_rule, static=self.opened.model), policy)
 
-    def line(self, name: str, found: dx.Report) -> Line:
+    def line(self, name: str, report: dx.Report) -> Line:
         blocks = len(self.staged.stages) - 2  # neither stem nor head
-        kept = found.kept or ()
+        kept = report.kept or ()
         return {
             "net": name,
-            "accuracy": found.accuracy,
-            "points lost": 100 * (found.static_accuracy - found.accuracy),
+            "accuracy": report.accuracy,
+            "points lost": 100 * (report.static_accuracy - report.accuracy),
             "blocks run": 1 - (len(kept) - sum(kept)) / blocks,
-            "MACs saved, gates paid": found.saved,
-            "paths": found.paths or 1,
+            "MACs saved, gates paid": report.saved,
+            "paths": report.paths or 1,
         }
 
     def clocks(self, name: str, net: dx.DynamicNet, policy: dx.Policy, saved: float) -> Iterator[Line]:
@@ -198,20 +200,20 @@ def main() -> None:
 
     def leave(*, quiet: bool) -> None:
         page = f"\n{table(lines)}\n{table(clocks)}"
-        found = figures(lines, clocks)
-        write("skip", given, found, markdown=page, quiet=quiet, asked=asked, lines=lines, clocks=clocks)
+        written = {"asked": asked, "lines": lines, "clocks": clocks}
+        write("skip", given, figures(lines, clocks), markdown=page, quiet=quiet, **written)
 
     for method in [method for method in given.methods if f"{method}: learned" not in done]:
         net = bench.taught(method, given.price, given.penalty)
-        found = bench.compared(net)
-        lines += [bench.line(f"{method}: {name}", result) for name, result in found.items()]
+        reports = bench.compared(net)
+        lines += [bench.line(f"{method}: {name}", report) for name, report in reports.items()]
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
-        clocks += bench.clocks(method, net, policy, found["learned"].saved)
+        clocks += bench.clocks(method, net, policy, reports["learned"].saved)
         leave(quiet=True)
     if "skipnet" in given.methods and SCRATCH not in done:
         net = bench.from_scratch(given.price)
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
-        lines.append(bench.line(SCRATCH, bench.judged(net, policy)))
+        lines.append(bench.line(SCRATCH, bench.reported(net, policy)))
         leave(quiet=True)
     for kind in given.kinds:
         for images in given.images if given.images is not None else (0, bench.size["calibration"]):
@@ -219,7 +221,7 @@ def main() -> None:
             if name in done:
                 continue
             net, policy = _without_data(bench, kind, images)
-            lines.append({**bench.line(name, bench.judged(net, policy)), "exits on": sum(policy.enabled_e) - 1})
+            lines.append({**bench.line(name, bench.reported(net, policy)), "exits on": sum(policy.enabled_e) - 1})
             leave(quiet=True)
     leave(quiet=False)
 
@@ -239,29 +241,29 @@ def _without_data(bench: Bench, kind: str, images: int) -> tuple[dx.DynamicNet, 
 
 def figures(lines: list[Line], clocks: list[Line]) -> list[dict[str, Any]]:
     by_name = {line["net"]: line for line in lines}
-    found = []
+    out = []
     for method in METHODS:
         learned = by_name.get(f"{method}: learned")
         if learned is None:
             continue
-        found.append(figure(f"points lost, {method}", learned["points lost"], "points", "<= 0.5"))
-        found.append(figure(f"share of the blocks run, {method}", learned["blocks run"], "share", "<= 0.5"))
+        out.append(figure(f"points lost, {method}", learned["points lost"], "points", "<= 0.5"))
+        out.append(figure(f"share of the blocks run, {method}", learned["blocks run"], "share", "<= 0.5"))
         for control in ("fixed set", "chance"):
             ahead = 100 * (learned["accuracy"] - by_name[f"{method}: {control}"]["accuracy"])
-            found.append(figure(f"ahead of {control} at equal cost, {method}", ahead, "points", "> 0"))
+            out.append(figure(f"ahead of {control} at equal cost, {method}", ahead, "points", "> 0"))
         scratch = by_name.get(SCRATCH)
         if method == "skipnet" and scratch is not None:
             ahead = 100 * (learned["accuracy"] - scratch["accuracy"])
-            found.append(figure("pre-training first, ahead of from scratch", ahead, "points", "> 0"))
+            out.append(figure("pre-training first, ahead of from scratch", ahead, "points", "> 0"))
     for line in clocks:
         target = ">= 0.85" if line["batch"] == 1 else None
         name = f"realised / promised speed-up, {line['net']}, batch {line['batch']}"
-        found.append(figure(name, line["realised / promised"], "ratio", target))
+        out.append(figure(name, line["realised / promised"], "ratio", target))
     for line in lines:
         if line["net"].startswith("data-free"):
-            found.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
-            found.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
-    return found
+            out.append(figure(f"points lost, {line['net']}", line["points lost"], "points", "<= 1.0"))
+            out.append(figure(f"MACs saved, {line['net']}", line["MACs saved, gates paid"], "share", ">= 0.20"))
+    return out
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one training loop. Lightning Fabric brings device, precision and processes; a step function brings the loss.
+"""The one training loop: Lightning Fabric brings device, precision and processes; a step function brings the loss.
 
 Every verb that trains hands `fit` a module and ``step(module, draw, done) -> loss``; the step draws its samples with
 the generator it is given, so that a run which was killed and resumed ends bit for bit where an unbroken one ends.
@@ -26,7 +26,7 @@ Step = Callable[[nn.Module, Generator, float], Tensor]
 """``step(module, draw, done)`` draws samples with ``draw`` and gives a loss; ``done`` is the share of steps done."""
 
 Share = Callable[[str], float]
-"""``share(part)``: how much of the learning rate the parameters of the module's child ``part`` get."""
+"""``share(part)``: the learning rate of the module's child ``part``, as a share of ``FitConfig.lr``."""
 
 CHECKPOINT_VERSION = 2
 
@@ -42,8 +42,8 @@ class FitConfig:
     steps: int = 1000
     lr: float = 1e-3
     trunk_lr: float | None = None
-    """Learning rate of the stages, where a method trains them beside heads or gates; 0 leaves them as they are, bit for
-    bit, and ``None`` takes what the method says."""
+    """Learning rate of the stages, where a method trains them at a rate of their own beside heads or gates; 0 leaves
+    them as they are, bit for bit, and ``None`` takes what the method says. `fit` itself does not read it."""
     batch_size: int = 0
     """Samples that a method draws at each step; 0 takes what the method says. `fit` itself draws none."""
     optimizer: Optimizer = "adam"
@@ -71,7 +71,9 @@ class FitConfig:
         if self.steps < 0:
             raise FitError(f"steps={self.steps}; give 0 or more")
         if not self.lr > 0 or (self.trunk_lr is not None and not self.trunk_lr >= 0):
-            raise FitError(f"lr={self.lr}, trunk_lr={self.trunk_lr}; the first must be positive, none negative")
+            raise FitError(
+                f"lr={self.lr}, trunk_lr={self.trunk_lr}; the first must be positive, the second not negative"
+            )
         if self.batch_size < 0:
             raise FitError(f"batch_size={self.batch_size}; give at least one sample, or 0 for the method's own")
         choices = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision}
@@ -105,20 +107,16 @@ class FitOptions(TypedDict, total=False):
 
 
 def configured(usual: FitConfig, config: FitConfig | None, options: FitOptions) -> FitConfig:
-    """``config``, or what is ``usual`` for a method without one, with the given fields in place of its own.
+    """``config``, or a method's ``usual`` one where none was given, with ``options`` in place of its fields.
 
-    Batch size and trunk's rate are what is usual wherever nobody names one.
+    The batch size is the usual one wherever nobody names one.
 
     Raises:
         FitError: an option that is no field (the nearest is suggested), or a figure out of range.
     """
     check_options(options, FitOptions.__annotations__)
     asked: FitConfig = replace(usual if config is None else config, **options)  # type: ignore[arg-type]
-    return replace(
-        asked,
-        batch_size=asked.batch_size or usual.batch_size,
-        trunk_lr=usual.trunk_lr if asked.trunk_lr is None else asked.trunk_lr,
-    )
+    return replace(asked, batch_size=asked.batch_size or usual.batch_size)
 
 
 def check_options(options: Collection[str], known: Collection[str]) -> None:
@@ -132,7 +130,7 @@ def check_options(options: Collection[str], known: Collection[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a run did: the loss of each step of this process, seconds, and the step it was resumed at."""
+    """What a run did: the loss of each step of this process, its seconds, and the step it was resumed at (0: new)."""
 
     losses: list[float] = field(repr=False)
     seconds: float
@@ -252,12 +250,15 @@ _FIGURES = (
 )  # fmt: skip
 
 
-def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "the checkpoint") -> None:
-    """Raises FitError, which says how they differ, when a run's options are not those that it began with."""
-    differing = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
-    if differing:
-        what = ", ".join(f"{k} was {a}, is {b}" for k, (a, b) in differing.items())
-        raise FitError(f"{name} belongs to another run ({what}); delete it or name another file")
+def check_same_run(recorded: Mapping[str, Any], current: Mapping[str, Any], name: str = "the checkpoint") -> None:
+    """That a run goes on with the options it began with, those that ``name`` has ``recorded``.
+
+    Raises:
+        FitError: they differ; it says how.
+    """
+    changes = [f"{key} was {recorded.get(key)}, is {now}" for key, now in current.items() if recorded.get(key) != now]
+    if changes:
+        raise FitError(f"{name} belongs to another run ({', '.join(changes)}); delete it or name another file")
 
 
 def _save(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, step: int, config: FitConfig) -> None:
@@ -280,20 +281,20 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator
         return 0
     try:
         state = torch.load(config.checkpoint, weights_only=True, map_location="cpu")
-        found = state["identity"]
+        identity = state["identity"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise FitError(
             f"{config.checkpoint} is not a training checkpoint of dynext ({type(error).__name__}); "
             f"delete it to start over"
         ) from error
-    check_same_run(found, _identity(config), str(config.checkpoint))
+    check_same_run(identity, _identity(config), str(config.checkpoint))
     try:
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:  # names or shapes differ
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise FitError(
-            f"{config.checkpoint} belongs to another net ({told}); delete it or name another file"
+            f"{config.checkpoint} belongs to another net ({reason}); delete it or name another file"
         ) from error
     draw.set_state(state["generator"])
     return int(state["step"])

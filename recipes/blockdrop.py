@@ -59,49 +59,51 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), granularity="block")
 
     net = dx.attach_gates(staged, dx.gates.policy_gates(config.width, side=config.side), seed=config.seed)
-    curriculum = dx.train.GateFit(
+    fit_config = dx.FitConfig(
         steps=config.curriculum,
         lr=config.lr,
         batch_size=config.batch,
         schedule="constant",
-        augmented=True,
         seed=config.seed,
         checkpoint=config.out / "curriculum.ckpt",
     )
-    net, told = dx.train.blockdrop_curriculum(net, train, curriculum, penalty=config.penalty)
-    print(told, flush=True)
+    given = {"augment": dx.data.augment, "penalty": config.penalty}
+    net, history = dx.train.blockdrop_curriculum(net, train, fit_config, **given)
+    print(history, flush=True)
     policy = dx.Policy.skipping(net.num_exits, net.num_gates)
     frozen = dx.report(dx.collect(net, test, keep=policy.keep_g, static=opened.model), policy)
-    joint = dx.train.GateFit(
+    joint = dx.FitConfig(
         steps=config.joint,
         lr=config.joint_lr,
         trunk_lr=config.joint_lr,
         batch_size=config.joint_batch,
-        augmented=True,
         seed=config.seed,
         checkpoint=config.out / "joint.ckpt",
     )
-    net, told = dx.train.blockdrop_finetune(net, train, joint, penalty=config.penalty)
-    print(told, flush=True)
+    net, history = dx.train.blockdrop_finetune(net, train, joint, **given)
+    print(history, flush=True)
 
     def tune(control: dx.DynamicNet) -> dx.DynamicNet:
-        kind = control.gates.spec["kind"]
-        fitting = replace(joint, steps=config.tuning, checkpoint=config.out / f"control-{kind}.ckpt")
-        return dx.train.skipnet_pretrain(control, train, fitting)[0]
+        path = config.out / f"control-{control.gates.spec['kind']}.ckpt"
+        tuning = replace(joint, steps=config.tuning, checkpoint=path)
+        return dx.train.skipnet_pretrain(control, train, tuning, augment=dx.data.augment)[0]
 
     compared = dx.train.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
-    found = {"after the curriculum": frozen, **compared}
-    for name, result in found.items():
-        print(f"\n{name}\n{result}", flush=True)
+    return figures({"after the curriculum": frozen, **compared}, num_blocks=len(staged.stages) - 2)  # no stem, no head
+
+
+def figures(reports: dict[str, dx.Report], num_blocks: int) -> dict[str, dict[str, float]]:
+    for name, report in reports.items():
+        print(f"\n{name}\n{report}", flush=True)
     return {
         name: {
-            "accuracy": result.accuracy,
-            "points_lost": 100 * (result.static_accuracy - result.accuracy),
-            "macs_saved": result.saved,
-            "blocks_run": 1 - (len(result.kept) - sum(result.kept)) / (len(staged.stages) - 2),  # no stem, no head
-            "paths": result.paths,
+            "accuracy": report.accuracy,
+            "points_lost": 100 * (report.static_accuracy - report.accuracy),
+            "macs_saved": report.saved,
+            "blocks_run": 1 - (len(report.kept) - sum(report.kept)) / num_blocks,
+            "paths": report.paths,
         }
-        for name, result in found.items()
+        for name, report in reports.items()
     }
 
 

@@ -66,7 +66,7 @@ def main(config: Config) -> list[dict]:
         )
         seconds = time.monotonic() - began
         line = {"kind": kind, "images": images, "seed": seed, "seconds": seconds}
-        lines.append({**line, **_judged(conversion, opened.model, test, config.timing_s)})
+        lines.append({**line, **_measured(conversion, opened.model, test, config.timing_s)})
         print(lines[-1], flush=True)
         config.out.parent.mkdir(parents=True, exist_ok=True)
         config.out.write_text(
@@ -75,22 +75,22 @@ def main(config: Config) -> list[dict]:
     return lines
 
 
-def _judged(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Samples, timing_s: float) -> dict:
-    """Accuracy against labels of samples that nothing was chosen on, beside the static net's."""
+def _measured(conversion: dx.Conversion, static: torch.nn.Module, test: dx.data.Samples, timing_s: float) -> dict:
+    """Accuracy by labels of samples that nothing was chosen on, beside the static net's, and speed."""
     net, policy = conversion.net, conversion.policy
-    found = dx.report(dx.collect(net, test, keep=policy.skip_rule, static=static), policy)
-    rows = test.take(torch.arange(min(len(test), 512))).x
-    alone, many = dx.side_by_side(static, net, policy, rows, budget_s=timing_s)
+    report = dx.report(dx.collect(net, test, keep=policy.skip_rule, static=static), policy)
+    x = test.take(torch.arange(min(len(test), 512))).x
+    single, batched = dx.side_by_side(static, net, policy, x, budget_s=timing_s)
     return {
         "skips": policy.skip_rule is not None,
         "exits_on": sum(policy.enabled_e) - 1,
-        "accuracy": found.accuracy,
-        "points_lost": 100 * (found.static_accuracy - found.accuracy),
-        "saved": found.saved,
-        "stages_run": None if found.kept is None else list(found.kept),
-        "paths": found.paths,
-        "speedup_1": alone.speedup,
-        "speedup_64": many.speedup,
+        "accuracy": report.accuracy,
+        "points_lost": 100 * (report.static_accuracy - report.accuracy),
+        "saved": report.saved,
+        "stages_run": None if report.kept is None else list(report.kept),
+        "paths": report.paths,
+        "speedup_1": single.speedup,
+        "speedup_64": batched.speedup,
         "note": policy.note,
     }
 

@@ -1,7 +1,7 @@
 """Early exits on a frozen net, learned from labels: Shallow-Deep's, Zero Time Waste's cascade, JEI-DNN's learned gates.
 
 The last exit stays bit for bit. Thresholds are chosen on samples held out of the training set, for half a point to lose
-(JEI-DNN brings its own); everything is judged on test samples.
+(JEI-DNN brings its own); everything is measured on test samples.
 Run `python recipes/exits_frozen.py method=zero_time_waste`; a killed run goes on.
 """
 
@@ -57,32 +57,33 @@ def main(config: Config) -> dict[str, object]:
     if policy is None:
         policy = dx.choose(seen, max_drop=config.max_drop, temperature=dx.calibrate(seen))
     table = dx.collect(net, test, rows=f"{len(test):,} Fashion-MNIST test images")
-    found = dx.report(table, policy)
-    print(found)
+    report = dx.report(table, policy)
+    print(report)
     where = config.folder / config.method
     dx.save(net, where / "net", policy=policy, spec=opened.spec, model_recipe=opened.recipe, table=seen)
     return {
         "method": config.method,
         "exits": table.right_ne.double().mean(0).tolist(),
-        "accuracy": found.accuracy,
-        "static_accuracy": found.static_accuracy,
-        "saved": found.saved,
+        "accuracy": report.accuracy,
+        "static_accuracy": report.static_accuracy,
+        "saved": report.saved,
         "net": str(where / "net"),
     }
 
 
-def trained(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> tuple[dx.DynamicNet, dx.Policy | None]:
-    fitting = dx.FitConfig(
-        steps=config.epochs * len(rows) // config.batch,
+def trained(net: dx.DynamicNet, samples: dx.data.Samples, config: Config) -> tuple[dx.DynamicNet, dx.Policy | None]:
+    fit_config = dx.FitConfig(
+        steps=config.epochs * len(samples) // config.batch,
         lr=config.lr,
+        batch_size=config.batch,
         seed=config.seed,
         checkpoint=config.folder / config.method / "run.ckpt",
     )
     if config.method == "jei_dnn":
-        return dx.train.jei_dnn(net, rows, fitting, price=config.price, batch_size=config.batch)
+        return dx.train.jei_dnn(net, samples, fit_config, price=config.price)
     if config.method == "zero_time_waste":
-        return dx.train.zero_time_waste(net, rows, fitting, batch_size=config.batch), None
-    return dx.train.shallow_deep(net, rows, fitting, most_confident=True, batch_size=config.batch), None
+        return dx.train.zero_time_waste(net, samples, fit_config), None
+    return dx.train.shallow_deep(net, samples, fit_config, most_confident=True), None
 
 
 if __name__ == "__main__":

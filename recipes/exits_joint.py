@@ -1,6 +1,6 @@
 """Early exits trained together with their trunk, on labels: one backbone, any of the published methods by its name.
 
-Thresholds are chosen on samples held out of the training set, for half a point to lose; everything is judged on test
+Thresholds are chosen on samples held out of the training set, for half a point to lose; everything is measured on test
 samples. Run `python recipes/exits_joint.py method=boostnet`; a killed run goes on.
 """
 
@@ -63,8 +63,8 @@ def main(config: Config) -> dict[str, object]:
     calibration = dx.calibrate(seen)
     policy = dx.choose(seen, max_drop=config.max_drop, temperature=calibration)
     table = dx.collect(net, test, rows=f"{len(test):,} Fashion-MNIST test images")
-    found = dx.report(table, policy)
-    print(found)
+    report = dx.report(table, policy)
+    print(report)
     model = {"kind": "cifar", "name": f"resnet{config.depth}", "arguments": {"width": config.width, "channels": 1}}
     where = config.folder / config.method
     dx.save(net, where / "net", policy=policy, spec=test.spec, model_recipe=model, table=seen)
@@ -72,9 +72,9 @@ def main(config: Config) -> dict[str, object]:
         "method": config.method,
         "exits": table.right_ne.double().mean(0).tolist(),
         "ece": dx.calibrate(table).ece_before_e,
-        "ece_calibrated": [line.ece for line in found.exits],
-        "accuracy": found.accuracy,
-        "saved": found.saved,
+        "ece_calibrated": [line.ece for line in report.exits],
+        "accuracy": report.accuracy,
+        "saved": report.saved,
         "net": str(where / "net"),
     }
 
@@ -87,39 +87,41 @@ def untrained(config: Config, spec: dx.InputSpec) -> dx.DynamicNet:
     return dx.attach(staged, heads, seed=config.seed)
 
 
-def trained(net: dx.DynamicNet, rows: dx.data.Samples, config: Config) -> dx.DynamicNet:
-    fitting = fit_config(config, config.epochs, len(rows), "first")
-    second = fit_config(config, config.second_epochs, len(rows), "second")
-    given = {"batch_size": config.batch, "augment": dx.data.augment}
+def trained(net: dx.DynamicNet, samples: dx.data.Samples, config: Config) -> dx.DynamicNet:
+    first = fit_config(config, config.epochs, len(samples), "first")
+    second = fit_config(config, config.second_epochs, len(samples), "second")
+    augment = dx.data.augment
     if config.method == "branchynet":
         weights = torch.linspace(1.0, 0.3, net.num_exits).tolist()  # as published for the first and the last
-        return dx.train.joint(net, rows, fitting, weight_e=weights, **given)
+        return dx.train.joint(net, samples, first, weight_e=weights, augment=augment)
     if config.method == "shallow_deep":
-        return dx.train.shallow_deep(net, rows, fitting, trunk="joint", most_confident=True, **given)
+        return dx.train.shallow_deep(net, samples, first, trunk="joint", most_confident=True, augment=augment)
     if config.method.startswith("distillation"):
         teachers = config.method.removeprefix("distillation_")
-        return dx.train.multi_exit_distillation(net, rows, fitting, teachers=teachers, **given)
+        return dx.train.multi_exit_distillation(net, samples, first, teachers=teachers, augment=augment)
     if config.method == "semi_supervised":
-        cut = round(config.unlabelled * len(rows))
-        apart, labelled = rows.subset(torch.arange(cut)).unlabelled(), rows.subset(torch.arange(cut, len(rows)))
-        return dx.train.multi_exit_distillation(net, labelled, fitting, unlabelled=apart, **given)
+        cut = round(config.unlabelled * len(samples))
+        bare = samples.subset(torch.arange(cut)).unlabelled()
+        labelled = samples.subset(torch.arange(cut, len(samples)))
+        return dx.train.multi_exit_distillation(net, labelled, first, unlabelled=bare, augment=augment)
     if config.method == "own_teacher":
-        return dx.train.be_your_own_teacher(net, rows, fitting, **given)
+        return dx.train.be_your_own_teacher(net, samples, first, augment=augment)
     if config.method == "scan":
-        return dx.train.scan(net, rows, fitting, **given)
+        return dx.train.scan(net, samples, first, augment=augment)
     if config.method == "imta":
-        return dx.train.imta(net, rows, fitting, heads=second, **given)
+        return dx.train.imta(net, samples, first, heads=second, augment=augment)
     if config.method == "boostnet":
-        return dx.train.boostnet(net, rows, fitting, **given)
+        return dx.train.boostnet(net, samples, first, augment=augment)
     if config.method == "mixed":
-        return dx.train.mixed(net, rows, fitting, backbone=second, **given)
-    return dx.train.joint(net, rows, fitting, **given)
+        return dx.train.mixed(net, samples, first, backbone=second, augment=augment)
+    return dx.train.joint(net, samples, first, augment=augment)
 
 
-def fit_config(config: Config, epochs: int, rows: int, step: str) -> dx.FitConfig:
+def fit_config(config: Config, epochs: int, num_samples: int, step: str) -> dx.FitConfig:
     return dx.FitConfig(
-        steps=epochs * rows // config.batch,
+        steps=epochs * num_samples // config.batch,
         lr=config.lr,
+        batch_size=config.batch,
         optimizer="sgd",
         schedule="milestones",  # a tenth of the rate at a half and at three quarters
         weight_decay=config.weight_decay,

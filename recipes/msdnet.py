@@ -53,16 +53,17 @@ def main(config: Config) -> dict[str, object]:
     sizes = {"channels": 1, "width": config.width, "growth": config.growth}
     sizes |= {} if config.blocks is None else {"blocks": config.blocks}
     net = dx.models.msdnet(config.configuration, side=28, seed=config.seed, **sizes)
-    fitting = dx.FitConfig(
+    fit_config = dx.FitConfig(
         steps=config.epochs * len(taught) // config.batch,
         lr=config.lr,
+        batch_size=config.batch,
         optimizer="sgd",
         schedule="milestones",
         weight_decay=config.weight_decay,
         seed=config.seed,
         checkpoint=config.folder / config.configuration / "run.ckpt",
     )
-    net = dx.train.joint(net, taught, fitting, batch_size=config.batch, augment=dx.data.augment)
+    net = dx.train.joint(net, taught, fit_config, augment=dx.data.augment)
 
     seen, table = dx.collect(net, held_out), dx.collect(net, test)
     temperature = dx.calibrate(seen)
@@ -74,12 +75,12 @@ def main(config: Config) -> dict[str, object]:
     for budget in config.budgets:
         policies = {name: front.within(budget) for name, front in fronts.items()}
         policies["shared"] = dx.choose(seen, budget=budget, temperature=temperature, rule="plain")
-        found = {name: dx.simulate(table, policy) for name, policy in policies.items()}
-        found["batch"] = dx.policies.simulate_batch(
+        outcomes = {name: dx.simulate(table, policy) for name, policy in policies.items()}
+        outcomes["batch"] = dx.policies.simulate_batch(
             table, dx.policies.plan_batch(seen, policies["shared"], budget=budget)
         )
         line = {"budget": budget}
-        for name, outcome in found.items():
+        for name, outcome in outcomes.items():
             line |= {name: outcome.accuracy, f"{name} spends": outcome.macs / table.static_macs}
         print(line)
         lines.append(line)

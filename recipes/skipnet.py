@@ -58,40 +58,40 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     example = torch.zeros(1, *opened.spec.shape)
     staged = dx.split(opened.model, example, granularity="block")
 
-    net, told = _taught(staged, train, config, "gates")
-    print(*told, sep="\n", flush=True)
+    net, histories = _trained(staged, train, config, "gates")
+    print(*histories, sep="\n", flush=True)
 
     def tune(control: dx.DynamicNet) -> dx.DynamicNet:
-        kind = control.gates.spec["kind"]
-        return dx.train.skipnet_pretrain(control, train, _fitting(config, config.tuning, f"control-{kind}"))[0]
+        fit_config = _fit_config(config, config.tuning, f"control-{control.gates.spec['kind']}")
+        return dx.train.skipnet_pretrain(control, train, fit_config, augment=dx.data.augment)[0]
 
-    found = dx.train.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
+    reports = dx.train.at_equal_cost(net, ranked, test, static=opened.model, tune=tune, seed=config.seed)
     if config.ablation:
         name, own, like = f"cifar:{opened.recipe['name']}", opened.recipe["arguments"], opened.spec
         fresh = dx.open_model(name, arguments=own, shape=like.shape, mean=like.mean, std=like.std).model
         alone = replace(config, pretraining=0, reinforcing=config.pretraining + config.reinforcing)
-        net, told = _taught(dx.split(fresh, example, granularity="block"), train, alone, "scratch")
-        print("from scratch:", *told, sep="\n", flush=True)
+        net, histories = _trained(dx.split(fresh, example, granularity="block"), train, alone, "scratch")
+        print("from scratch:", *histories, sep="\n", flush=True)
         policy = dx.Policy.skipping(net.num_exits, net.num_gates)
         table = dx.collect(net, test, keep=policy.keep_g, static=opened.model)
-        found["reinforcement learning from scratch"] = dx.report(table, policy)
-    for name, result in found.items():
-        print(f"\n{name}\n{result}", flush=True)
+        reports["reinforcement learning from scratch"] = dx.report(table, policy)
+    for name, report in reports.items():
+        print(f"\n{name}\n{report}", flush=True)
     return {
         name: {
-            "accuracy": result.accuracy,
-            "points_lost": 100 * (result.static_accuracy - result.accuracy),
-            "macs_saved": result.saved,
-            "blocks_run": 1 - (len(result.kept) - sum(result.kept)) / (len(staged.stages) - 2),  # no stem, no head
-            "paths": result.paths,
+            "accuracy": report.accuracy,
+            "points_lost": 100 * (report.static_accuracy - report.accuracy),
+            "macs_saved": report.saved,
+            "blocks_run": 1 - (len(report.kept) - sum(report.kept)) / (len(staged.stages) - 2),  # no stem, no head
+            "paths": report.paths,
         }
-        for name, result in found.items()
+        for name, report in reports.items()
     }
 
 
-def _taught(
+def _trained(
     staged: dx.graph.StagedNet, train: dx.data.Samples, config: Config, name: str
-) -> tuple[dx.DynamicNet, list[dx.train.GateTraining]]:
+) -> tuple[dx.DynamicNet, list[dx.train.GateHistory]]:
     """Gates before all blocks but the first, trained in two parts, the second at a gentler rate; or in one."""
     kinds = {
         "recurrent": dx.gates.recurrent_gates,
@@ -99,22 +99,22 @@ def _taught(
         "II": dx.gates.feedforward_gates,
     }
     net = dx.attach_gates(staged, kinds[config.gates](), at=staged.skippable[1:], seed=config.seed)
-    told, hybrid = [], _fitting(config, config.reinforcing, f"{name}-hybrid")
+    histories, hybrid = [], _fit_config(config, config.reinforcing, f"{name}-hybrid")
     if config.pretraining:
-        fitting = _fitting(config, config.pretraining, f"{name}-supervised")
-        net, one = dx.train.skipnet_pretrain(net, train, fitting, price=config.price)
-        told, hybrid = [one], replace(hybrid, lr=config.lr / 4, trunk_lr=config.trunk_lr / 4)
-    net, two = dx.train.skipnet_reinforce(net, train, hybrid, alpha=config.alpha, weight=1.0, baseline=True)
-    return net, [*told, two]
+        supervised = _fit_config(config, config.pretraining, f"{name}-supervised")
+        net, history = dx.train.skipnet_pretrain(net, train, supervised, augment=dx.data.augment, price=config.price)
+        histories, hybrid = [history], replace(hybrid, lr=config.lr / 4, trunk_lr=config.trunk_lr / 4)
+    reward = dx.train.SkipNetReward(alpha=config.alpha, weight=1.0, baseline=True)
+    net, history = dx.train.skipnet_reinforce(net, train, hybrid, augment=dx.data.augment, reward=reward)
+    return net, [*histories, history]
 
 
-def _fitting(config: Config, steps: int, name: str) -> dx.train.GateFit:
-    return dx.train.GateFit(
+def _fit_config(config: Config, steps: int, name: str) -> dx.FitConfig:
+    return dx.FitConfig(
         steps=steps,
         lr=config.lr,
         trunk_lr=config.trunk_lr,
         batch_size=config.batch,
-        augmented=True,
         seed=config.seed,
         checkpoint=config.out / f"{name}.ckpt",
     )

@@ -1,5 +1,6 @@
-"""One sample a method: how it is called on the smallest net that it takes. Every sample is trained, saved, resumed,
-reported on, and looked at for what it must leave alone.
+"""A table of the methods that train exits: how each is called on the smallest net that it takes.
+
+`tests/train/methods/test_methods.py` trains, saves, resumes and reports on each, and checks what it must leave alone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ Train = Callable[[DynamicNet, Samples, dx.FitConfig], "DynamicNet | tuple[Dynami
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method that trains exits on labelled samples, and what is known of it."""
+    """A method that trains exits on labelled samples, and what is to be expected of it."""
 
     train: Train
+    """Called with a net, samples and a config; a ``lambda`` where it has options of its own."""
     heads: Callable[[], Heads] = lambda: dx.heads.conv_heads(10, hidden=8, separable=0)
     frozen: bool = False
     """The trunk must not move."""
@@ -43,43 +45,47 @@ def second(config: dx.FitConfig) -> dx.FitConfig:
 
 
 METHODS = {
-    "joint": Method(train=lambda net, rows, config: dx.train.joint(net, rows, config)),
-    "branchynet": Method(train=lambda net, rows, config: dx.train.joint(net, rows, config, weight_e=(1, 0.6, 0.3))),
+    "joint": Method(train=dx.train.joint),
+    "branchynet": Method(
+        train=lambda net, samples, config: dx.train.joint(net, samples, config, weight_e=(1, 0.6, 0.3))
+    ),
     "shallow_deep_frozen": Method(
-        train=lambda net, rows, config: dx.train.shallow_deep(net, rows, config),
+        train=dx.train.shallow_deep,
         heads=lambda: dx.heads.pooled_heads(10),
         frozen=True,
     ),
     "shallow_deep_joint": Method(
-        train=lambda net, rows, config: dx.train.shallow_deep(net, rows, config, trunk="joint", most_confident=True),
+        train=lambda net, samples, config: dx.train.shallow_deep(
+            net, samples, config, trunk="joint", most_confident=True
+        ),
         cascade="surest",
     ),
-    "distillation_last": Method(train=lambda net, rows, config: dx.train.multi_exit_distillation(net, rows, config)),
+    "distillation_last": Method(train=dx.train.multi_exit_distillation),
     "distillation_later": Method(
-        train=lambda net, rows, config: dx.train.multi_exit_distillation(
-            net, rows, config, teachers="later", unlabelled=rows.unlabelled()
+        train=lambda net, samples, config: dx.train.multi_exit_distillation(
+            net, samples, config, teachers="later", unlabelled=samples.unlabelled()
         )
     ),
-    "be_your_own_teacher": Method(train=lambda net, rows, config: dx.train.be_your_own_teacher(net, rows, config)),
+    "be_your_own_teacher": Method(train=dx.train.be_your_own_teacher),
     "scan": Method(
-        train=lambda net, rows, config: dx.train.scan(net, rows, config),
+        train=dx.train.scan,
         heads=lambda: dx.heads.attention_heads(10, hidden=8, squeeze=4),
         cascade="mean",
     ),
     "imta": Method(
-        train=lambda net, rows, config: dx.train.imta(net, rows, config, heads=second(config)), cascade="inline"
+        train=lambda net, samples, config: dx.train.imta(net, samples, config, heads=second(config)), cascade="inline"
     ),
     "zero_time_waste": Method(
-        train=lambda net, rows, config: dx.train.zero_time_waste(net, rows, config),
+        train=dx.train.zero_time_waste,
         frozen=True,
         cascade="stack",
         self_taught=True,
     ),
-    "boostnet": Method(train=lambda net, rows, config: dx.train.boostnet(net, rows, config), cascade="boost"),
-    "jei_dnn": Method(train=lambda net, rows, config: dx.train.jei_dnn(net, rows, config), frozen=True),
-    "mixed": Method(train=lambda net, rows, config: dx.train.mixed(net, rows, config, backbone=second(config))),
-    "meta_fusion": Method(train=lambda net, rows, config: dx.meta.meta_fusion(net, rows, config)),
-    "weighed_rows": Method(train=lambda net, rows, config: dx.meta.weigh_samples(net, rows, config)),
+    "boostnet": Method(train=dx.train.boostnet, cascade="boost"),
+    "jei_dnn": Method(train=dx.train.jei_dnn, frozen=True),
+    "mixed": Method(train=lambda net, samples, config: dx.train.mixed(net, samples, config, backbone=second(config))),
+    "meta_fusion": Method(train=dx.meta.meta_fusion),
+    "weigh_samples": Method(train=dx.meta.weigh_samples),
 }
 
 
@@ -95,10 +101,14 @@ def setting(method: Method, n: int = 64) -> tuple[DynamicNet, Samples]:
 
 
 def config(steps: int = 20, checkpoint: Path | None = None) -> dx.FitConfig:
-    return dx.FitConfig(steps=steps, lr=5e-3, progress=False, checkpoint=checkpoint, checkpoint_seconds=0)
+    return dx.FitConfig(
+        steps=steps, lr=5e-3, batch_size=64, progress=False, checkpoint=checkpoint, checkpoint_seconds=0
+    )
 
 
-def trained(method: Method, net: DynamicNet, rows: Samples, config: dx.FitConfig) -> tuple[DynamicNet, Policy | None]:
+def trained(
+    method: Method, net: DynamicNet, samples: Samples, config: dx.FitConfig
+) -> tuple[DynamicNet, Policy | None]:
     """The net, and the policy where the method gives one."""
-    found = method.train(net, rows, config)
-    return found if isinstance(found, tuple) else (found, None)
+    result = method.train(net, samples, config)
+    return result if isinstance(result, tuple) else (result, None)

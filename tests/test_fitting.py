@@ -1,6 +1,6 @@
 """The training loop: it learns, it can be killed, it says what is wrong."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, fit, rate_at
+from dynext.fitting import FitConfig, FitOptions, configured, fit, rate_at
 
 
 class Killed(Exception):
@@ -29,8 +29,8 @@ def step_of(x: torch.Tensor, y: torch.Tensor, die_at: float | None = None):
     def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
         if die_at is not None and done >= die_at:
             raise Killed
-        rows = torch.randint(len(x), (8,), generator=draw)
-        return (module(x[rows]) - y[rows]).square().mean()
+        index = torch.randint(len(x), (8,), generator=draw)
+        return (module(x[index]) - y[index]).square().mean()
 
     return step
 
@@ -67,22 +67,22 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_module_get_their_share_of_the_rate_asked_anew_each_step() -> None:
-    one, x, y = problem()
-    net = nn.ModuleDict({"slow": one, "fast": problem()[0]})
-    share, kept = {"slow": 0.5, "fast": 1.0}, []
+    slow, x, y = problem()
+    net = nn.ModuleDict({"slow": slow, "fast": problem()[0]})
+    share, weights = {"slow": 0.5, "fast": 1.0}, []
 
     def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
-        kept.append(one.weight.detach().clone())
+        weights.append(slow.weight.detach().clone())
         if done >= 0.5:
             share["slow"] = 0.0
         return sum((part(x) - y).square().mean() for part in module.values())
 
     config = replace(CONFIG, steps=4, schedule="constant", optimizer="sgd", momentum=0.0)
     fit(net, step, config, share=lambda part: share[part])
-    torch.testing.assert_close(kept[1], problem_step(x, y, 0.5 * CONFIG.lr))
-    assert not torch.equal(kept[2], kept[3])
-    assert torch.equal(one.weight, kept[3])
-    assert not torch.equal(net["fast"].weight, one.weight)
+    torch.testing.assert_close(weights[1], problem_step(x, y, 0.5 * CONFIG.lr))
+    assert not torch.equal(weights[2], weights[3])
+    assert torch.equal(slow.weight, weights[3])
+    assert not torch.equal(net["fast"].weight, slow.weight)
 
 
 def problem_step(x: torch.Tensor, y: torch.Tensor, lr: float) -> torch.Tensor:
@@ -98,12 +98,12 @@ def test_the_callers_random_state_is_left_alone() -> None:
 
 
 def test_schedules() -> None:
-    one = replace(CONFIG, steps=100, schedule="onecycle", warmup=0.2)
-    assert rate_at(one, 0) < 0.1
-    assert rate_at(one, 20) == pytest.approx(1)
-    assert rate_at(one, 99) < 0.01
-    steps = replace(CONFIG, steps=100, schedule="milestones", milestones=(0.5, 0.75))
-    assert [rate_at(steps, t) for t in (0, 50, 75)] == pytest.approx([1, 0.1, 0.01])
+    onecycle = replace(CONFIG, steps=100, schedule="onecycle", warmup=0.2)
+    assert rate_at(onecycle, 0) < 0.1
+    assert rate_at(onecycle, 20) == pytest.approx(1)
+    assert rate_at(onecycle, 99) < 0.01
+    falling = replace(CONFIG, steps=100, schedule="milestones", milestones=(0.5, 0.75))
+    assert [rate_at(falling, t) for t in (0, 50, 75)] == pytest.approx([1, 0.1, 0.01])
     assert rate_at(replace(CONFIG, schedule="cosine", steps=100), 50) == pytest.approx(0.5)
 
 
@@ -115,6 +115,12 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         fit(problem()[0].requires_grad_(False), step_of(x, y), CONFIG)
     with pytest.raises(FitError, match="steps=-1"):
         FitConfig(steps=-1)
+    with pytest.raises(FitError, match=r"lr=0, trunk_lr=None; the first must be positive, the second not negative"):
+        FitConfig(lr=0)
+    with pytest.raises(FitError, match=r"lr=0.001, trunk_lr=-1; the first must be positive, the second not negative"):
+        FitConfig(trunk_lr=-1)
+    with pytest.raises(FitError, match="batch_size=-1; give at least one sample"):
+        FitConfig(batch_size=-1)
     with pytest.raises(FitError, match="schedule='cosin'; give one of constant, cosine"):
         FitConfig(steps=1, schedule="cosin")
     with pytest.raises(FitError, match="optimizer='lamb'; give one of adam, adamw, sgd"):
@@ -133,17 +139,34 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         fit(problem()[0], step_of(x, y), config)
 
 
+def test_options_replace_fields_of_the_config_given_or_of_the_usual_one() -> None:
+    usual, given = FitConfig(steps=7, lr=0.1), FitConfig(steps=8, batch_size=2)
+    assert configured(usual, None, {}) == usual
+    assert configured(usual, given, {}) == given
+    assert configured(usual, None, {"seed": 3, "steps": 2}) == replace(usual, seed=3, steps=2)
+    assert configured(usual, given, {"lr": 0.2}) == replace(given, lr=0.2)
+    assert configured(usual, None, {"checkpoint": "run.ckpt"}).checkpoint == Path("run.ckpt")
+    with pytest.raises(FitError, match=r"there is no option stepps; did you mean steps=\?"):
+        configured(usual, None, {"stepps": 1})
+    with pytest.raises(FitError, match="there is no option label; there are steps, lr, trunk_lr, batch_size"):
+        configured(usual, None, {"label": "mine"})
+
+
+def test_every_field_of_a_config_is_an_option_but_those_that_name_the_run() -> None:
+    assert {*FitOptions.__annotations__, "label", "about"} == {field.name for field in fields(FitConfig)}
+
+
 def test_precision_holds_for_what_a_step_computes_beside_the_module() -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
 
     def step(module: nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
         product = x @ next(module.parameters()).T
-        seen.append(product.dtype)
+        dtypes.append(product.dtype)
         return (product.float() - y).square().mean()
 
     net, x, y = problem()
     losses = fit(net, step, replace(CONFIG, steps=30, precision="bf16-mixed")).losses
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
     assert losses[-1] < losses[0]
     assert net.weight.dtype == torch.float32
     with pytest.raises(FitError, match=r"precision='bf16'; give one of 32-true, bf16-mixed"):

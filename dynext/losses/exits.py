@@ -1,6 +1,7 @@
-"""Losses as pure functions of tensors, one per published formula.
+"""Losses of exits, one a published formula, and the weights, targets and temperatures that go with them.
 
-Shapes: b samples, e exits, k classes.
+Shapes: b samples, k classes, p positions of an attention map, d the size of an embedding. There are e exits, numbered
+from 0, the last is the full net; ``logits_e`` are e tensors ``[b k]``. A loss is one number, the mean over samples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def distillation(student_bk: Tensor, teacher_bk: Tensor, temperature: float, wei
     >>> float(distillation(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]), 4.0))
     0.0
 
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2; there the cross-entropy (`soft_cross_entropy`), of the same
+    gradient.
     """
     student = F.log_softmax(student_bk / temperature, dim=-1)
     teacher = F.log_softmax(teacher_bk.detach() / temperature, dim=-1)
@@ -36,7 +38,7 @@ def distillation(student_bk: Tensor, teacher_bk: Tensor, temperature: float, wei
 
 
 @torch.no_grad()
-def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tensor]:
+def survivor_weights(logits_e: Sequence[Tensor], strength: float) -> list[Tensor]:
     """What each sample counts at each exit, if sure samples leave on the way: ``e`` tensors ``[b]``, each of mean 1.
 
     With c_i the largest probability at exit i, a sample is still there at exit e for a share 1 - max_{i<e} c_i of all
@@ -52,12 +54,12 @@ def survivor_weights(logits_ebk: Sequence[Tensor], strength: float) -> list[Tens
     Source: Aperstein & Apartsin, Electronics 2026, arXiv:2509.08318 (heads trained on the samples that survive the
     exits before them). Ours weighs the loss instead of drawing samples, anew at every step, and assumes no threshold.
     """
-    sureness_b = torch.zeros_like(logits_ebk[0][:, 0])
+    confidence_b = torch.zeros_like(logits_e[0][:, 0])
     weight_eb = []
-    for logits_bk in logits_ebk:
-        there_b = 1 - strength * sureness_b
+    for logits_bk in logits_e:
+        there_b = 1 - strength * confidence_b
         weight_eb.append(there_b / there_b.mean().clamp_min(torch.finfo(there_b.dtype).tiny))
-        sureness_b = torch.maximum(sureness_b, logits_bk.softmax(-1).amax(-1))
+        confidence_b = torch.maximum(confidence_b, logits_bk.softmax(-1).amax(-1))
     return weight_eb
 
 
@@ -85,8 +87,12 @@ def shallow_deep_weights(done: float, depth_e: Sequence[float]) -> list[float]:
 
 
 def soft_cross_entropy(student_bk: Tensor, teacher_bk: Tensor, temperature: float) -> Tensor:
-    """tau^2 H(softmax(teacher / tau), softmax(student / tau)), mean over samples; no gradient flows into the
-    teacher.
+    """tau^2 H(softmax(teacher / tau), softmax(student / tau)), mean over samples.
+
+    H(p, q) is the cross-entropy; `distillation` is the same less the teacher's own entropy, which no student can
+    change. No gradient flows into the teacher.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
     """
     target_bk = F.softmax(teacher_bk.detach() / temperature, dim=-1)
     return temperature**2 * F.cross_entropy(student_bk / temperature, target_bk)
@@ -108,22 +114,24 @@ def multi_exit_loss(
     return torch.stack(losses).sum()
 
 
-def heated(temperature: float, teacher_bk: Tensor) -> float:
-    """The next temperature: a twentieth more while the teacher's largest probability at this one exceeds a half, mean.
+def annealed_temperature(temperature: float, teacher_bk: Tensor) -> float:
+    """The next temperature: 1.05 times this one while, at this one, the teacher's largest probability exceeds a half.
 
-    Source: Phuong & Lampert, ICCV 2019, section 4.1; from 1 on. Ours looks at each batch.
+    The largest probability is the mean over the samples. Training begins at 1.
+
+    Source: Phuong & Lampert, ICCV 2019, section 4.1. Ours asks at each batch.
     """
-    sure = F.softmax(teacher_bk.detach() / temperature, dim=-1).amax(-1).mean()
-    return temperature * 1.05 if float(sure) > 0.5 else temperature
+    confidence = F.softmax(teacher_bk.detach() / temperature, dim=-1).amax(-1).mean()
+    return temperature * 1.05 if float(confidence) > 0.5 else temperature
 
 
-def taught_by_last(
+def self_distillation(
     logits_e: Sequence[Tensor], y_b: Tensor, *, alpha: float, temperature: float, teacher_bk: Tensor | None = None
 ) -> Tensor:
     """``CE(q_C, y)`` of the last exit, plus ``(1 - alpha) CE(q_i, y) + alpha tau^2 KL(q_C || q_i)`` of each early one.
 
     Args:
-        teacher_bk: who teaches; the last exit's own logits without it.
+        teacher_bk: logits of another teacher in place of the last exit.
 
     Source: Be Your Own Teacher, Zhang et al., ICCV 2019, arXiv:1905.08094, eq. 1-4; SCAN, Zhang et al., NeurIPS 2019,
     arXiv:1906.03951; IMTA's one-for-all distillation, Li et al., ICCV 2019, arXiv:1908.06294, whose code divides the
@@ -137,8 +145,11 @@ def taught_by_last(
     return loss
 
 
-def hints(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
+def hint_loss(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
     """Sum over early exits of ``||F_i - F_C||^2``, mean over samples; no gradient flows into the last exit's ``F_C``.
+
+    Args:
+        embedding_e: features of each early exit ``[b d]``, brought to the size of the last exit's.
 
     Source: Be Your Own Teacher, eq. 4, and SCAN, eq. 2.
     """
@@ -146,7 +157,9 @@ def hints(embedding_e: Sequence[Tensor], final_bd: Tensor) -> Tensor:
 
 
 def exit_probabilities(gate_be: Tensor) -> Tensor:
-    """Where a sample leaves ``[b e]``, from what the early exits' gates say ``[b e - 1]``; what is left is the last's.
+    """Probability that a sample leaves at each exit ``[b e]``, from what each early exit's gate says ``[b e - 1]``.
+
+    A gate says with which probability a sample leaves that has come so far; whoever leaves at none leaves at the last.
 
     >>> exit_probabilities(torch.tensor([[0.5, 0.5]])).tolist()
     [[0.5, 0.25, 0.25]]
@@ -160,13 +173,31 @@ def exit_probabilities(gate_be: Tensor) -> Tensor:
 def gate_targets(loss_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
     """What each gate should have said ``[b e - 1]``, 0 or 1: whether leaving is no worse than each later exit.
 
-    How bad an exit is: its loss, and ``price`` times its cost (as a share of the whole net's).
+    How bad an exit is: its loss, and ``price`` times its cost.
+
+    Args:
+        loss_be: each exit's cross-entropy.
+        cost_e: MACs until each exit, as shares of the whole net's.
 
     Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163, section 4 (the surrogate tasks of the gates).
     """
-    badness_be = loss_be.detach() + price * cost_e
-    best_later_be = badness_be.flip(1).cummin(1).values.flip(1)[:, 1:]
-    return (badness_be[:, :-1] <= best_later_be).to(loss_be.dtype)
+    total_be = loss_be.detach() + price * cost_e
+    best_later_be = total_be.flip(1).cummin(1).values.flip(1)[:, 1:]
+    return (total_be[:, :-1] <= best_later_be).to(loss_be.dtype)
+
+
+def gated_exit_loss(loss_be: Tensor, gate_be: Tensor, cost_e: Tensor, price: float) -> Tensor:
+    """Early exits' losses ``[b e]``, each by the probability of leaving there, and the gates' binary cross-entropies.
+
+    Both are means over samples, summed over early exits. Exits learn from the first, gates (``gate_be``, as in
+    `exit_probabilities`) from the second, whose targets are `gate_targets`.
+
+    Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163, section 4. There the two are levels of one bi-level
+    problem; ours takes a step of both at once.
+    """
+    reach_be = exit_probabilities(gate_be.detach())[:, :-1]
+    gate_loss_be = F.binary_cross_entropy(gate_be, gate_targets(loss_be, cost_e, price), reduction="none")
+    return (reach_be * loss_be[:, :-1]).mean(0).sum() + gate_loss_be.mean(0).sum()
 
 
 def attention_transfer(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
@@ -180,7 +211,9 @@ def attention_transfer(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
 
 
 def attention_mimicry(student_bp: Tensor, teacher_bp: Tensor) -> Tensor:
-    """Mean squared difference of two attention maps as distributions over positions ``[b p]``; the teacher is fixed.
+    """Mean squared difference of two attention maps as distributions over positions ``[b p]``.
+
+    No gradient flows into the teacher.
 
     Source: SAD, Hou et al., ICCV 2019, arXiv:1908.00821, eq. 2.
     """

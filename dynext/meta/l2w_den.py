@@ -22,7 +22,8 @@ from dynext.modules.modes import batch_statistics, evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.fronts.quota import quotas
 from dynext.seeding import generator, seeded
-from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_back, labelled
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import check_plain, handed_back, labelled
 from dynext.types import Source
 
 USUAL = FitConfig(batch_size=64)

@@ -20,7 +20,8 @@ from dynext.meta.norms import settle
 from dynext.modules.modes import batch_statistics, evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-from dynext.train.exit_loop import Augment, BatchSampler, check_plain, handed_back, labelled
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import check_plain, handed_back, labelled
 from dynext.types import Source
 
 USUAL = FitConfig(batch_size=64)

@@ -1,5 +1,9 @@
 """Training with labels, or with a teacher in their place. Each method takes a `DynamicNet` and gives a trained copy.
 
+All are called alike: ``method(net, source, config=None, *, its own options, **fields of FitConfig)``. A config given
+is taken as it is, else each method has its usual one; fields given as keywords replace those of either:
+``dx.train.joint(net, samples, steps=600)``, ``dx.train.joint(net, samples, dx.FitConfig(steps=600, batch_size=64))``.
+
 ============================== ======================================================= =====================
 function                       paper                                                   recipe
 ============================== ======================================================= =====================
@@ -22,9 +26,9 @@ function                       paper                                            
 """
 
 from dynext.train.controls import at_equal_cost, rank_stages
-from dynext.train.gate_loop import GateFit, GateTraining
+from dynext.train.gate_loop import GateHistory
 from dynext.train.methods.be_your_own_teacher import be_your_own_teacher
-from dynext.train.methods.blockdrop import blockdrop_curriculum, blockdrop_finetune
+from dynext.train.methods.blockdrop import Curriculum, blockdrop_curriculum, blockdrop_finetune
 from dynext.train.methods.boostnet import boostnet
 from dynext.train.methods.imta import imta
 from dynext.train.methods.jei_dnn import jei_dnn
@@ -33,12 +37,13 @@ from dynext.train.methods.mixed import mixed
 from dynext.train.methods.multi_exit_distillation import multi_exit_distillation
 from dynext.train.methods.scan import scan
 from dynext.train.methods.shallow_deep import shallow_deep
-from dynext.train.methods.skipnet import skipnet_pretrain, skipnet_reinforce
+from dynext.train.methods.skipnet import SkipNetReward, skipnet_pretrain, skipnet_reinforce
 from dynext.train.methods.zero_time_waste import zero_time_waste
 
 __all__ = [
-    "GateFit",
-    "GateTraining",
+    "Curriculum",
+    "GateHistory",
+    "SkipNetReward",
     "at_equal_cost",
     "be_your_own_teacher",
     "blockdrop_curriculum",

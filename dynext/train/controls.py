@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.errors import PolicyError, SourceError
+from dynext.data.indexing import check_samples
+from dynext.errors import PolicyError
 from dynext.modules.gates import GateSpec, random_gates, static_gates
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.attach import attach_gates
@@ -26,7 +27,7 @@ from dynext.types import BatchNormMode, Source
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Gated stages from the one that is missed least, each dropped on top of those before it."""
+    """Gated stages from the one that is missed least to the most, each dropped on top of those before it."""
 
     order: tuple[int, ...]
     """Numbers of gates."""
@@ -46,11 +47,11 @@ class Ranking:
 def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
     """Drop one gated stage after the other, each time the one without which the net's answers change least.
 
-    No label is looked at. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
+    No label is read. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
 
     Args:
         bn: which statistics the stages' BatchNorms use; the source's own choice by default ("@bn" for synthesized
-        samples).
+            samples).
 
     Raises:
         PolicyError: the net has no gates. SourceError: no samples.
@@ -59,9 +60,8 @@ def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = N
     2018, section 4.3 (there first, last, random and evenly spaced blocks); KL in place of labels is ours.
     """
     at = gates_of(net).at
-    if not len(source):
-        raise SourceError("the source has no samples; give at least 1")
-    net = _regated(net, static_gates([True] * len(at)))  # gates that cost nothing to ask
+    check_samples(source, net.staged.input_shape)
+    net = _regated(net, static_gates([True] * len(at)))  # costs nothing to ask
     left, run_g = list(range(len(at))), torch.ones(len(at))
     order, kls, agreements, macs, saved = [], [], [], [], 0
     mode = bn or source.bn
@@ -88,16 +88,17 @@ def _changed(net: DynamicNet, source: Source, run_g: Tensor, drop: int) -> tuple
     for batch in source:
         x = batch.x.to(like)
         full_bk = net(x).double()
-        found_bk = gated(net, x, replayed(run_g.to(like.device).expand(len(x), -1))).logits_bk.double()
-        log_full, log_found = full_bk.log_softmax(-1), found_bk.log_softmax(-1)
-        divergence += float(F.kl_div(log_found, log_full, reduction="sum", log_target=True))
-        same += float((full_bk.argmax(-1) == found_bk.argmax(-1)).sum())
+        less_bk = gated(net, x, replayed(run_g.to(like.device).expand(len(x), -1))).logits_bk.double()
+        log_full, log_less = full_bk.log_softmax(-1), less_bk.log_softmax(-1)
+        divergence += float(F.kl_div(log_less, log_full, reduction="sum", log_target=True))
+        same += float((full_bk.argmax(-1) == less_bk.argmax(-1)).sum())
     return divergence / len(source), same / len(source)
 
 
 def static_control(net: DynamicNet, ranking: Ranking, saved: float) -> DynamicNet:
-    """A copy of ``net`` that drops the same stages for all: of the ranking's sets, the one nearest to ``saved`` MACs a
-    sample.
+    """A copy of ``net`` that drops the same stages for every sample.
+
+    Of the ranking's sets it drops the one whose saving is nearest to ``saved`` MACs a sample.
 
     Raises:
         PolicyError: the net has no gates.
@@ -108,8 +109,8 @@ def static_control(net: DynamicNet, ranking: Ranking, saved: float) -> DynamicNe
 
 
 def random_control(net: DynamicNet, saved: float, *, seed: int = 0) -> DynamicNet:
-    """A copy of ``net`` that skips each gated stage by chance, at one rate, such that ``saved`` MACs a sample are to
-    expect.
+    """A copy of ``net`` that skips each gated stage by chance, all at one rate, by which ``saved`` MACs a sample are to
+    be expected.
 
     Raises:
         PolicyError: the net has no gates, or they cannot save as much.
@@ -136,27 +137,27 @@ def at_equal_cost(
 ) -> dict[str, Report]:
     """``"learned"`` gates on ``test``, and two controls that save as many MACs: the best ``"fixed set"``, ``"chance"``.
 
-    The controls stand on the trunk of ``net``, which may have got used to another way of skipping.
+    The controls have the trunk of ``net``, which may have got used to another way of skipping.
 
     Args:
         ranked_on: samples by which the fixed set is found (`rank_stages`); not those of ``test``.
         static: the full net to compare with; ``net`` whole by default.
-        tune: trains a control's trunk further, as a fair chance for it; left as it is without.
-        keep: threshold of all gates.
+        tune: trains a control's trunk further, to be fair to it; without it the trunk is left as it is.
+        keep: threshold of all learned gates: a sample runs a stage where its gate's probability reaches it.
 
     Raises:
         PolicyError: the net has no gates. SourceError: no samples.
     """
-    learned = _judged(net, test, static, keep)
+    learned = _reported(net, test, static, keep)
     saved = max(learned.static_macs - learned.macs, 0.0)
     controls = {
         "fixed set": static_control(net, rank_stages(net, ranked_on), saved),
         "chance": random_control(net, saved, seed=seed),
     }
     tuned = {name: control if tune is None else tune(control) for name, control in controls.items()}
-    return {"learned": learned, **{name: _judged(control, test, static, 0.5) for name, control in tuned.items()}}
+    return {"learned": learned, **{name: _reported(control, test, static, 0.5) for name, control in tuned.items()}}
 
 
-def _judged(net: DynamicNet, test: Source, static: nn.Module | None, keep: float) -> Report:
+def _reported(net: DynamicNet, test: Source, static: nn.Module | None, keep: float) -> Report:
     policy = Policy.skipping(net.num_exits, net.num_gates, keep=keep)
     return report(collect(net, test, keep=policy.keep_g, static=static), policy)

@@ -1,7 +1,9 @@
-"""How far a trained net's last exit has gone from the static net it came from, and a bound on it.
+"""Drift: how far a trained net's last exit has gone from the static net it came from, and a guard that bounds it.
 
 Measured on samples that are not trained on. Agreement on synthesized samples is no accuracy: such samples lie nearer to
 the borders between classes than real ones do.
+
+Shapes: b samples in a batch, n samples, k classes. There are e exits, numbered from 0, the last is the full net.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dynext.train.frozen_teacher import BesideMode, Guide
 from dynext.types import Source
 
 BATCH = 256
-"""Held-out samples at once; with batch statistics these are what a batch is."""
+"""Held-out samples a batch; with ``bn="batch"`` these are what a batch's statistics are taken from."""
 
 HELD_OUT = 512
 """Most samples on which the drift is measured; an eighth of the source where that is less."""
@@ -38,13 +40,14 @@ def split_held_out(source: Source, seed: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Exits against the teacher on the same samples."""
+    """Exits compared with the teacher on the same samples."""
 
     agreement_e: tuple[float, ...]
     """Share of the samples that each exit answers like the teacher; the last exit's is what must stay high."""
     kl: float
     """KL(teacher || last exit), nats a sample, both at temperature 1."""
     rows: int
+    """Samples compared on."""
 
     @property
     def agreement(self) -> float:
@@ -67,26 +70,27 @@ def measure_drift(net: DynamicNet, teacher: nn.Module, source: Source, *, bn: Be
 
 @torch.no_grad()
 def drift_of(net: DynamicNet, guide: Guide, batches: Iterable[Tensor]) -> Drift:
-    """`measure_drift` on batches ``x [b ...]``, beside a guide that exists already."""
+    """`measure_drift` on batches ``x [b ...]``, with a guide that exists already."""
     like = next(net.parameters())
     same_e = torch.zeros(net.num_exits, dtype=torch.float64)
-    divergence, rows = 0.0, 0
-    for given in batches:
-        x = given.to(like)
-        with evaluating(net), guide.beside(net.staged, x) as wanted:
+    divergence, num_samples = 0.0, 0
+    for batch in batches:
+        x = batch.to(like)
+        with evaluating(net), guide.beside(net.staged, x) as teacher:
             logits_bek = net.all_exits(x)
-        same_e += (logits_bek.argmax(-1) == wanted.logits.argmax(-1, keepdim=True)).double().sum(0).cpu()
-        last, truth = (logits.double().log_softmax(-1) for logits in (logits_bek[:, -1], wanted.logits))
+        same_e += (logits_bek.argmax(-1) == teacher.logits.argmax(-1, keepdim=True)).double().sum(0).cpu()
+        last, truth = (logits.double().log_softmax(-1) for logits in (logits_bek[:, -1], teacher.logits))
         divergence += float(F.kl_div(last, truth, reduction="sum", log_target=True))
-        rows += len(x)
-    return Drift(agreement_e=tuple((same_e / rows).tolist()), kl=divergence / rows, rows=rows)
+        num_samples += len(x)
+    return Drift(agreement_e=tuple((same_e / num_samples).tolist()), kl=divergence / num_samples, rows=num_samples)
 
 
 @torch.no_grad()
 def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
-    """What ``teacher``'s own probabilities say that the last exit in its place loses on ``source``; 0 if it is it.
+    """Accuracy that the last exit loses in the ``teacher``'s place, by the teacher's own probabilities.
 
-    Mean over the samples of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an early exit's.
+    Mean over the samples of ``source`` of p(teacher's answer) - p(last exit's answer), as `dynext.choose` weighs an
+    early exit's; 0 where the net still is the teacher.
     """
     if same_function(net, teacher):
         return 0.0
@@ -103,18 +107,20 @@ def lost_by_drift(net: DynamicNet, teacher: nn.Module, source: Source) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftCheck:
-    """One look at the drift during training."""
+    """One measurement of the drift during training."""
 
     step: int
     drift: Drift
     rate: float
     """Share of the trunk's learning rate from here on."""
     restored: bool
-    """Whether the net had gone too far and was put back to the last state that had not."""
+    """Whether the net had drifted too far and was put back to the last state that had not."""
 
 
 class DriftGuard:
-    """Holds the last exit near its teacher: a state too far is undone, and the trunk goes on at half its rate.
+    """Keeps the last exit near its teacher: a net that drifted too far is put back, and learns on at half the rate.
+
+    The rate is the trunk's, and is for the training loop to heed.
 
     Args:
         held_out: samples ``[n ...]`` that are not trained on.
@@ -138,15 +144,18 @@ class DriftGuard:
             )
 
     def check(self, step: int) -> bool:
-        """Measure; keep this state if it is near enough, else go back to the one that was kept last."""
-        found = drift_of(self.net, self.guide, self.batches)
-        near = found.agreement >= 1 - self.max_drift - 1e-9
+        """Measure the drift: keep this state if it is near enough, else go back to the one that was kept last.
+
+        Returns whether it was near enough.
+        """
+        drift = drift_of(self.net, self.guide, self.batches)
+        near = drift.agreement >= 1 - self.max_drift - 1e-9
         if near:
             self.kept = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
         elif self.kept:
             self.net.load_state_dict(self.kept)
             self.rate /= 2
-        self.checks.append(DriftCheck(step=step, drift=found, rate=self.rate, restored=not near))
+        self.checks.append(DriftCheck(step=step, drift=drift, rate=self.rate, restored=not near))
         return near
 
     def state(self) -> dict[str, Any]:
@@ -154,5 +163,6 @@ class DriftGuard:
         return {"rate": self.rate, "kept": self.kept, "checks": [asdict(check) for check in self.checks]}
 
     def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
         self.rate, self.kept = state["rate"], state["kept"]
         self.checks = [DriftCheck(**{**check, "drift": Drift(**check["drift"])}) for check in state["checks"]]

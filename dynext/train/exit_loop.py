@@ -1,4 +1,4 @@
-"""What the methods share: labelled samples by number, a copy of the net to train, the whole of it or its heads alone.
+"""What the methods that train exits share: a copy of the net is trained, the whole of it or its heads alone.
 
 A method is a loss. `train_whole` hands it what a module makes of the samples, `train_heads` what a module makes of the
 features that the frozen trunk has made of them once.
@@ -10,69 +10,36 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.data.indexing import by_index, check_labels, check_samples
+from dynext.data.indexing import check_labels, check_samples
 from dynext.errors import FitError, SourceError
 from dynext.fitting import FitConfig, fit
 from dynext.modules.modes import take_flags
 from dynext.net.cascade import Link, links_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
-from dynext.net.features import cache_features
-from dynext.types import Batch, Source
+from dynext.net.features import Features, cache_features
+from dynext.train.batches import BatchSampler
+from dynext.types import Source
 
-Augment = Callable[[Tensor, Generator], Tensor]
-"""Samples ``[b ...]`` and a generator to samples, such as `dynext.data.augment`."""
-
-Seen = TypeVar("Seen")
+Outputs = TypeVar("Outputs")
 """What a method's module makes of a batch."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BatchSampler:
-    """A source by number, and how its samples are changed when they are drawn."""
-
-    take: Callable[[Tensor], Batch]
-    count: int
-    num_classes: int | None
-    """Of the labels; ``None`` where they play no part."""
-    augment: Augment | None
-
-    @classmethod
-    def of(cls, source: Source, net: DynamicNet, augment: Augment | None, *, labelled: bool = True) -> BatchSampler:
-        """Raises SourceError: no sample, no labels, or samples of another shape than the model expects."""
-        check_shape(source, net)
-        take = by_index(source)
-        if labelled and take(torch.zeros(1, dtype=torch.int64)).y is None:
-            raise SourceError("the samples have no labels, and this method learns from them; give labelled samples")
-        return cls(take=take, count=len(source), num_classes=net.num_classes if labelled else None, augment=augment)
-
-    def draw(self, count: int, draw: Generator) -> Batch:
-        """``count`` samples (two at least, for BatchNorm) with replacement.
-
-        Raises:
-            SourceError: labels that are no classes of the net.
-        """
-        batch = self.take(torch.randint(self.count, (max(count, 2),), generator=draw))
-        if batch.y is not None and self.num_classes is not None:
-            check_labels(batch.y, self.num_classes)
-        return batch if self.augment is None else replace(batch, x=self.augment(batch.x, draw))
-
-
-def check_shape(source: Source, net: DynamicNet) -> None:
-    """Refuse samples that the net cannot take, and a net that has nothing to train beside itself."""
+def check_has_exits(net: DynamicNet) -> None:
+    """Refuse a net that has nothing to train beside itself."""
     if not len(net.exits):
         raise FitError("the net has no early exit to train; attach some (dx.attach)")
-    check_samples(source, net.staged.input_shape)
 
 
 def check_plain(net: DynamicNet) -> None:
-    """Refuse a net whose exits build on each other already."""
+    """Refuse a net without early exits, or whose exits build on each other already."""
+    check_has_exits(net)
     if net.cascade is not None:
         raise FitError(
             f"the net is a cascade already (rule {net.cascade['rule']!r}); give the one with plain exits that it was "
@@ -102,27 +69,40 @@ class EveryExit(nn.Module):
 
 def train_whole(
     net: DynamicNet,
-    rows: BatchSampler,
+    batches: BatchSampler,
     config: FitConfig,
     module: Callable[[DynamicNet], nn.Module],
-    loss: Callable[[Seen, Tensor, float], Tensor],
-    *,
-    batch_size: int,
+    loss: Callable[[Outputs, Tensor, float], Tensor],
 ) -> DynamicNet:
-    """A copy of ``net`` trained as a whole: ``loss(module(x), y [b], share of the steps done)``."""
+    """A copy of ``net`` trained as a whole: ``loss(module(x), y [b], share of the steps done)``.
+
+    Raises:
+        FitError: no early exit, or a ``config.trunk_lr`` of its own.
+    """
+    check_has_exits(net)
+    check_one_rate(config)
     student = copy.deepcopy(net).requires_grad_(True)
 
     def step(trained: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())  # where the training runs, which need not be where the net is
-        batch = rows.draw(batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
+        batch = batches.draw(config.batch_size, draw)
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has checked
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
-    fit(module(student).train(), step, drawing(config, batch_size, rows.count))
+    fit(module(student).train(), step, named_by_draws(config, batches.num_samples))
     return handed_back(student, net)
 
 
-class Heard(NamedTuple):
+def check_one_rate(config: FitConfig) -> None:
+    """Refuse a learning rate of the trunk that the method would not heed."""
+    if config.trunk_lr not in (None, config.lr):
+        raise FitError(
+            f"trunk_lr={config.trunk_lr}, but this method trains trunk and exits at one rate (lr={config.lr}); "
+            f"leave trunk_lr out"
+        )
+
+
+class HeadOutputs(NamedTuple):
     """What heads say of a batch, beside what the frozen net does."""
 
     own_e: list[Tensor]
@@ -133,21 +113,21 @@ class Heard(NamedTuple):
     """The full net's logits."""
 
 
-class Heads(nn.Module):
+class TrainableHeads(nn.Module):
     """The heads' trainable parts alone, so that `fit` sees no trunk: reduced taps to own logits and answers."""
 
     def __init__(self, net: DynamicNet) -> None:
         super().__init__()
         self.links = nn.ModuleList(links_of(net))
 
-    def forward(self, reduced_e: list[Tensor], full_bk: Tensor) -> Heard:
+    def forward(self, reduced_e: list[Tensor], full_bk: Tensor) -> HeadOutputs:
         own_e: list[Tensor] = []
         answer_e: list[Tensor] = []
         for link, reduced in zip(self.links, reduced_e, strict=True):
             assert isinstance(link, Link)  # noqa: S101
             own_e.append(link.own(reduced, own_e))
             answer_e.append(link.answer(own_e))
-        return Heard(own_e=own_e, answer_e=answer_e, full_bk=full_bk)
+        return HeadOutputs(own_e=own_e, answer_e=answer_e, full_bk=full_bk)
 
 
 def train_heads(
@@ -155,10 +135,9 @@ def train_heads(
     student: DynamicNet,
     source: Source,
     config: FitConfig,
-    loss: Callable[[Seen, Tensor, float], Tensor],
+    loss: Callable[[Outputs, Tensor, float], Tensor],
     *,
-    batch_size: int,
-    module: Callable[[DynamicNet], nn.Module] = Heads,
+    module: Callable[[DynamicNet], nn.Module] = TrainableHeads,
     self_taught: bool = False,
 ) -> DynamicNet:
     """``student``, a copy of ``net`` or a cascade of it, with its heads trained; not a bit of the trunk moves.
@@ -166,36 +145,52 @@ def train_heads(
     The trunk is run once over the samples, in evaluation, and what heads see is kept (in half precision): a CPU can
     afford thousands of steps, and no BatchNorm can drift. Samples are not augmented. With ``self_taught``, samples
     without labels are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``.
+
+    Raises:
+        FitError: no early exit, a cascade, or a ``config.trunk_lr``, which a frozen trunk has no use for.
+        SourceError: labels missing or out of range, or samples of another shape than the model expects.
     """
-    check_shape(source, net)
     check_plain(net)
+    check_samples(source, net.staged.input_shape)
+    if config.trunk_lr:
+        raise FitError(f"trunk_lr={config.trunk_lr}, but this method leaves the trunk as it is; leave trunk_lr out")
     features = cache_features(net, None, source, progress=config.progress)
-    labels = [batch.y for batch in source if batch.y is not None]
-    y_n = torch.cat(labels) if labels else torch.empty(0)
-    if self_taught and not labels:
-        y_n = features.logits_nk.softmax(-1)
-    if len(y_n) != len(features):
-        raise SourceError(
-            f"{len(y_n)} labels for {len(features)} samples; this method learns from labels, give one each"
-        )
-    if labels:
-        check_labels(y_n, net.num_classes)
+    target_n = _targets(net, source, features, self_taught=self_taught)
     student.requires_grad_(False)
     trained = module(student)
     trained.requires_grad_(True).train()
 
     def step(heads: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(heads.parameters())
-        index = torch.randint(len(features), (max(batch_size, 2),), generator=draw)
+        index = torch.randint(len(features), (max(config.batch_size, 2),), generator=draw)
         reduced_e = [reduced[index].to(like) for reduced in features.reduced_e]
-        return loss(heads(reduced_e, features.logits_nk[index].to(like)), y_n[index].to(like.device), done)
+        outputs = heads(reduced_e, features.logits_nk[index].to(like))
+        return loss(outputs, target_n[index].to(like.device), done)
 
-    fit(trained, step, drawing(config, batch_size, len(features)))
+    fit(trained, step, named_by_draws(config, len(features)))
     return handed_back(student, net)
 
 
+def _targets(net: DynamicNet, source: Source, features: Features, *, self_taught: bool) -> Tensor:
+    """Each sample's label ``[n]``, or the full net's probabilities ``[n k]`` where there is none and none is needed."""
+    labels = [batch.y for batch in source if batch.y is not None]
+    if self_taught and not labels:
+        return features.logits_nk.softmax(-1)
+    y_n = torch.cat(labels) if labels else torch.empty(0)
+    if len(y_n) != len(features):
+        raise SourceError(
+            f"{len(y_n)} labels for {len(features)} samples; this method learns from labels, give one each"
+        )
+    check_labels(y_n, net.num_classes)
+    return y_n
+
+
 def handed_back(student: DynamicNet, net: DynamicNet) -> DynamicNet:
-    """The trained net where ``net`` is, in evaluation, its parameters wanting gradients as those of ``net`` do."""
+    """The trained net, moved to where ``net`` is; training flags and ``requires_grad`` become those of ``net``.
+
+    A cascade made on the way has other modules than ``net``: it comes back in evaluation, and its parameters require
+    gradients if any of ``net`` do.
+    """
     student.to(next(net.parameters()).device)
     if student.cascade is not None and net.cascade is None:
         return student.requires_grad_(any(p.requires_grad for p in net.parameters())).eval()
@@ -204,12 +199,12 @@ def handed_back(student: DynamicNet, net: DynamicNet) -> DynamicNet:
 
 
 def labelled(config: FitConfig, label: str, **options: object) -> FitConfig:
-    """The config under a method's name, so that no other method's checkpoint is gone on with."""
+    """The config under a method's name and options, so that no other method's checkpoint is gone on with."""
     about = ", ".join(f"{name} {value}" for name, value in options.items())
     return replace(config, label=label, about=about)
 
 
-def drawing(config: FitConfig, batch_size: int, count: int) -> FitConfig:
-    """The config with what is drawn in its name: other batches, or of other samples, are another run."""
-    drawn = f"batches of {batch_size} from {count:,} rows"
+def named_by_draws(config: FitConfig, num_samples: int) -> FitConfig:
+    """The config with what is drawn in its identity: batches of another size or of other samples are another run."""
+    drawn = f"batches of {config.batch_size} from {num_samples:,} rows"
     return replace(config, about=f"{config.about}, {drawn}" if config.about else drawn)

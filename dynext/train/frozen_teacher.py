@@ -1,10 +1,10 @@
 """The frozen static net beside the net that is being trained: its answers, and which statistics both normalize by.
 
 ``"frozen"``: the BatchNorms of both use their running statistics. What is trained is exactly what will be used.
-``"batch"``: the teacher's use the batch at hand, as "@bn" does, and *lend* what they found to the trained trunk's.
-Samples that are not like the training set are then seen as the teacher sees them best; and since the trunk does not
-normalize by its own batch, a weight that grows is not hidden by a statistic that grows with it, and the drift can be
-seen. Neither way touches a buffer.
+``"batch"``: the teacher's BatchNorms use the statistics of the batch at hand, as "@bn" does, and *lend* them to the
+BatchNorms of the trunk that is trained. Samples that are not like the training set are then seen as the teacher sees
+them best; and since the trunk does not normalize by its own batch, a weight that grows is not hidden by a statistic
+that grows with it, and the drift can be seen. Neither way touches a buffer.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Moments = tuple[Tensor, Tensor]
 @contextmanager
 def recorded(module: nn.Module) -> Iterator[list[Moments]]:
     """Inside, each call of a BatchNorm of ``module`` appends the moments of its input."""
-    found: list[Moments] = []
+    moments: list[Moments] = []
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
         var_c, mean_c = torch.var_mean(inputs[0].detach(), axes, correction=0)
-        found.append((mean_c, var_c))
+        moments.append((mean_c, var_c))
 
     handles = [norm.register_forward_pre_hook(measure) for norm in batch_norms(module)]
     try:
-        yield found
+        yield moments
     finally:
         for handle in handles:
             handle.remove()
@@ -48,14 +48,15 @@ def recorded(module: nn.Module) -> Iterator[list[Moments]]:
 
 @contextmanager
 def lent(module: nn.Module, moments: Sequence[Moments]) -> Iterator[None]:
-    """Inside, the BatchNorms of ``module``, in evaluation, normalize by ``moments``, one pair a call, in order; a
-    second pass begins again at the first.
+    """Inside, the BatchNorms of ``module``, in evaluation, normalize by ``moments``: one pair a call, in order.
+
+    A second pass of samples begins again at the first pair.
 
     Raises:
         FitError: not as many calls a pass as pairs, or of other channels: the moments are another net's.
     """
     norms = batch_norms(module)
-    kept: list[tuple[Any, Any, Any]] = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    own: list[tuple[Any, Any, Any]] = [(norm, norm.running_mean, norm.running_var) for norm in norms]
     calls = 0
 
     def lend(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -74,7 +75,7 @@ def lent(module: nn.Module, moments: Sequence[Moments]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for norm, mean, var in kept:
+        for norm, mean, var in own:
             norm.running_mean, norm.running_var = mean, var
 
 
@@ -94,20 +95,21 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guide:
-    """A private, frozen copy of the teacher, in evaluation."""
+    """A private, frozen copy of the teacher, in evaluation, that answers the same samples as the net in training."""
 
     teacher: nn.Module
     bn: BesideMode
 
     @classmethod
     def of(cls, teacher: nn.Module, bn: BesideMode) -> Guide:
+        """Raises FitError when there is no such ``bn``."""
         if bn not in get_args(BesideMode):
             raise FitError(f"bn={bn!r}; give 'frozen' (running statistics) or 'batch' (the teacher's, of each batch)")
         return cls(teacher=copy.deepcopy(teacher).eval().requires_grad_(False), bn=bn)
 
     @contextmanager
     def beside(self, trunk: nn.Module, x: Tensor) -> Iterator[Answer]:
-        """The teacher's answer to ``x [b ...]``; inside, ``trunk`` is in evaluation and normalizes as it did."""
+        """The teacher's answer to ``x [b ...]``; inside, ``trunk`` is in evaluation and normalizes as the teacher."""
         teacher = self.teacher.to(x.device)
         if self.bn == "frozen":
             with torch.no_grad():

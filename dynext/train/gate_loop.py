@@ -1,4 +1,4 @@
-"""What every way of training gates shares: the loop around a step, what is written down of it, and its settings.
+"""What every way of training gates shares: the loop around a method's step, and what is written down of it.
 
 Shapes: b samples, g gated stages.
 """
@@ -7,57 +7,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from torch import Generator, Tensor, nn
 
-from dynext.errors import FitError
-from dynext.fitting import FitConfig, Precision, check_same_run, fit
+from dynext.fitting import FitConfig, check_same_run, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gates_of
 from dynext.train.batches import TaughtBatch, TaughtBatches
-from dynext.train.frozen_teacher import BesideMode
-from dynext.types import Source
 
-MOMENTS = 50
+RECORDS = 50
 """How often, spread over a run, its figures are written down."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateFit:
-    """How to train gates; the methods' own figures are their arguments."""
-
-    steps: int
-    lr: float
-    trunk_lr: float = 0.0
-    """Learning rate of the stages; 0 leaves them as they are, bit for bit."""
-    batch_size: int = 128
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "onecycle", "milestones"] = "cosine"
-    seed: int = 0
-    augmented: bool = False
-    """Shift and mirror the images."""
-    bn: BesideMode = "frozen"
-    """With a teacher: which statistics both nets normalize by (`dynext.train.frozen_teacher`)."""
-    checkpoint: Path | None = None
-    accelerator: str = "cpu"
-    precision: Precision = "32-true"
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0 or self.trunk_lr < 0 or self.batch_size < 1:
-            raise FitError(
-                f"lr={self.lr}, trunk_lr={self.trunk_lr}, batch_size={self.batch_size}; give a positive rate, "
-                f"a trunk's that is not negative, and at least one sample"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moment:
+class StepRecord:
     """Figures of one step, means over its batch."""
 
     step: int
@@ -65,7 +31,7 @@ class Moment:
     """Cross-entropy of the path that was taken."""
     reward: float
     baseline: float
-    """What the reward is compared with; 0 where it is with nothing."""
+    """What the reward is compared with; 0 where it is compared with nothing."""
     kept: tuple[float, ...]
     """Share of the samples that ran each gated stage."""
     paths: int
@@ -73,133 +39,131 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateTraining:
-    """How a run went: some of its moments, the last step's among them, and the seconds of this process."""
+class GateHistory:
+    """How a training of gates went: figures of some steps, the last one among them, and the seconds of this process."""
 
     method: str
     steps: int
-    moments: tuple[Moment, ...]
+    records: tuple[StepRecord, ...]
     seconds: float
     resumed_at: int
 
     def __str__(self) -> str:
-        if not self.moments:
+        if not self.records:
             return f"{self.method}: no step"
-        last = self.moments[-1]
+        last = self.records[-1]
         kept = ", ".join(f"{share:.0%}" for share in last.kept)
         return (
             f"{self.method}, {self.steps:,} steps: loss {last.loss:.3f}, reward {last.reward:.3f} "
             f"(baseline {last.baseline:.3f}), stages run {kept}, {last.paths} paths in the last batch"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stepped:
+class GateStep:
     """What a method's step gives: the loss to descend, and what to write down of it."""
 
     loss: Tensor
     cross_entropy: Tensor
-    reward_b: Tensor
-    baseline_b: Tensor
     run_bg: Tensor
+    """1 where a sample ran a gated stage, 0 where it skipped it."""
+    reward_b: Tensor | None = None
+    """Of each sample; ``None`` where nothing is rewarded."""
+    baseline_b: Tensor | None = None
+    """What the reward was compared with; ``None`` where with nothing."""
 
-    def moment(self, step: int) -> Moment:
-        return Moment(
+    def record(self, step: int) -> StepRecord:
+        return StepRecord(
             step=step,
             loss=float(self.cross_entropy.detach()),
-            reward=float(self.reward_b.detach().mean()),
-            baseline=float(self.baseline_b.detach().mean()),
+            reward=0.0 if self.reward_b is None else float(self.reward_b.detach().mean()),
+            baseline=0.0 if self.baseline_b is None else float(self.baseline_b.detach().mean()),
             kept=tuple(self.run_bg.detach().mean(0).tolist()),
             paths=len(self.run_bg.detach().unique(dim=0)),
         )
 
 
-class Trainee(DynamicNet):
-    """The student's very parts, with what a resumed run must know beside its weights."""
+MethodStep = Callable[[DynamicNet, TaughtBatch, Generator, float], GateStep]
+"""``step(net, batch, draw, done)``: one batch's loss and figures, ``done`` the share of steps that are done."""
 
-    def __init__(self, net: DynamicNet, options: dict[str, Any]) -> None:
+
+class GateStudent(DynamicNet):
+    """The very parts of the net that learns, with what a resumed run must know beside its weights."""
+
+    def __init__(self, net: DynamicNet, options: dict[str, Any], *, trunk_learns: bool) -> None:
         super().__init__(net.staged, net.exits, net.gates)
         self.options = options
-        self.moments: list[Moment] = []
+        self.records: list[StepRecord] = []
+        self.requires_grad_(False)
+        self.staged.requires_grad_(trunk_learns)
+        gates_of(self).requires_grad_(True)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"options": self.options, "moments": [asdict(moment) for moment in self.moments]}
+        # "moments" is what checkpoints have called the records from the first
+        return {"options": self.options, "moments": [asdict(record) for record in self.records]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         check_same_run(state["options"], self.options)
-        self.moments = [Moment(**{**moment, "kept": tuple(moment["kept"])}) for moment in state["moments"]]
-
-
-MethodStep = Callable[[DynamicNet, TaughtBatch, Generator, float], Stepped]
-"""``step(net, lesson, draw, done)``: one batch's figures, ``done`` the share of steps that are done."""
+        self.records = [StepRecord(**{**record, "kept": tuple(record["kept"])}) for record in state["moments"]]
 
 
 def train_gates(
     net: DynamicNet,
-    source: Source,
+    batches: TaughtBatches,
     step: MethodStep,
-    fitting: GateFit,
+    config: FitConfig,
     *,
     method: str,
-    teacher: nn.Module | None,
     options: dict[str, Any],
-) -> tuple[DynamicNet, GateTraining]:
-    """A copy of ``net`` whose gates, and stages if ``fitting.trunk_lr`` says so, were trained by ``step``.
+) -> tuple[DynamicNet, GateHistory]:
+    """A copy of ``net`` whose gates were trained by ``step``, and its stages too if ``config.trunk_lr`` is positive.
 
-    Gates are in training meanwhile. Stages that learn from labels are, too; with a teacher, or when they are left
-    alone, they are in evaluation and keep every buffer bit for bit. Exits are left alone.
+    Gates are in training mode meanwhile. Stages that learn from labels are, too; with a teacher, or without a learning
+    rate of their own, they are in evaluation and keep every buffer bit for bit. Exits are left alone.
+
+    Args:
+        method: its name, for the history and the checkpoint.
+        options: the method's own figures; a checkpoint is resumed by a run of the same ones.
 
     Raises:
-        FitError: the net has no gates, nothing to learn, or samples without labels and no teacher.
-        SourceError: no samples, or samples of another shape than the model expects.
+        PolicyError: the net has no gates.
+        FitError: nothing to train, or a checkpoint of another run.
     """
     gates_of(net)
-    lessons = TaughtBatches(source, net.staged, teacher, fitting.bn, augmented=fitting.augmented)
-    student = copy.deepcopy(net)
-    student.requires_grad_(False)
-    student.staged.requires_grad_(fitting.trunk_lr > 0)
-    gates_of(student).requires_grad_(True)
-    known = ("trunk_lr", "batch_size", "weight_decay", "augmented", "bn")
-    trainee = Trainee(student, {**options, **{name: getattr(fitting, name) for name in known}})
-    trainee.eval()
-    gates_of(trainee).train()
-    trainee.staged.train(fitting.trunk_lr > 0 and teacher is None)
-    every = max(1, fitting.steps // MOMENTS)
+    trunk_lr = config.trunk_lr or 0.0
+    options = {
+        **options,
+        "trunk_lr": trunk_lr,
+        "batch_size": config.batch_size,
+        "weight_decay": config.weight_decay,
+        "augmented": batches.augmented,
+        "bn": batches.bn,
+    }
+    copied = copy.deepcopy(net)
+    student = GateStudent(copied, options, trunk_learns=trunk_lr > 0)
+    student.eval()
+    gates_of(student).train()
+    student.staged.train(trunk_lr > 0 and batches.guide is None)
+    every = max(1, config.steps // RECORDS)
 
-    def one(_: nn.Module, draw: Generator, done: float) -> Tensor:
-        t = round(done * fitting.steps)
-        like = next(trainee.parameters())
-        with lessons.beside(trainee.staged, lessons.draw(fitting.batch_size, draw), like) as lesson:
-            found = step(trainee, lesson, draw, done)
-        if t % every == 0 or t == fitting.steps - 1:
-            trainee.moments.append(found.moment(t))
-        return found.loss
+    def recorded_step(_: nn.Module, draw: Generator, done: float) -> Tensor:
+        t = round(done * config.steps)
+        with batches.drawn(student.staged, config.batch_size, draw) as batch:
+            result = step(student, batch, draw, done)
+        if t % every == 0 or t == config.steps - 1:
+            student.records.append(result.record(t))
+        return result.loss
 
-    config = FitConfig(
-        steps=fitting.steps,
-        lr=fitting.lr,
-        optimizer=fitting.optimizer,
-        weight_decay=fitting.weight_decay,
-        schedule=fitting.schedule,
-        seed=fitting.seed,
-        checkpoint=None if fitting.checkpoint is None else Path(fitting.checkpoint),
-        accelerator=fitting.accelerator,
-        precision=fitting.precision,
-        progress=fitting.progress,
-        label=method,
-        about=f"{lessons.num_rows:,} rows",
-    )
-    ratio = fitting.trunk_lr / fitting.lr
-    done = fit(trainee, one, config, share=lambda part: ratio if part == "staged" else 1.0)
-    student.to(next(net.parameters()).device)
-    take_flags(student, net)
-    return student, GateTraining(
+    config = replace(config, label=method, about=f"{batches.sampler.num_samples:,} rows")
+    ratio = trunk_lr / config.lr
+    run = fit(student, recorded_step, config, share=lambda part: ratio if part == "staged" else 1.0)
+    copied.to(next(net.parameters()).device)
+    take_flags(copied, net)
+    history = GateHistory(
         method=method,
-        steps=fitting.steps,
-        moments=tuple(trainee.moments),
-        seconds=done.seconds,
-        resumed_at=done.resumed_at,
+        steps=config.steps,
+        records=tuple(student.records),
+        seconds=run.seconds,
+        resumed_at=run.resumed_at,
     )
+    return copied, history

@@ -177,11 +177,7 @@ def _skipping(task: ConversionTask, training: Skip, students: Students, samples:
         task.teacher,
         samples,
         training.kind,
-        steps=training.skip_steps,
-        seed=task.run.seed,
-        folder=task.run.folder,
-        accelerator=task.run.accelerator,
-        progress=task.run.progress,
+        **_carried_out(task, training.kind, training.skip_steps),
     )
     seen = cache_features(learned.net, task.teacher, samples, keep=learned.rules[-1], progress=task.run.progress)
     net = students.fit_heads(learned.net, seen, "heads-skipping", 1.0)
@@ -271,7 +267,7 @@ def told(task: ConversionTask, samples: Source, students: Students, outcome: Dec
         "rows": len(samples),
         "seed": task.run.seed,
         "joint": None if students.joint is None else students.joint.to_dict(),
-        "skip": None if skipper is None else skipper.told,
+        "skip": None if skipper is None else skipper.record,
         "distilled_on_pixels": pixels_digest(images.samples) if images is not None and images.distill else None,
         "calibration_rows": 0 if images is None else len(images.samples),
         "shift": None if outcome.shift is None else asdict(outcome.shift),

@@ -59,7 +59,8 @@ class JointReport:
         return asdict(self)
 
 
-USUAL = FitConfig(steps=1000, lr=1e-3, trunk_lr=1e-4, batch_size=64)
+TRUNK_LR = 1e-4
+USUAL = FitConfig(steps=1000, lr=1e-3, trunk_lr=TRUNK_LR, batch_size=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def distill_jointly(
     (trunk first, then jointly).
     """
     config = configured(USUAL, config, options)
-    trunk_lr = config.lr if config.trunk_lr is None else config.trunk_lr
+    trunk_lr = TRUNK_LR if config.trunk_lr is None else config.trunk_lr
     _check(net, source, max_drift)
     rows = _Rows.of(source, config.seed)
     guide = Guide.of(_reference(net, teacher, loss.match), bn)

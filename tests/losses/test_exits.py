@@ -30,13 +30,13 @@ def test_survivors_weigh_what_thresholds_would_leave(strength: float, num_classe
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(3, 6, num_classes, generator=draw, dtype=torch.float64)
     wanted = torch.from_numpy(slow.survivor_weights(logits.numpy(), strength))
-    found = torch.stack(survivor_weights(list(logits), strength))
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.mean(1), torch.ones(3).double())
-    assert torch.equal(found[0], torch.ones(6).double())
+    weight_eb = torch.stack(survivor_weights(list(logits), strength))
+    torch.testing.assert_close(weight_eb, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weight_eb.mean(1), torch.ones(3).double())
+    assert torch.equal(weight_eb[0], torch.ones(6).double())
 
 
-def test_survivors_pass_no_gradient_and_stand_all_rows_leaving() -> None:
+def test_survivor_weights_pass_no_gradient_and_are_finite_where_all_samples_leave() -> None:
     logits = [torch.full((2, 3), 1e4).tril().requires_grad_() for _ in range(2)]
     sure = torch.eye(3)[:2] * 1e4
     weights = survivor_weights([sure, *logits], 1.0)

@@ -12,13 +12,13 @@ from torch.testing import assert_close
 
 from dynext.losses.gates import (
     blockdrop_reward,
+    correctness,
     exploration_bonus,
+    leave_one_out_mean,
     log_probability,
     reinforce,
-    right_share,
     skipnet_returns,
-    unlocked,
-    without_oneself,
+    unlocked_gates,
 )
 from dynext.net.masked_pass import gated, replayed
 
@@ -31,8 +31,8 @@ LOGIT = 3 * torch.randn(6, 4, generator=DRAW).double()
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_skipnets_returns(gamma: float) -> None:
     cost = torch.tensor([0.5, 1.0, 1.5, 1.0]).double()
-    found = skipnet_returns(RUN, LOSS, 0.1, gamma=gamma, cost_g=cost)
-    assert_close(found.numpy(), slow.skipnet_returns(RUN.numpy(), LOSS.numpy(), 0.1, gamma, cost.numpy()))
+    returns = skipnet_returns(RUN, LOSS, 0.1, gamma=gamma, cost_g=cost)
+    assert_close(returns.numpy(), slow.skipnet_returns(RUN.numpy(), LOSS.numpy(), 0.1, gamma, cost.numpy()))
     alike = skipnet_returns(RUN, LOSS, 0.1, gamma=gamma)
     assert_close(alike.numpy(), slow.skipnet_returns(RUN.numpy(), LOSS.numpy(), 0.1, gamma, np.ones(4)))
 
@@ -41,25 +41,26 @@ def test_blockdrops_reward_by_hand() -> None:
     run = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
     right = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
     assert blockdrop_reward(run, right, 5.0).tolist() == [0.0, 0.75, 1.0, -5.0, -5.0]
-    for row, ok in zip(run, right, strict=True):
-        assert float(blockdrop_reward(row[None], ok[None], 10.0)) == slow.blockdrop_reward(row.numpy(), bool(ok), 10.0)
+    for path, ok in zip(run, right, strict=True):
+        reward = slow.blockdrop_reward(path.numpy(), bool(ok), 10.0)
+        assert float(blockdrop_reward(path[None], ok[None], 10.0)) == reward
     half = blockdrop_reward(run[1:2], torch.tensor([0.5]), 5.0)
     assert float(half) == 0.5 * 0.75 - 0.5 * 5, "a teacher that is of two minds gives the mean"
 
 
 def test_how_right_an_answer_is() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
-    assert right_share(logits, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
+    assert correctness(logits, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
     belief = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]])
-    assert_close(right_share(logits, belief), torch.tensor([0.7, 0.1]))
+    assert_close(correctness(logits, belief), torch.tensor([0.7, 0.1]))
 
 
 @pytest.mark.parametrize("mix", [1.0, 0.8])
 def test_log_probabilities(mix: float) -> None:
-    found = log_probability(LOGIT, RUN, mix).sum(1).exp()
+    probability = log_probability(LOGIT, RUN, mix).sum(1).exp()
     p = 1 / (1 + np.exp(-LOGIT.numpy()))
-    expected = [slow.policy_probability(p[row], RUN[row].numpy(), mix) for row in range(6)]
-    assert_close(found.numpy(), np.array(expected))
+    expected = [slow.policy_probability(p[b], RUN[b].numpy(), mix) for b in range(6)]
+    assert_close(probability.numpy(), np.array(expected))
     sure = torch.tensor([[80.0, -80.0]])
     assert log_probability(sure, torch.tensor([[0.0, 1.0]]), mix).isfinite().all()
 
@@ -70,18 +71,18 @@ def test_the_exploration_bonus_is_half_of_the_entropy() -> None:
 
 
 def test_the_curriculum_opens_one_gate_after_the_other_from_the_last() -> None:
-    opened = [unlocked(4, done=step / 10, ramp=0.8).int().tolist() for step in range(10)]
+    opened = [unlocked_gates(4, done=step / 10, ramp=0.8).int().tolist() for step in range(10)]
     last, two, three, four = [0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]
     assert opened == [last, last, two, two, three, three, four, four, four, four]
-    assert unlocked(3, done=0.0, ramp=1.0).int().tolist() == [0, 0, 1]
-    assert unlocked(3, done=1.0, ramp=1.0).all()
+    assert unlocked_gates(3, done=0.0, ramp=1.0).int().tolist() == [0, 0, 1]
+    assert unlocked_gates(3, done=1.0, ramp=1.0).all()
 
 
 def test_the_mean_of_the_others() -> None:
-    found = without_oneself(LOGIT)
-    for row in range(6):
-        assert_close(found[row], LOGIT[[i for i in range(6) if i != row]].mean(0))
-    assert without_oneself(LOGIT[:1]).tolist() == [[0.0] * 4]
+    mean = leave_one_out_mean(LOGIT)
+    for b in range(6):
+        assert_close(mean[b], LOGIT[[i for i in range(6) if i != b]].mean(0))
+    assert leave_one_out_mean(LOGIT[:1]).tolist() == [[0.0] * 4]
 
 
 def test_no_gradient_flows_through_what_a_decision_was_worth() -> None:
@@ -93,9 +94,9 @@ def test_no_gradient_flows_through_what_a_decision_was_worth() -> None:
 
 def gradients(net, loss) -> torch.Tensor:
     parameters = [p for p in net.gates.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, grads, strict=True)]
     )
 
 
@@ -111,22 +112,22 @@ def test_reinforce_is_the_gradient_of_the_enumerated_expectation(kind: str, meth
     expected = estimated = 0.0
     total = torch.zeros(3, dtype=torch.float64)
     for path in product((0.0, 1.0), repeat=3):
-        seen = gated(net, x, replayed(torch.tensor(path).expand(3, -1)))
-        log_bg = log_probability(seen.logit_bg, seen.run_bg, mix)
+        result = gated(net, x, replayed(torch.tensor(path).expand(3, -1)))
+        log_bg = log_probability(result.logit_bg, result.run_bg, mix)
         probability = log_bg.sum(1).exp()
-        loss = F.cross_entropy(seen.logits_bk, y, reduction="none")
+        loss = F.cross_entropy(result.logits_bk, y, reduction="none")
         if "blockdrop" in method:
-            reward = blockdrop_reward(seen.run_bg, right_share(seen.logits_bk, y), 5.0)
+            reward = blockdrop_reward(result.run_bg, correctness(result.logits_bk, y), 5.0)
             advantage = reward - (0.3 if "critical" in method else 0.0)
         else:
-            advantage = skipnet_returns(seen.run_bg, loss, 0.5)
+            advantage = skipnet_returns(result.run_bg, loss, 0.5)
             reward = advantage[:, 0]
             # what a decision cannot change may be taken off: here a figure of each gate's own
             advantage = advantage - (torch.tensor([0.4, -1.0, 2.0]) if "baseline" in method else 0.0)
         total += probability.detach()
         expected = expected + gradients(net, -(probability * reward.detach()).sum())
-        seen = gated(net, x, replayed(torch.tensor(path).expand(3, -1)))
-        estimate = reinforce(log_probability(seen.logit_bg, seen.run_bg, mix), advantage)
+        result = gated(net, x, replayed(torch.tensor(path).expand(3, -1)))
+        estimate = reinforce(log_probability(result.logit_bg, result.run_bg, mix), advantage)
         estimated = estimated + gradients(net, (probability.detach() * estimate).sum())
     assert_close(total, torch.ones(3, dtype=torch.float64))
     assert float(expected.abs().max()) > 1e-3

@@ -73,7 +73,7 @@ def recurrent(taps: list[np.ndarray], state: State) -> list[float]:
     """The shared LSTM over the taps of one sample ``[c h w]``: the probability to run each stage."""
     size = state["decide.weight"].shape[1]
     hidden, cell = np.zeros(size), np.zeros(size)
-    found = []
+    run = []
     for g, tap in enumerate(taps):
         embedded = linear(tap.mean((1, 2)), state, f"embed.{g}.1")
         gates = state["cell.weight_ih"] @ embedded + state["cell.bias_ih"]
@@ -81,8 +81,8 @@ def recurrent(taps: list[np.ndarray], state: State) -> list[float]:
         take, forget, new, give = np.split(gates, 4)
         cell = sigmoid(forget) * cell + sigmoid(take) * np.tanh(new)
         hidden = sigmoid(give) * np.tanh(cell)
-        found.append(float(sigmoid(linear(hidden, state, "decide"))[0]))
-    return found
+        run.append(float(sigmoid(linear(hidden, state, "decide"))[0]))
+    return run
 
 
 def policy(x: np.ndarray, state: State) -> np.ndarray:
@@ -92,6 +92,6 @@ def policy(x: np.ndarray, state: State) -> np.ndarray:
         name = f"blocks.{block}"
         out = conv_bn_relu(x, state, f"{name}.conv1", f"{name}.norm1", stride)
         out = normalized(convolved(out, state[f"{name}.conv2.weight"], 1), state, f"{name}.norm2")
-        kept = x if stride == 1 else convolved(x, state[f"{name}.shortcut.weight"], stride)
-        x = np.maximum(out + kept, 0)
+        shortcut = x if stride == 1 else convolved(x, state[f"{name}.shortcut.weight"], stride)
+        x = np.maximum(out + shortcut, 0)
     return sigmoid(linear(x.mean((1, 2)), state, "decide"))

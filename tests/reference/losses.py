@@ -13,9 +13,9 @@ def distillation(
 ) -> float:
     """Hinton et al. 2015: KL between softened answers, times tau^2, mean over samples (each times its weight)."""
     total = 0.0
-    for row, (s, t) in enumerate(zip(student, teacher, strict=True)):
+    for b, (s, t) in enumerate(zip(student, teacher, strict=True)):
         p, q = softmax(t, temperature), softmax(s, temperature)
-        total += float((p * (np.log(p) - np.log(q))).sum()) * (1.0 if weight is None else weight[row])
+        total += float((p * (np.log(p) - np.log(q))).sum()) * (1.0 if weight is None else weight[b])
     return temperature**2 * total / len(student)
 
 
@@ -24,25 +24,25 @@ def survivor_weights(logits: np.ndarray, strength: float, thresholds: int = 20_0
     sure = softmax(logits).max(-1)
     share = np.ones(sure.shape)
     for e in range(1, len(sure)):
-        for row in range(sure.shape[1]):
+        for b in range(sure.shape[1]):
             tried = (np.arange(thresholds) + 0.5) / thresholds
             left = np.zeros(thresholds, bool)
             for earlier in range(e):
-                left |= sure[earlier, row] >= tried
-            share[e, row] = 1 - left.mean()
+                left |= sure[earlier, b] >= tried
+            share[e, b] = 1 - left.mean()
     weight = (1 - strength) + strength * share
     return weight / weight.mean(1, keepdims=True)
 
 
 def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean([-np.log(softmax(row)[t]) for row, t in zip(logits, y, strict=True)]))
+    return float(np.mean([-np.log(softmax(sample)[t]) for sample, t in zip(logits, y, strict=True)]))
 
 
 def soft_cross_entropy(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
     """tau^2 H(p, q), mean over samples."""
-    rows = zip(student, teacher, strict=True)
-    found = [-(softmax(t, temperature) * np.log(softmax(s, temperature))).sum() for s, t in rows]
-    return float(temperature**2 * np.mean(found))
+    pairs = zip(student, teacher, strict=True)
+    entropies = [-(softmax(t, temperature) * np.log(softmax(s, temperature))).sum() for s, t in pairs]
+    return float(temperature**2 * np.mean(entropies))
 
 
 def multi_exit(logits: np.ndarray, temperature: float, teachers: str) -> float:
@@ -54,8 +54,10 @@ def multi_exit(logits: np.ndarray, temperature: float, teachers: str) -> float:
     return float(total)
 
 
-def taught_by_last(logits: np.ndarray, y: np.ndarray, alpha: float, temperature: float, teacher: np.ndarray) -> float:
-    """The deck's formula with its last term apart, KL(teacher || exit) softened."""
+def self_distillation(
+    logits: np.ndarray, y: np.ndarray, alpha: float, temperature: float, teacher: np.ndarray
+) -> float:
+    """Be Your Own Teacher without its hints: cross-entropies, and KL(teacher || exit) softened."""
     total = cross_entropy(logits[-1], y)
     for exit_logits in logits[:-1]:
         total += (1 - alpha) * cross_entropy(exit_logits, y) + alpha * distillation(exit_logits, teacher, temperature)
@@ -64,28 +66,28 @@ def taught_by_last(logits: np.ndarray, y: np.ndarray, alpha: float, temperature:
 
 def exit_probabilities(gate: np.ndarray) -> np.ndarray:
     """``[b e - 1]`` to ``[b e]``: the gate says leave, and all before it said stay."""
-    rows, gates = gate.shape
-    found = np.zeros((rows, gates + 1))
-    for b in range(rows):
+    samples, gates = gate.shape
+    leaves = np.zeros((samples, gates + 1))
+    for b in range(samples):
         here = 1.0
         for e in range(gates):
-            found[b, e] = here * gate[b, e]
+            leaves[b, e] = here * gate[b, e]
             here *= 1 - gate[b, e]
-        found[b, gates] = here
-    return found
+        leaves[b, gates] = here
+    return leaves
 
 
 def gate_targets(loss: np.ndarray, cost: np.ndarray, price: float) -> np.ndarray:
-    rows, exits = loss.shape
-    found = np.zeros((rows, exits - 1))
-    for b in range(rows):
+    samples, exits = loss.shape
+    target = np.zeros((samples, exits - 1))
+    for b in range(samples):
         for e in range(exits - 1):
             here = loss[b, e] + price * cost[e]
-            found[b, e] = all(here <= loss[b, later] + price * cost[later] for later in range(e + 1, exits))
-    return found
+            target[b, e] = all(here <= loss[b, later] + price * cost[later] for later in range(e + 1, exits))
+    return target
 
 
-def gated(loss: np.ndarray, gate: np.ndarray, cost: np.ndarray, price: float) -> float:
+def gated_exit_loss(loss: np.ndarray, gate: np.ndarray, cost: np.ndarray, price: float) -> float:
     """JEI-DNN: the exits' losses where samples are sent, and the gates' binary cross-entropies."""
     sent, right = exit_probabilities(gate), gate_targets(loss, cost, price)
     total = 0.0
@@ -99,14 +101,14 @@ def gated(loss: np.ndarray, gate: np.ndarray, cost: np.ndarray, price: float) ->
 def stacked(logits: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Zero Time Waste's mean of ``[m b k]``: log p = mean_i exp(w_i) log p_i + b."""
     total = np.zeros_like(logits[0])
-    for one, w in zip(logits, weight, strict=True):
-        total += np.exp(w) * np.log(softmax(one))
+    for head, w in zip(logits, weight, strict=True):
+        total += np.exp(w) * np.log(softmax(head))
     return total / len(logits) + bias
 
 
 def boosted(logits: np.ndarray) -> np.ndarray:
     """BoostNet's F_n = b_n + F_{n-1} / 2, of ``[e b k]``."""
-    found = [logits[0]]
+    answers = [logits[0]]
     for own in logits[1:]:
-        found.append(own + 0.5 * found[-1])
-    return np.stack(found)
+        answers.append(own + 0.5 * answers[-1])
+    return np.stack(answers)

@@ -5,15 +5,15 @@ import numpy as np
 
 def skipnet_returns(run: np.ndarray, loss: np.ndarray, alpha: float, gamma: float, cost: np.ndarray) -> np.ndarray:
     """``[b g]``: what follows each decision, by going through the blocks again and again."""
-    rows, gates = run.shape
-    found = np.zeros((rows, gates))
-    for row in range(rows):
+    samples, gates = run.shape
+    returns = np.zeros((samples, gates))
+    for b in range(samples):
         for g in range(gates):
             total = 0.0
             for later in range(g, gates):
-                total += gamma ** (later - g) * (1 - run[row, later]) * cost[later] * alpha / gates
-            found[row, g] = total - gamma ** (gates - g) * loss[row]
-    return found
+                total += gamma ** (later - g) * (1 - run[b, later]) * cost[later] * alpha / gates
+            returns[b, g] = total - gamma ** (gates - g) * loss[b]
+    return returns
 
 
 def blockdrop_reward(run: np.ndarray, right: bool, penalty: float) -> float:

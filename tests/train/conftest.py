@@ -1,6 +1,4 @@
-"""A tiny residual net that knows its job: four classes of noisy stripes, learned in seconds; and samples of that
-job.
-"""
+"""A tiny residual net that has learned four classes of noisy stripes in seconds, and samples of these classes."""
 
 from __future__ import annotations
 
@@ -27,22 +25,22 @@ def stripes(n: int, seed: int) -> dx.data.Samples:
 
 
 @pytest.fixture(scope="session")
-def train_rows() -> dx.data.Samples:
+def train_samples() -> dx.data.Samples:
     return stripes(400, 0)
 
 
 @pytest.fixture(scope="session")
-def test_rows() -> dx.data.Samples:
+def test_samples() -> dx.data.Samples:
     return stripes(300, 1)
 
 
 @pytest.fixture(scope="session")
-def _taught(train_rows: dx.data.Samples) -> dx.models.ResNet:
+def _taught(train_samples: dx.data.Samples) -> dx.models.ResNet:
     with seeded(0):
         net = dx.models.ResNet(14, num_classes=4, width=8, channels=1)
 
     def step(module: torch.nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
-        batch = train_rows.take(torch.randint(len(train_rows), (64,), generator=draw))
+        batch = train_samples.take(torch.randint(len(train_samples), (64,), generator=draw))
         return F.cross_entropy(module(batch.x), batch.y)
 
     dx.fit(net.train(), step, dx.FitConfig(steps=60, lr=1e-2, progress=False))
@@ -56,10 +54,10 @@ def static(_taught: dx.models.ResNet) -> dx.graph.StagedNet:
 
 
 @pytest.fixture
-def quick() -> dx.train.GateFit:
-    return dx.train.GateFit(steps=30, lr=1e-2, batch_size=64, progress=False)
+def quick() -> dx.FitConfig:
+    return dx.FitConfig(steps=30, lr=1e-2, batch_size=64, progress=False)
 
 
 @pytest.fixture
-def with_trunk(quick: dx.train.GateFit) -> dx.train.GateFit:
+def with_trunk(quick: dx.FitConfig) -> dx.FitConfig:
     return replace(quick, trunk_lr=1e-3)

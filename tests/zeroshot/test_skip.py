@@ -1,4 +1,4 @@
-"""Taught to skip without data: every kind, judged against the teacher, refused where it is not safe."""
+"""Taught to skip without data: every kind, compared with the teacher, refused where it is not safe."""
 
 from pathlib import Path
 
@@ -8,20 +8,26 @@ from torch.testing import assert_close
 from zoo import NETS
 
 import dynext as dx
-from dynext.errors import FitError, SplitError
+from dynext.errors import SplitError
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads
-from dynext.zeroshot import thresholds
+from dynext.zeroshot import convert_steps, thresholds
 from dynext.zeroshot.convert import Conversion, convert
-from dynext.zeroshot.skip import KEEPS, attach_around_blocks, skipping_kind, teach_to_skip
+from dynext.zeroshot.skip import KEEPS, attach_around_blocks, teach_to_skip
 
 SPEC = dx.InputSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
-SMALL = {"spec": SPEC, "method": "leaves", "n": 64, "steps": 4, "skip_steps": 6, "progress": False}
+SMALL = {"example": SPEC, "synthesis": dx.Synthesis(method="leaves", n=64), "run": dx.Run(progress=False)}
+
+
+def skipping(kind: str) -> dx.Skip:
+    return dx.Skip(kind, steps=4, skip_steps=6)
+
+
 KINDS = ("skipnet", "blockdrop", "static")
 
 
 @pytest.fixture(autouse=True)
-def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "ROWS", 64)
 
 
@@ -41,46 +47,38 @@ def same_weights(one: Conversion, two: Conversion) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_where_much_may_be_lost_rows_skip(kind: str, calibrated: bool, tmp_path: Path) -> None:
+def test_where_much_may_be_lost_samples_skip(kind: str, calibrated: bool, tmp_path: Path) -> None:
     model = teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rng = torch.get_rng_state()
-    found = convert(model, skip=kind, calibrate=real() if calibrated else None, max_drop=1.0, **SMALL)
+    images = real() if calibrated else None
+    conversion = convert(model, training=skipping(kind), calibrate=images, target=dx.Target(max_drop=1.0), **SMALL)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(rng, torch.get_rng_state())
-    assert found.provenance["skip"]["kind"] == kind
-    assert found.table.keep_g == found.policy.skip_rule
-    report = dx.report(found.table, found.policy)
+    assert conversion.provenance["skip"]["kind"] == kind
+    assert conversion.table.keep_g == conversion.policy.skip_rule
+    report = dx.report(conversion.table, conversion.policy)
     assert report.saved > 0
     if calibrated:
         x = SPEC.normalize(real().pixels)
-        if found.table.skipped is not None:
-            assert_close(found.table.skipped.full_nk, model(x).detach(), rtol=1e-4, atol=1e-4)
-        booked = found.net.run(x, found.policy)
-        assert float(booked.macs.double().mean()) == pytest.approx(report.macs, rel=0.1)
-    assert found.net.run(SPEC.normalize(real(4).pixels), found.policy).logits.shape == (4, 10)
-    folder = dx.save(found.net, tmp_path / "net", policy=found.policy, spec=SPEC, table=found.table)
-    assert dx.load(folder, model=model).policy == found.policy
+        if conversion.table.skipped is not None:
+            assert_close(conversion.table.skipped.full_nk, model(x).detach(), rtol=1e-4, atol=1e-4)
+        observed = conversion.net.run(x, conversion.policy)
+        assert float(observed.macs.double().mean()) == pytest.approx(report.macs, rel=0.1)
+    assert conversion.net.run(SPEC.normalize(real(4).pixels), conversion.policy).logits.shape == (4, 10)
+    folder = dx.save(conversion.net, tmp_path / "net", policy=conversion.policy, spec=SPEC, table=conversion.table)
+    assert dx.load(folder, model=model).policy == conversion.policy
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_nothing_may_be_lost_the_static_net_stays(kind: str) -> None:
     model = teacher()
-    found = convert(model, skip=kind, calibrate=real(), max_drop=0.0, **SMALL)
-    assert found.policy.skip_rule is None
-    assert found.table.skipped is None
-    assert "neither exits nor skipping are safe" in found.policy.note
+    conversion = convert(model, training=skipping(kind), calibrate=real(), target=dx.Target(max_drop=0.0), **SMALL)
+    assert conversion.policy.skip_rule is None
+    assert conversion.table.skipped is None
+    assert "neither exits nor skipping are safe" in conversion.policy.note
     x = SPEC.normalize(real(4).pixels)
-    assert_close(found.net(x), model(x), rtol=1e-5, atol=1e-5)
-
-
-def test_true_is_skipnet_and_false_changes_nothing() -> None:
-    assert skipping_kind(True) == "skipnet"
-    assert skipping_kind(False) is None
-    with pytest.raises(FitError, match="skip='lottery'; give True, or one of skipnet, blockdrop, static"):
-        skipping_kind("lottery")
-    known = {name: value for name, value in SMALL.items() if name != "skip_steps"}
-    assert same_weights(convert(teacher(), **known), convert(teacher(), skip=False, **SMALL))
+    assert_close(conversion.net(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_exits_stand_where_they_would_without_skipping() -> None:
@@ -95,7 +93,7 @@ def test_exits_stand_where_they_would_without_skipping() -> None:
     assert all(min(abs(ours - theirs) for theirs in plain.trunk_macs_e) <= block for ours in net.trunk_macs_e)
     assert len(net.exits) >= 3
     model, example = NETS["plain"]()
-    with pytest.raises(SplitError, match="no residual block that a sample may skip; leave skip out"):
+    with pytest.raises(SplitError, match="no residual block that a sample may skip; train it otherwise"):
         attach_around_blocks(model, example, None, None, seed=0)
 
 
@@ -119,30 +117,35 @@ def test_fixed_sets_are_nested_and_the_threshold_picks_one() -> None:
     model, example = NETS["in_place_pre_activation"]()
     net = attach_around_blocks(model, example, [0.5], None, seed=0)
     bank = dx.synthesize(model, shape=(3, 8, 8), n=32, seed=0, method="leaves", spec=SPEC, progress=False)
-    found = teach_to_skip(net, model, bank, "static", steps=2, progress=False)
-    assert len(found.rules) == found.net.num_gates // 2 == 2
-    order = found.told["order"]
-    for dropped, rule in enumerate(found.rules, 1):
-        policy = dx.Policy.skipping(found.net.num_exits, found.net.num_gates, keep=rule[0])
-        ran = found.net.run(SPEC.normalize(real(3).pixels), policy).ran
-        assert ran.tolist() == [[g not in order[:dropped] for g in range(found.net.num_gates)]] * 3
+    skipper = teach_to_skip(net, model, bank, "static", steps=2, progress=False)
+    num_gates = skipper.net.num_gates
+    assert len(skipper.rules) == num_gates // 2 == 2
+    order = skipper.record["order"]
+    for dropped, rule in enumerate(skipper.rules, 1):
+        policy = dx.Policy.skipping(skipper.net.num_exits, num_gates, keep=rule[0])
+        ran = skipper.net.run(SPEC.normalize(real(3).pixels), policy).ran
+        assert ran.tolist() == [[g not in order[:dropped] for g in range(num_gates)]] * 3
 
 
-def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
-    given = {"skip": "skipnet", "calibrate": real(), "max_drop": 1.0, **SMALL}
+def test_a_killed_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {**SMALL, "training": skipping("skipnet"), "calibrate": real(), "target": dx.Target(max_drop=1.0)}
+    kept = {**given, "run": dx.Run(progress=False, folder=tmp_path)}
     whole = convert(teacher(), **given)
 
-    def dying(message: str) -> None:
-        if "taught to skip" in message:
-            raise KeyboardInterrupt
+    def dying(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        convert(teacher(), folder=tmp_path, notify=dying, **given)
-    kept = sorted(p.name for p in tmp_path.iterdir())
-    assert kept == ["bank-leaves-0", "convert.json", "heads-skipping.ckpt", "skipnet.first.ckpt", "skipnet.second.ckpt"]
-    assert same_weights(whole, convert(teacher(), folder=tmp_path, **given))
-
-
-def test_skipping_and_joint_training_are_one_too_many() -> None:
-    with pytest.raises(FitError, match="skip trains the trunk in its own way; leave train='joint' out"):
-        convert(teacher(), skip=True, train="joint", **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_steps, "recalibrated", dying)
+        with pytest.raises(KeyboardInterrupt):
+            convert(teacher(), **kept)
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == [
+        "bank-leaves-0",
+        "convert.json",
+        "heads-skipping.ckpt",
+        "heads.ckpt",
+        "skipnet.first.ckpt",
+        "skipnet.second.ckpt",
+    ]
+    assert same_weights(whole, convert(teacher(), **kept))

@@ -5,32 +5,39 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig
-from dynext.losses.exits import hints, taught_by_last
+from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.losses.exits import hint_loss, self_distillation
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import embed_batch, embedding_sizes
 from dynext.seeding import seeded
-from dynext.train.exit_loop import Augment, BatchSampler, check_plain, labelled, train_whole
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import check_plain, labelled, train_whole
 from dynext.types import Source
+
+USUAL = FitConfig(batch_size=64)
 
 
 def be_your_own_teacher(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     alpha: float = 0.3,
     temperature: float = 3.0,
     hint: float = 0.03,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net``, trunk and exits trained together: by labels, and by the last exit as a teacher of the others.
 
-    Loss: `dynext.losses.taught_by_last`, plus ``hint`` times `dynext.losses.hints` between the exits' embeddings, each
-    through a linear adapter that is dropped after training, and what the last linear layer of the net is given.
+    Loss: `dynext.losses.self_distillation`, plus ``hint`` times `dynext.losses.hint_loss` between the exits'
+    embeddings, each through a linear adapter that is dropped after training, and the input of the last linear layer.
+
+    Args:
+        alpha: share of the teacher's part in an early exit's loss.
 
     Raises:
         FitError: no early exit, a share outside [0, 1], or a net that does not end in a linear layer.
@@ -39,42 +46,30 @@ def be_your_own_teacher(
     Source: Zhang et al., ICCV 2019, arXiv:1905.08094: alpha .3, temperature 3, hint .03. Ours takes squared distances
     of pooled features, not of maps, so that exits of any shape can learn.
     """
-    return self_distilled(
-        net,
-        BatchSampler.of(source, net, augment),
-        labelled(config, "Be Your Own Teacher", alpha=alpha, temperature=temperature, hint=hint),
-        alpha=alpha,
-        temperature=temperature,
-        hint=hint,
-        batch_size=batch_size,
-    )
+    config = configured(USUAL, config, options)
+    batches = BatchSampler.of(source, net, augment)
+    config = labelled(config, "Be Your Own Teacher", alpha=alpha, temperature=temperature, hint=hint)
+    return taught_by_last_exit(net, batches, config, alpha=alpha, temperature=temperature, hint=hint)
 
 
-def self_distilled(
-    net: DynamicNet,
-    rows: BatchSampler,
-    config: FitConfig,
-    *,
-    alpha: float,
-    temperature: float,
-    hint: float,
-    batch_size: int,
+def taught_by_last_exit(
+    net: DynamicNet, batches: BatchSampler, config: FitConfig, *, alpha: float, temperature: float, hint: float
 ) -> DynamicNet:
-    """The last exit teaches the others, on labelled samples: shared with SCAN."""
+    """A copy of ``net`` whose last exit taught the others, on labelled samples: shared with SCAN."""
     check_plain(net)
     if not 0 <= alpha <= 1 or not temperature > 0 or hint < 0:
         raise FitError(
             f"alpha={alpha}, temperature={temperature}, hint={hint}; give a share, a positive one, and 0 or more"
         )
 
-    def loss(seen: Embedded, y_b: Tensor, done: float) -> Tensor:
-        taught = taught_by_last(seen.logits_e, y_b, alpha=alpha, temperature=temperature)
-        return taught + hint * hints(seen.adapted_e, seen.final_bd)
+    def loss(outputs: AdaptedOutputs, y_b: Tensor, done: float) -> Tensor:
+        answers = self_distillation(outputs.logits_e, y_b, alpha=alpha, temperature=temperature)
+        return answers + hint * hint_loss(outputs.adapted_e, outputs.final_bd)
 
-    return train_whole(net, rows, config, lambda student: Embedding(student, config.seed), loss, batch_size=batch_size)
+    return train_whole(net, batches, config, lambda student: AdaptedExits(student, config.seed), loss)
 
 
-class Embedded(NamedTuple):
+class AdaptedOutputs(NamedTuple):
     """Every exit's logits, the early exits' adapted embeddings ``[b d]``, and the last exit's."""
 
     logits_e: list[Tensor]
@@ -82,8 +77,8 @@ class Embedded(NamedTuple):
     final_bd: Tensor
 
 
-class Embedding(nn.Module):
-    """``x [b ...]`` to logits and embeddings of every exit; adapters bring those to the last exit's size."""
+class AdaptedExits(nn.Module):
+    """``x [b ...]`` to logits and embeddings of every exit, the latter adapted to the size of the last exit's."""
 
     def __init__(self, net: DynamicNet, seed: int) -> None:
         super().__init__()
@@ -93,8 +88,8 @@ class Embedding(nn.Module):
         with seeded(seed):
             self.adapters = nn.ModuleList(nn.Linear(d, width).to(like) for d in widths)
 
-    def forward(self, x: Tensor) -> Embedded:
+    def forward(self, x: Tensor) -> AdaptedOutputs:
         seen = embed_batch(self.net, x)
         *early_e, final_bd = seen.embedding_e
         adapted_e = [adapter(f) for adapter, f in zip(self.adapters, early_e, strict=True)]
-        return Embedded(seen.logits_e, adapted_e, final_bd)
+        return AdaptedOutputs(seen.logits_e, adapted_e, final_bd)

@@ -5,45 +5,42 @@ from __future__ import annotations
 from functools import partial
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig
-from dynext.losses.exits import taught_by_last, weighted_cross_entropy
+from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.losses.exits import self_distillation, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import (
-    Augment,
-    BatchSampler,
-    EveryExit,
-    Heard,
-    check_joinable,
-    labelled,
-    train_heads,
-    train_whole,
-)
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import EveryExit, HeadOutputs, check_joinable, labelled, train_heads, train_whole
 from dynext.types import Source
+
+USUAL = FitConfig(batch_size=64)
 
 
 def imta(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     heads: FitConfig | None = None,
     gamma: float = 0.1,
     temperature: float = 1.0,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained in two steps: all of it with gradients in balance, then the exits as collaborators.
 
     First, by ``config``, the sum of all exits' cross-entropies, each stage getting the mean of their gradients
     (`dynext.net.equilibrium`). Then, by ``heads``, on the frozen trunk, exits that are handed what the one before said
-    (`dynext.cascade`, rule "inline"), taught by labels and by the full net: `dynext.losses.taught_by_last`.
+    (`dynext.net.cascade`, rule "inline"), taught by labels and by the full net: `dynext.losses.self_distillation`.
 
     Args:
-        heads: of the second step; without it the first is all. Give it a checkpoint of its own.
+        config: of the first step.
+        heads: of the second step; without it there is none. Give it a checkpoint of its own.
         gamma: share of the teacher's part in the second step's loss.
+        augment: for the first step; the second trains on cached features, which cannot be augmented.
 
     Raises:
         FitError: no early exit, or a share outside [0, 1].
@@ -52,23 +49,24 @@ def imta(
     Source: Li et al., ICCV 2019, arXiv:1908.06294; gamma .1 and temperature 1 as in its public script. There the second
     step makes the last classifier anew too; ours keeps it, and its gradients rescale all tensors that are live.
     """
+    config = configured(USUAL, config, options)
     if not 0 <= gamma <= 1 or not temperature > 0:
         raise FitError(f"gamma={gamma}, temperature={temperature}; give a share in [0, 1], a positive temperature")
     check_joinable(net)
-    rows = BatchSampler.of(source, net, augment)
+    batches = BatchSampler.of(source, net, augment)
 
     def first(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(logits_e, y_b, [1.0] * len(logits_e))
 
     config = labelled(config, "IMTA, gradients in balance")
-    balanced = train_whole(net, rows, config, partial(EveryExit, balance=True), first, batch_size=batch_size)
+    balanced = train_whole(net, batches, config, partial(EveryExit, balance=True), first)
     if heads is None:
         return balanced
 
-    def second(heard: Heard, y_b: Tensor, done: float) -> Tensor:
-        logits_e = [*heard.own_e, heard.full_bk]
-        return taught_by_last(logits_e, y_b, alpha=gamma, temperature=temperature)
+    def second(outputs: HeadOutputs, y_b: Tensor, done: float) -> Tensor:
+        logits_e = [*outputs.own_e, outputs.full_bk]
+        return self_distillation(logits_e, y_b, alpha=gamma, temperature=temperature)
 
     heads = labelled(heads, "IMTA, collaborating exits", gamma=gamma, temperature=temperature)
     joined = cascade(balanced, "inline", seed=heads.seed)
-    return train_heads(balanced, joined, source, heads, second, batch_size=batch_size)
+    return train_heads(balanced, joined, source, heads, second)

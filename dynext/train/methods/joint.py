@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, BatchSampler, EveryExit, labelled, train_whole
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import EveryExit, labelled, train_whole
 from dynext.types import Source
+
+USUAL = FitConfig(batch_size=64)
 
 
 def joint(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     weight_e: Sequence[float] | None = None,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net``, trunk and exits trained together on labelled samples.
 
@@ -36,18 +40,19 @@ def joint(
     Source: BranchyNet, Teerapittayanon et al., ICPR 2016, arXiv:1709.01686; MSDNet, Huang et al., ICLR 2018,
     arXiv:1703.09844 (SGD .1, momentum .9, weight decay 1e-4, batch 64, 300 epochs, a tenth at 150 and 225).
     """
+    config = configured(USUAL, config, options)
     weights = checked_weights(net, weight_e)
-    rows = BatchSampler.of(source, net, augment)
+    batches = BatchSampler.of(source, net, augment)
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(logits_e, y_b, weights)
 
     config = labelled(config, "joint training", weights=weights)
-    return train_whole(net, rows, config, EveryExit, loss, batch_size=batch_size)
+    return train_whole(net, batches, config, EveryExit, loss)
 
 
 def checked_weights(net: DynamicNet, weight_e: Sequence[float] | None) -> tuple[float, ...]:
-    """A weight an exit, 1 without any."""
+    """A weight for each exit, 1 where none are given."""
     weights = (1.0,) * net.num_exits if weight_e is None else tuple(map(float, weight_e))
     if len(weights) != net.num_exits or min(weights) < 0 or max(weights) == 0:
         raise FitError(

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from dynext.fitting import FitConfig
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, BatchSampler, labelled, train_whole
-from dynext.train.methods.joint import joint
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import labelled, train_whole
+from dynext.train.methods.joint import USUAL, joint
 from dynext.types import Source
 
 
 def mixed(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     backbone: FitConfig,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
-    """A copy of ``net``: by ``backbone`` the trunk alone learns from the last exit's cross-entropy, then by ``config``
-    all of it jointly.
+    """A copy of ``net`` trained in two steps: the trunk alone by the last exit's cross-entropy, then all of it jointly.
+
+    Args:
+        config: of the second step, `joint`.
+        backbone: of the first step. Give the two configs checkpoints of their own.
 
     Raises:
         FitError: no early exit.
         SourceError: no labels, or samples of another shape than the model expects.
 
     Source: Kubaty et al., ICML 2025, which finds about two points more at the last exit than with heads trained on the
-    frozen backbone. Give the two configs checkpoints of their own.
+    frozen backbone.
     """
-    rows = BatchSampler.of(source, net, augment)
+    config = configured(USUAL, config, options)
+    batches = BatchSampler.of(source, net, augment)
 
     def loss(logits_bk: Tensor, y_b: Tensor, done: float) -> Tensor:
         return F.cross_entropy(logits_bk, y_b)
 
-    first = labelled(backbone, "backbone")
-    trained = train_whole(net, rows, first, LastExit, loss, batch_size=batch_size)
-    return joint(trained, source, config, batch_size=batch_size, augment=augment)
+    trained = train_whole(net, batches, labelled(backbone, "backbone"), LastExit, loss)
+    return joint(trained, source, config, augment=augment)
 
 
 class LastExit(nn.Module):

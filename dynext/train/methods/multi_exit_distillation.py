@@ -7,70 +7,85 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, fit
-from dynext.losses import exits as losses
+from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.losses.exits import annealed_temperature, multi_exit_loss, weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Augment, BatchSampler, EveryExit, drawing, handed_back, labelled
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import (
+    EveryExit,
+    check_has_exits,
+    check_one_rate,
+    handed_back,
+    labelled,
+    named_by_draws,
+)
 from dynext.types import Source
+
+USUAL = FitConfig(batch_size=64)
 
 
 def multi_exit_distillation(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     unlabelled: Source | None = None,
     teachers: Literal["last", "later"] = "last",
     share: float = 0.5,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net`` whose exits learn from labels and from later exits; trunk and exits together.
 
     Loss: ``10/e [(1 - share) sum_e CE_e + share D]`` with D of `dynext.losses.multi_exit_loss`; on samples without
-    labels D alone, as many of them a step as of the others. The temperature starts at 1 and rises by a twentieth
-    whenever the last exit's mean largest probability exceeds a half.
+    labels D alone, as many of them a step as of the others. The temperature starts at 1 and rises as
+    `dynext.losses.annealed_temperature` says.
 
     Args:
         unlabelled: further samples; real ones, or a bank of synthesized ones.
-        teachers: the last exit, or all later ones.
+        teachers: of each exit: the last exit, or all later ones.
+        share: of distillation in the loss.
 
     Raises:
         FitError: no early exit, no such ``teachers``, or a share outside [0, 1].
         SourceError: no labels, or samples of another shape than the model expects.
 
-    Source: Phuong & Lampert, ICCV 2019 (deck's formula); factors as in its code, which has ``share`` .5.
+    Source: Phuong & Lampert, ICCV 2019; factors as in its code, which has ``share`` .5.
     """
+    config = configured(USUAL, config, options)
     if teachers not in ("last", "later") or not 0 <= share <= 1:
         raise FitError(f"teachers={teachers!r}, share={share}; give 'last' or 'later', and a share in [0, 1]")
-    rows = BatchSampler.of(source, net, augment)
+    check_has_exits(net)
+    check_one_rate(config)
+    batches = BatchSampler.of(source, net, augment)
     more = None if unlabelled is None else BatchSampler.of(unlabelled, net, augment, labelled=False)
     student = copy.deepcopy(net).requires_grad_(True)
-    trained = Heated(student)
-    factor = 10 / net.num_exits
+    trained = AnnealedExits(student)
+    factor, batch_size = 10 / net.num_exits, config.batch_size
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
         like = next(trained.parameters())
-        batch = rows.draw(batch_size, draw)
-        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has looked
+        batch = batches.draw(batch_size, draw)
+        assert batch.y is not None  # noqa: S101  `BatchSampler.of` has checked
         logits_e = module(batch.x.to(like))
-        trained.heat(logits_e[-1])
-        hard = losses.weighted_cross_entropy(logits_e, batch.y.to(like.device), [1.0] * net.num_exits)
-        soft = losses.multi_exit_loss(logits_e, trained.tau, teachers)
+        trained.anneal(logits_e[-1])
+        hard = weighted_cross_entropy(logits_e, batch.y.to(like.device), [1.0] * net.num_exits)
+        soft = multi_exit_loss(logits_e, trained.tau, teachers)
         if more is not None:
             further_e = module(more.draw(batch_size, draw).x.to(like))
-            soft = soft + losses.multi_exit_loss(further_e, trained.tau, teachers)
+            soft = soft + multi_exit_loss(further_e, trained.tau, teachers)
         return factor * ((1 - share) * hard + share * soft)
 
     config = labelled(config, "multi-exit distillation", teachers=teachers, share=share, more=more is not None)
-    fit(trained.train(), step, drawing(config, batch_size, rows.count))
+    fit(trained.train(), step, named_by_draws(config, batches.num_samples))
     return handed_back(student, net)
 
 
-class Heated(EveryExit):
-    """With the temperature as a buffer, so that a resumed run goes on at the one it had reached."""
+class AnnealedExits(EveryExit):
+    """Every exit's logits; the temperature is a buffer, so that a resumed run goes on at the one it had reached."""
 
     def __init__(self, net: DynamicNet) -> None:
         super().__init__(net)
@@ -82,5 +97,6 @@ class Heated(EveryExit):
         return float(self.temperature)
 
     @torch.no_grad()
-    def heat(self, teacher_bk: Tensor) -> None:
-        self.temperature.fill_(losses.heated(self.tau, teacher_bk))
+    def anneal(self, teacher_bk: Tensor) -> None:
+        """Raise the temperature where the teacher is too sure at the one it has."""
+        self.temperature.fill_(annealed_temperature(self.tau, teacher_bk))

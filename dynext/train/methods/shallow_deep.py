@@ -8,34 +8,29 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from dynext.errors import FitError
-from dynext.fitting import FitConfig
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import shallow_deep_weights, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import (
-    Augment,
-    BatchSampler,
-    EveryExit,
-    Heard,
-    check_joinable,
-    labelled,
-    train_heads,
-    train_whole,
-)
+from dynext.train.batches import Augment, BatchSampler
+from dynext.train.exit_loop import EveryExit, HeadOutputs, check_joinable, labelled, train_heads, train_whole
 from dynext.types import Source
+
+USUAL = FitConfig(batch_size=64)
 
 
 def shallow_deep(
     net: DynamicNet,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     trunk: Literal["frozen", "joint"] = "frozen",
     most_confident: bool = False,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
     """A copy of ``net`` with its exits trained on labelled samples: alone, or together with the trunk.
 
@@ -43,7 +38,8 @@ def shallow_deep(
     ``"joint"`` weighs exit i by ``min(d_i, .01 + t d_i)`` at a share t of the training, d_i its share of the MACs.
 
     Args:
-        most_confident: a sample of which no exit is sure gets the answer of the surest one (`cascade`, rule "surest").
+        most_confident: a sample of which no exit is sure gets the answer of the surest one (`dynext.net.cascade`, rule
+            "surest").
         augment: with ``trunk="joint"``; cached features cannot be augmented.
 
     Raises:
@@ -54,30 +50,30 @@ def shallow_deep(
     maximum and average (`dx.heads.pooled_heads`); frozen: Adam 1e-3, 25 epochs. Its frozen trainer runs the net in
     training mode, and BatchNorm drifts; ours never does.
     """
+    config = configured(USUAL, config, options)
     if most_confident:
         check_joinable(net)
     if trunk == "frozen":
-        trained = _frozen(net, source, config, batch_size)
+        trained = _frozen(net, source, config)
     elif trunk == "joint":
-        trained = _joint(net, source, config, batch_size, augment)
+        trained = _joint(net, source, config, augment)
     else:
         raise FitError(f"trunk={trunk!r}; give 'frozen' or 'joint'")
     return cascade(trained, "surest") if most_confident else trained
 
 
-def _frozen(net: DynamicNet, source: Source, config: FitConfig, batch_size: int) -> DynamicNet:
-    def loss(heard: Heard, y_b: Tensor, done: float) -> Tensor:
-        return torch.stack([F.cross_entropy(logits, y_b) for logits in heard.own_e]).sum()
+def _frozen(net: DynamicNet, source: Source, config: FitConfig) -> DynamicNet:
+    def loss(outputs: HeadOutputs, y_b: Tensor, done: float) -> Tensor:
+        return torch.stack([F.cross_entropy(logits, y_b) for logits in outputs.own_e]).sum()
 
-    config = labelled(config, "Shallow-Deep, frozen")
-    return train_heads(net, copy.deepcopy(net), source, config, loss, batch_size=batch_size)
+    return train_heads(net, copy.deepcopy(net), source, labelled(config, "Shallow-Deep, frozen"), loss)
 
 
-def _joint(net: DynamicNet, source: Source, config: FitConfig, batch_size: int, augment: Augment | None) -> DynamicNet:
-    rows = BatchSampler.of(source, net, augment)
+def _joint(net: DynamicNet, source: Source, config: FitConfig, augment: Augment | None) -> DynamicNet:
+    batches = BatchSampler.of(source, net, augment)
     depth_e = [macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e[:-1]]
 
     def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
         return weighted_cross_entropy(logits_e, y_b, shallow_deep_weights(done, depth_e))
 
-    return train_whole(net, rows, labelled(config, "Shallow-Deep, joint"), EveryExit, loss, batch_size=batch_size)
+    return train_whole(net, batches, labelled(config, "Shallow-Deep, joint"), EveryExit, loss)

@@ -1,20 +1,25 @@
-"""Zero Time Waste: on a frozen net, what an exit said is not thrown away when it was not sure."""
+"""Zero Time Waste: on a frozen net, each exit builds on the answers of those before it, which were not sure enough."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
-from dynext.fitting import FitConfig
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.exit_loop import Heard, check_joinable, check_shape, labelled, train_heads
+from dynext.train.exit_loop import HeadOutputs, check_joinable, labelled, train_heads
 from dynext.types import Source
 
+USUAL = FitConfig(batch_size=64)
 
-def zero_time_waste(net: DynamicNet, source: Source, config: FitConfig, *, batch_size: int = 64) -> DynamicNet:
-    """A cascade of ``net`` (`dynext.cascade`, rule "stack") with its exits trained on samples, the trunk frozen.
+
+def zero_time_waste(
+    net: DynamicNet, source: Source, config: FitConfig | None = None, **options: Unpack[FitOptions]
+) -> DynamicNet:
+    """A cascade of ``net`` (`dynext.net.cascade`, rule "stack") with its exits trained on samples, the trunk frozen.
 
     Loss: the sum of the cross-entropies of what each head says and of what each exit answers, a geometric mean of all
     heads so far. What a head learns from it is its own cross-entropy alone, as heads are detached from each other and
@@ -28,12 +33,11 @@ def zero_time_waste(net: DynamicNet, source: Source, config: FitConfig, *, batch
     Source: Wolczyk et al., NeurIPS 2021, arXiv:2106.05409. There heads are trained first and means afterwards; ours at
     once, since no gradient goes from one to the other.
     """
-    check_shape(source, net)
+    config = configured(USUAL, config, options)
     check_joinable(net)
 
-    def loss(heard: Heard, y_b: Tensor, done: float) -> Tensor:
-        return torch.stack([F.cross_entropy(logits, y_b) for logits in (*heard.own_e, *heard.answer_e)]).sum()
+    def loss(outputs: HeadOutputs, y_b: Tensor, done: float) -> Tensor:
+        return torch.stack([F.cross_entropy(logits, y_b) for logits in (*outputs.own_e, *outputs.answer_e)]).sum()
 
     joined = cascade(net, "stack", seed=config.seed)
-    config = labelled(config, "Zero Time Waste")
-    return train_heads(net, joined, source, config, loss, batch_size=batch_size, self_taught=True)
+    return train_heads(net, joined, source, labelled(config, "Zero Time Waste"), loss, self_taught=True)
