@@ -14,7 +14,7 @@ def quantized_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(flat / step[:, None]).astype(np.int64).reshape(weight.shape), step
 
 
-def convolution(
+def convolution(  # noqa: PLR0913  what a convolution in 8 bits is made of
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, scale: float, zero: int, stride: int, padding: int,
     groups: int, relu: bool,
 ) -> np.ndarray:  # fmt: skip

@@ -10,10 +10,10 @@ import click
 from dynext.cli.shared.classes import class_folder
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
-    artefact_options,
+    artifact_options,
     device_option,
     json_option,
-    open_artefact,
+    open_artifact,
     output_option,
     seed_option,
 )
@@ -31,7 +31,7 @@ from dynext.reporting.report import report
 
 
 @click.command(short_help="Learn new classes from a few images of each.")
-@artefact_options
+@artifact_options
 @click.option(
     "--support", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
     help="Images to learn from, a sub-folder a class.",
@@ -82,7 +82,7 @@ def adapt(
     \b
     Example: dynext adapt fashion --support shoes/known --query shoes/new -o shoes
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     net: DynamicNet | MetaStart = kept.net.to(device)
     if (folder / FILE).exists():
         net = MetaStart.read(folder / FILE, kept.net)

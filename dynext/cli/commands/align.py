@@ -18,10 +18,10 @@ from dynext.align.settings import AlignmentTerm, Trunk
 from dynext.align.train import align_exits
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
-    artefact_options,
+    artifact_options,
     device_option,
     json_option,
-    open_artefact,
+    open_artifact,
     output_option,
     seed_option,
 )
@@ -49,9 +49,9 @@ VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
 
 
 @click.command(short_help="Make exits see as the last exit sees.")
-@artefact_options
+@artifact_options
 @click.option(
-    "--source", required=True, metavar="ROWS",
+    "--source", required=True, metavar="DATA",
     help="bank (samples made from the net), fashion-mnist, bundled, a folder of images or of a bank, or a .npz file.",
 )  # fmt: skip
 @output_option("-o", "--output", help="Where the aligned net goes; into DIR itself without it.")
@@ -100,7 +100,7 @@ def align(
     device: str,
     as_json: bool,
 ) -> None:
-    """Align the exits of the dynamic net in DIR with its last exit, on ROWS whose labels nobody looks at.
+    """Align the exits of the dynamic net in DIR with its last exit, on DATA whose labels are not used.
 
     Exits learn to answer as the full net does and, through heads that are dropped afterwards, to see samples as it
     does. Confidences move: temperatures and thresholds are chosen anew, on samples kept apart, and told before and
@@ -109,7 +109,7 @@ def align(
     \b
     Example: dynext align fashion --source fashion-mnist --loss cosine
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     where = folder if output is None else output
     asked = {
         "source": source, "loss": loss, "weight": weight, "trunk": trunk, "rows": rows, "steps": steps,

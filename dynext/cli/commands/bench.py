@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
+from dynext.cli.shared.options import artifact_options, data_options, device_option, json_option, open_artifact
 from dynext.cli.shared.samples import drawn, samples_to_time
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.errors import PolicyError
@@ -25,7 +25,7 @@ TIMED_ROWS = 1024
 
 
 @click.command(short_help="Milliseconds against the static net.")
-@artefact_options
+@artifact_options
 @click.option(
     "--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Samples a batch; repeat.  [default: 1, 64]"
 )
@@ -60,7 +60,7 @@ def bench(
     Example: dynext bench fashion --batch 1 --batch 256
              dynext bench fashion --write --budget-ms 2.5
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     rows, words, real = samples_to_time(data, kept.spec, root=root, download=download)
     net = kept.net.to(device)
     if write:

@@ -11,7 +11,7 @@ import click
 from dynext.cli.shared.classes import episode_options
 from dynext.cli.shared.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.folder import write_folder
-from dynext.cli.shared.options import artefact_options, data_options, device_option, json_option, open_artefact
+from dynext.cli.shared.options import artifact_options, data_options, device_option, json_option, open_artifact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples, unlabelled_samples
 from dynext.cli.shared.show import columns, points, print_json
@@ -32,7 +32,7 @@ BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @click.command(short_help="What the dynamic net loses and saves on test samples.")
-@artefact_options
+@artifact_options
 @data_options(required=False)
 @click.option(
     "--unlabelled", metavar="DATA", help="Instead of --data: images without labels (a folder, a .npz file, bundled)."
@@ -92,7 +92,7 @@ def evaluate(
         raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
     if choosing and unlabelled is None:
         raise click.UsageError("--choose takes --unlabelled images, never the test samples of --data")
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     if episodes is not None:
         if data is None:
             raise click.UsageError("--episodes are drawn from labelled --data; give some, such as digits")

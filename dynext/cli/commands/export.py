@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from dynext.cli.shared.options import artefact_options, open_artefact, writable_folder
+from dynext.cli.shared.options import artifact_options, open_artifact, writable_folder
 from dynext.io.export import CARD, FORMATS, RUNNER
 from dynext.io.export import export as export_net
 
 
 @click.command(short_help="Programs for places without dynext.")
-@artefact_options
+@artifact_options
 @click.option(
     "-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path), callback=writable_folder,
     help="Folder to write.",
@@ -41,7 +41,7 @@ def export(
     \b
     Example: dynext export fashion -o fashion_onnx
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     export_net(
         kept.net, output, policy=kept.policy, spec=kept.spec, formats=list(formats), class_names=kept.class_names
     )

@@ -26,15 +26,17 @@ from dynext.fitting import FitConfig
 from dynext.graph.split import split as cut
 from dynext.io.artifact import PAGE
 from dynext.meta.exit_ownership import ownership
-from dynext.meta.few_shot import evaluate_episodes
+from dynext.meta.few_shot import FewShot, evaluate_episodes
 from dynext.meta.inner import NAMED, InnerLoop
 from dynext.meta.new_classes import recipe_with_classes, with_classes
-from dynext.meta.start import FILE
+from dynext.meta.start import FILE, MetaStart
 from dynext.meta.train import meta_train as train
+from dynext.models.catalog import Opened
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.policy.calibrate import calibrate
 from dynext.policy.choose import choose
+from dynext.policy.policy import Policy
 
 CHECKED = 100
 """Episodes that thresholds are chosen on."""
@@ -103,7 +105,7 @@ def meta_train(
     exits = [range(net.num_exits)] if inner.adapts == "used" else None  # as the start will be adapted: one trunk
     if not as_json:
         click.echo(f"{ownership(net, exits, adapts=inner.adapts)}\n")
-    asked = {
+    asked: dict[str, Any] = {
         "inner": asdict(inner), "steps": steps, "lr": lr, "batch": batch, "seed": seed, **shaped,
         "spec": asdict(opened.spec),
     }  # fmt: skip
@@ -112,28 +114,13 @@ def meta_train(
     start = train(net, episodes, config, inner=inner, exits=exits, batch=batch)
     seen = evaluate_episodes(start, episodes, count=CHECKED)
     policy = choose(seen.table, temperature=calibrate(seen.table))
-    provenance = {
-        "model": model, "data": data, "method": method, "inner": asdict(inner), "steps": steps, "lr": lr,
-        "batch": batch, "seed": seed, **shaped, SPLIT: classes,
-    }  # fmt: skip
-    write_folder(
-        output,
-        start.net,
-        policy=policy,
-        table=seen.table,
-        spec=opened.spec,
-        model_recipe=recipe_with_classes(opened.recipe, episodes.way) or opened.recipe,
-        class_names=None,
-        provenance=provenance,
-        pictures={},
-    )
-    start.write(output / FILE)
-    forget_work(output)
-    accuracy_e = [(share.mean, share.half) for share in seen.accuracy_e]
+    provenance = {"model": model, "data": data, "method": method, **asked, SPLIT: classes}
+    del provenance["spec"]
+    _save(output, start, seen, policy, opened, provenance)
     if as_json:
-        print_json(
-            {"folder": str(output), "accuracy": accuracy_e, "policy": policy.to_dict(), "provenance": provenance}
-        )
+        accuracy_e = [(share.mean, share.half) for share in seen.accuracy_e]
+        told = {"accuracy": accuracy_e, "policy": policy.to_dict(), "provenance": provenance}
+        print_json({"folder": str(output), **told})
         return
     lines = [
         ("exit", "after", "right"),
@@ -141,3 +128,22 @@ def meta_train(
     ]
     click.echo(f"On {CHECKED} episodes of the classes that were trained on:\n{columns(lines, left=(1,))}")
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
+
+
+def _save(
+    output: Path, start: MetaStart, seen: FewShot, policy: Policy, opened: Opened, provenance: dict[str, Any]
+) -> None:
+    """The net as any other, and beside it how its inner loop goes on."""
+    write_folder(
+        output,
+        start.net,
+        policy=policy,
+        table=seen.table,
+        spec=opened.spec,
+        model_recipe=recipe_with_classes(opened.recipe, start.net.num_classes) or opened.recipe,
+        class_names=None,
+        provenance=provenance,
+        pictures={},
+    )
+    start.write(output / FILE)
+    forget_work(output)

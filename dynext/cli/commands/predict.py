@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from dynext.cli.shared.options import artefact_options, device_option, open_artefact
+from dynext.cli.shared.options import artifact_options, device_option, open_artifact
 from dynext.cli.shared.show import columns
 from dynext.data.datasets import Samples
 from dynext.data.image_files import image
@@ -18,7 +18,7 @@ from dynext.types import Prediction
 
 
 @click.command(short_help="Classes of images, and how far each had to go.")
-@artefact_options
+@artifact_options
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
@@ -38,7 +38,7 @@ def predict(
     \b
     Example: dynext predict fashion shoe.png coat.png
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     rows = Samples(pixels=torch.stack([image(path, kept.spec) for path in images]), spec=kept.spec)
     net = kept.net.to(device)
     answers: list[dict[str, Any]] = []

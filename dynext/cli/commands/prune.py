@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from dynext.cli.shared.folder import write_folder
-from dynext.cli.shared.options import artefact_options, json_option, open_artefact, output_option, seed_option
+from dynext.cli.shared.options import artifact_options, json_option, open_artifact, output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
@@ -31,7 +31,7 @@ WAYS = [way for way in get_args(By) if way != "attention"]
 
 
 @click.command(short_help="Make the dynamic net smaller.")
-@artefact_options
+@artifact_options
 @output_option("-o", "--output", required=True, help="Where to put the smaller net.")
 @click.option(
     "--budget",
@@ -80,7 +80,7 @@ def prune(
     """
     if budget == 1 and bits is None and not blocks and not unused_exits:
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     check_prunable(kept.net)  # before samples are synthesized
     seen = None if unlabelled is None else unlabelled_samples(unlabelled, kept.spec)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)

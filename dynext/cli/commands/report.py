@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dynext.cli.shared.options import artefact_options, data_options, open_artefact
+from dynext.cli.shared.options import artifact_options, data_options, open_artifact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples
 from dynext.cli.shared.show import page_facts
@@ -20,7 +20,7 @@ from dynext.reporting.report import report as report_on
 
 
 @click.command(short_help="Write the page with the plots anew.")
-@artefact_options
+@artifact_options
 @data_options(required=False)
 @click.option("--open/--no-open", "show", default=False, help="Open the page in a browser.")
 def report(
@@ -39,7 +39,7 @@ def report(
     \b
     Example: dynext report fashion --data fashion-mnist --open
     """
-    kept = open_artefact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments)
     shown = []
     pictures = load_pictures(folder)
     if data is not None:

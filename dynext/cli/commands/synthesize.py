@@ -18,7 +18,7 @@ from dynext.cli.shared.options import (
     device_option,
     json_option,
     model_options,
-    open_artefact,
+    open_artifact,
     open_given,
     seed_option,
 )
@@ -109,7 +109,7 @@ def synthesize(
     student = None
     if against is not None:
         own_file = model if Reference.parse(model).kind == "file" else None
-        student = open_artefact(against, own_file, given["arguments"]).net.to(device)
+        student = open_artifact(against, own_file, given["arguments"]).net.to(device)
         if "against" in option_names(METHODS[method]):
             options["against"] = student
         else:

@@ -149,7 +149,7 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-def artefact_options(command: Command) -> Command:
+def artifact_options(command: Command) -> Command:
     """DIR, a folder that ``dynext convert`` wrote, and how to open one that came from the user's own file."""
     for decorate in reversed(
         [
@@ -162,8 +162,8 @@ def artefact_options(command: Command) -> Command:
     return command
 
 
-def open_artefact(folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...]) -> Artifact:
-    """The dynamic net that `artefact_options` describe."""
+def open_artifact(folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...]) -> Artifact:
+    """The dynamic net that `artifact_options` describe."""
     if model is None:
         return load(folder)
     parsed = Reference.parse(model)
