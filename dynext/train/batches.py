@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.data.datasets import augment
 from dynext.data.indexing import by_index, check_labels, check_samples
+from dynext.data.samples import augment
 from dynext.errors import FitError
 from dynext.graph import StagedNet
 from dynext.train.frozen_teacher import BesideMode, Guide

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import FitError, SourceError
 from dynext.graph.split import split
 from dynext.modules.exits import Heads, default_heads

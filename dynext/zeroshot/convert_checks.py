@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from dynext.atomic import replaced_file
-from dynext.data.datasets import Samples
 from dynext.data.indexing import check_samples
+from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.net.dynamic_net import DynamicNet

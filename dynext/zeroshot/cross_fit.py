@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from dynext.data.datasets import Samples, augment
+from dynext.data.samples import Samples, augment
 from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.table import ExitTable

@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 from zoo import NETS
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import ArtifactError, ModelError, PolicyError
 from dynext.graph import stages_by_hand
 from dynext.graph.split import split

@@ -28,7 +28,8 @@ from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.rows import unlabelled_rows
 from dynext.cli.shared.show import print_json
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Samples, fashion_mnist
+from dynext.data.datasets import fashion_mnist
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.io.artifact import Artifact
 from dynext.net.dynamic_net import DynamicNet

@@ -24,7 +24,7 @@ from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.rows import drawn, unlabelled_rows
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.io.artifact import PAGE
 from dynext.net.timing import Timing, side_by_side
 from dynext.reporting.report import report

@@ -15,7 +15,7 @@ from dynext.cli.shared.options import artefact_options, data_options, device_opt
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.rows import Watched, open_rows, unlabelled_rows
 from dynext.cli.shared.show import columns, points, print_json
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError
 from dynext.io.artifact import Artifact
 from dynext.net.collect import collect

@@ -17,7 +17,8 @@ from dynext.cli.demo.trail import easy_and_hard, trail
 from dynext.cli.shared.options import output_option, seed_option
 from dynext.cli.shared.pictures import first_and_last, save_pictures, synthesized
 from dynext.cli.shared.show import macs
-from dynext.data.datasets import Samples, bundled_sample
+from dynext.data.datasets import bundled_sample
+from dynext.data.samples import Samples
 from dynext.graph.split import split
 from dynext.io.artifact import PAGE, save
 from dynext.models.catalog import Opened, open_model
