@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dynext.cli.shared.pictures import save_pictures
+from dynext.atomic import replaced_folder
+from dynext.cli.shared.pictures import NAME, save_pictures
 from dynext.cli.shared.show import page_facts
-from dynext.io.artifact import save
+from dynext.io.artifact import CARD, FILES, PAGE, save
 from dynext.meta.start import FILE
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
@@ -40,24 +41,24 @@ def write_folder(
     """
     told, timing = page_facts(provenance)
     shown = ("The samples that thresholds were chosen on", table, policy, report(table, policy))
-    save(
-        net,
-        folder,
-        policy=policy,
-        spec=spec,
-        model_recipe=model_recipe,
-        class_names=class_names,
-        table=table,
-        provenance=provenance,
-        page=lambda path: write_page(
-            path,
+    owned = (*FILES, NAME) if same_net else (*FILES, NAME, FILE)
+    with replaced_folder(folder, mark=CARD, owned=owned) as partial:
+        save(
+            net,
+            partial,
+            policy=policy,
+            spec=spec,
+            model_recipe=model_recipe,
+            class_names=class_names,
+            table=table,
+            provenance=provenance,
+        )
+        write_page(
+            partial / PAGE,
             title=f"{provenance.get('model', folder.name)}, made dynamic",
             reports=[shown],
             pictures=pictures,
             timing=timing,
             provenance=told,
-        ),
-    )
-    save_pictures(folder, pictures)
-    if not same_net:
-        (folder / FILE).unlink(missing_ok=True)
+        )
+        save_pictures(partial, pictures)
