@@ -69,8 +69,8 @@ class Episodes:
 
     @property
     def about(self) -> str:
-        """What tells these episodes from others, for checkpoints."""
-        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} samples"
+        """What tells these episodes from others; part of a checkpoint's identity, so that its words stay."""
+        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} rows"
 
     @cached_property
     def members(self) -> dict[int, Tensor]:
@@ -131,8 +131,8 @@ class SameClasses:
 
     @property
     def about(self) -> str:
-        """What tells these episodes from others, for checkpoints."""
-        return f"{self.support} + {self.query} of {len(self.rows)} samples"
+        """What tells these episodes from others; part of a checkpoint's identity, so that its words stay."""
+        return f"{self.support} + {self.query} of {len(self.rows)} rows"
 
     def draw(self, draw: Generator) -> Episode:
         index = torch.randperm(len(self.rows), generator=draw)[: self.support + self.query]

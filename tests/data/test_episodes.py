@@ -65,6 +65,11 @@ def test_splits_are_disjoint_by_class_and_complete(seed: int) -> None:
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(parts, again, strict=True))
 
 
+def test_checkpoints_know_their_episodes_by_these_words() -> None:
+    assert dx.data.Episodes(rows=numbered(), way=3, shot=1, query=2).about == "1 + 2 of 3 among 6 classes, 30 rows"
+    assert dx.data.SameClasses(rows=numbered(), support=4, query=6).about == "4 + 6 of 30 rows"
+
+
 def test_rotations_are_new_classes() -> None:
     samples = numbered(classes=3, each=2)
     turned = dx.data.with_rotations(samples)
