@@ -10,7 +10,7 @@ from reference import maps as slow
 
 import dynext as dx
 from dynext.data.indexing import by_index
-from dynext.errors import FitError
+from dynext.errors import FitError, PlanError
 from dynext.modules.modes import batch_statistics
 
 finetuning = importlib.import_module("dynext.prune.finetuning")
@@ -63,6 +63,37 @@ def test_the_loss_of_fine_tuning_is_the_formula(monkeypatch: pytest.MonkeyPatch)
         labels = None if y is None else y[index].numpy()
         wanted = sum(slow.truth(logits, taught, labels, 3.0, 0.3) for logits in logits_ebk)
         torch.testing.assert_close(float(loss.detach()), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_options_are_fields_of_a_config() -> None:
+    net, samples = setting(METHODS["joint"], n=16)
+    usual = dx.FitConfig(steps=2, lr=5e-3, seed=1, batch_size=8, progress=False)
+    wanted = dx.prune.finetune(net, net.staged, samples, usual).state_dict()
+    for tuned in (
+        dx.prune.finetune(net, net.staged, samples, steps=2, lr=5e-3, seed=1, batch_size=8, progress=False),
+        dx.prune.finetune(net, net.staged, samples, config(2), seed=1, batch_size=8),
+    ):
+        assert all(torch.equal(value, wanted[key]) for key, value in tuned.state_dict().items())
+    with pytest.raises(FitError, match="there is no option step; did you mean steps="):
+        dx.prune.finetune(net, net.staged, samples, step=2)
+
+
+def test_one_call_ranks_cuts_tunes_and_quantizes() -> None:
+    net, samples = setting(METHODS["joint"], n=32)
+    remove = dx.prune.Removal(budget=0.7)
+    pruned = dx.prune.make_smaller(
+        net, samples, remove=remove, held_out=samples.subset(torch.arange(8)), steps=2, batch_size=8, progress=False
+    )
+    assert pruned.plan == dx.prune.rank(net, budget=0.7)
+    assert (pruned.rows, pruned.net.int8) == (8, None)
+    wanted = dx.prune.finetune(
+        dx.prune.apply_plan(net, pruned.plan), net.staged, samples, steps=2, batch_size=8, progress=False
+    )
+    assert all(torch.equal(value, wanted.state_dict()[key]) for key, value in pruned.net.state_dict().items())
+    with pytest.raises(PlanError, match="budget 0.0"):
+        dx.prune.Removal(budget=0.0)
+    with pytest.raises(FitError, match="bits='int4'"):
+        dx.prune.make_smaller(net, samples, remove=remove, bits="int4")
 
 
 def test_a_compact_net_learns_from_a_teacher() -> None:
