@@ -92,6 +92,7 @@ def save(
     net.check_policy(policy)
     net.check_described(spec, class_names)
     folder = Path(folder)
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     with replaced_folder(folder, mark=CARD, owned=FILES) as partial:
         tensors, shared = _unshared(net.state_dict())
         save_file(tensors, partial / WEIGHTS)
@@ -101,7 +102,7 @@ def save(
             "model": None if model_recipe is None else dict(model_recipe),
             "input": asdict(spec),
             "class_names": None if class_names is None else list(class_names),
-            "dtype": str(_dtype(net)).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "stages": _stages(net.staged),
             "cosine_classes": net.num_classes if net.staged.cosine else None,
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
@@ -177,18 +178,13 @@ def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 
 
 def _stages(staged: StagedNet) -> dict[str, Any]:
-    stages: list[Any] = list(staged.stages)
     return {
         "after": list(staged.cuts),
         "granularity": staged.granularity,
-        "names": [stage.name for stage in stages],
-        "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in stages],
+        "names": [stage.name for stage in staged.stages],
+        "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in staged.stages],
         "shrunk": staged.shrunk,
     }
-
-
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _versions() -> dict[str, str]:
