@@ -106,7 +106,7 @@ def attempt(name: str) -> dict[str, Any]:
         row.update(compare(subject))
         if not row["covered"]:
             row["reason"] = "stages or run answer differently"
-    except Exception as error:  # whatever goes wrong is a sample of the table
+    except Exception as error:  # whatever goes wrong becomes a row of the table
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
     row["seconds"] = round(time.perf_counter() - begun, 1)
     gc.collect()

@@ -62,7 +62,14 @@ class Setting:
 
     def config(self, share: float = 1.0) -> dx.FitConfig:
         steps = max(1, round(self.spent["steps"] * share))
-        return dx.FitConfig(steps=steps, lr=2e-3, seed=self.seed, precision=self.precision, progress=False)
+        return dx.FitConfig(
+            steps=steps,
+            lr=2e-3,
+            batch_size=self.spent["batch"],
+            seed=self.seed,
+            precision=self.precision,
+            progress=False,
+        )
 
     def net(self, heads: Any = None, **options: Any) -> dx.DynamicNet:
         example = torch.zeros(1, *self.opened.spec.shape)
@@ -77,46 +84,48 @@ def main() -> None:
     kept = earlier(given.json, asked)
     lines: list[dict[str, Any]] = kept.get("lines", [])
     for seed in range(given.seeds or (1 if given.quick else 3)):
-        done = {one["part"] for one in lines if one["seed"] == seed}
+        done = {line["part"] for line in lines if line["seed"] == seed}
         for part in [part for part in given.parts if part not in done]:
             setting = settings(given, seed, spent)
             began = time.monotonic()
-            found = {"exits": exit_lines, "ways": way_lines}[part](setting)
+            added = {"exits": exit_lines, "ways": way_lines}[part](setting)
             print(f"{part} of seed {seed}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
-            lines += [{"part": part, "seed": seed, **line} for line in found]
+            lines += [{"part": part, "seed": seed, **line} for line in added]
             write("prune", given, figures(lines), markdown=pages(lines), quiet=True, asked=asked, lines=lines)
     picture(lines, given.picture)
     write("prune", given, figures(lines), markdown=pages(lines), asked=asked, lines=lines)
 
 
 def options() -> argparse.Namespace:
-    found = parser(__doc__ or "")
-    found.add_argument("--data", choices=("fashion", "cifar"), default="fashion")
-    found.add_argument(
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--data", choices=("fashion", "cifar"), default="fashion")
+    arguments.add_argument(
         "--samples", dest="rows", choices=("labels", "unlabelled", "bank"), help="[default: labels; bank with cifar]"
     )
-    found.add_argument("--checkpoint", type=Path, help="of the public ResNet-20, with --data cifar")
-    found.add_argument("--test", type=Path, help="CIFAR-10 test samples as .npz, with --data cifar")
-    found.add_argument("--parts", nargs="*", choices=("exits", "ways"), default=["exits", "ways"])
-    found.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
-    found.add_argument("--short", action="store_true", help="fewer steps, samples, exits and ways")
+    arguments.add_argument("--checkpoint", type=Path, help="of the public ResNet-20, with --data cifar")
+    arguments.add_argument("--test", type=Path, help="CIFAR-10 test samples as .npz, with --data cifar")
+    arguments.add_argument("--parts", nargs="*", choices=("exits", "ways"), default=["exits", "ways"])
+    arguments.add_argument("--seeds", type=int, help="[default: 3; 1 with --quick]")
+    arguments.add_argument("--short", action="store_true", help="fewer steps, samples, exits and ways")
     for name, kind in (("steps", int), ("batch", int), ("taught", int), ("judged", int)):
-        found.add_argument(f"--{name}", type=kind, help=_told(name))
+        arguments.add_argument(f"--{name}", type=kind, help=_defaults(name))
     for name in ("after", "budgets", "widths"):
-        found.add_argument(f"--{name}", type=float, nargs="*", help=_told(name))
-    found.add_argument("--skip", action=argparse.BooleanOptionalAction, help=_told("skip"))
-    found.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of training")
-    found.add_argument("--picture", type=Path, metavar="FILE", help="accuracy against milliseconds and MACs goes here")
-    given = found.parse_args()
+        arguments.add_argument(f"--{name}", type=float, nargs="*", help=_defaults(name))
+    arguments.add_argument("--skip", action=argparse.BooleanOptionalAction, help=_defaults("skip"))
+    arguments.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of training")
+    arguments.add_argument(
+        "--picture", type=Path, metavar="FILE", help="accuracy against milliseconds and MACs goes here"
+    )
+    given = arguments.parse_args()
     given.rows = given.rows or ("bank" if given.data == "cifar" else "labels")
     for name, value in (QUICK if given.quick else SHORT if given.short else FULL).items():
         setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
     if given.data == "cifar" and (given.checkpoint is None or given.test is None or given.rows != "bank"):
-        found.error("--data cifar takes --checkpoint and --test, and samples from a bank alone")
+        arguments.error("--data cifar takes --checkpoint and --test, and samples from a bank alone")
     return given
 
 
-def _told(name: str) -> str:
+def _defaults(name: str) -> str:
     return f"[default: {FULL[name]}; {SHORT[name]} with --short; {QUICK[name]} with --quick]"
 
 
@@ -154,24 +163,23 @@ def exit_lines(given: Setting) -> list[dict[str, Any]]:
     """Each early exit's accuracy and MACs by every way of using attention."""
     net, source, config = given.net(), given.source, given.config()
     lent = dx.prune.lend_attention(net, seed=given.seed)
-    batch: Any = {"batch_size": given.spent["batch"]}
-    faded = dx.prune.distill_attention(lent, source, config, **batch)
-    masked = dx.prune.distill_attention(lent, source, config, anneal=False, **batch)
+    faded = dx.prune.distill_attention(lent, source, config)
+    masked = dx.prune.distill_attention(lent, source, config, anneal=False)
     scan = given.net(dx.heads.attention_heads(given.opened.num_classes))
     nets = {
-        "plain": dx.prune.transfer_attention(net, source, config, weight=0.0, **batch),
-        "scan": dx.prune.transfer_attention(scan, source, config, weight=0.0, **batch),
-        "mimicry": dx.prune.transfer_attention(net, source, config, **batch),
+        "plain": dx.prune.transfer_attention(net, source, config, weight=0.0),
+        "scan": dx.prune.transfer_attention(scan, source, config, weight=0.0),
+        "mimicry": dx.prune.transfer_attention(net, source, config),
         "detached": dx.prune.detach(faded),
         "detached_mask": dx.prune.detach(masked),
     }
-    found: dict[str, tuple[Callable[[Tensor], Tensor], dx.DynamicNet]]
-    found = {name: (one.all_exits, one) for name, one in nets.items()}
-    found["attached"] = (masked.attached, dx.prune.detach(masked))
+    answers: dict[str, tuple[Callable[[Tensor], Tensor], dx.DynamicNet]]
+    answers = {name: (trained.all_exits, trained) for name, trained in nets.items()}
+    answers["attached"] = (masked.attached, dx.prune.detach(masked))
     lines = []
-    for name, (all_exits, one) in found.items():
-        macs = [(a + b) / net.staged.macs for a, b in zip(one.trunk_macs_e, one.head_macs_e, strict=True)]
-        alone = [milliseconds(head, given.test, one, e) for e, head in enumerate(one.exits)]
+    for name, (all_exits, trained) in answers.items():
+        macs = [(a + b) / net.staged.macs for a, b in zip(trained.trunk_macs_e, trained.head_macs_e, strict=True)]
+        alone = [milliseconds(head, given.test, trained, e) for e, head in enumerate(trained.exits)]
         lines.append({"name": name, "exits": accuracies(all_exits, given.test), "macs": macs, "head_ms": alone})
     return lines
 
@@ -197,7 +205,7 @@ def milliseconds(head: nn.Module, test: dx.data.Samples, net: dx.DynamicNet, e: 
 def way_lines(given: Setting) -> list[dict[str, Any]]:
     """Accuracy, MACs and milliseconds of every way to spend less, and of their combinations."""
     source, model = given.source, given.opened.model
-    net = dx.prune.transfer_attention(given.net(), source, given.config(), weight=0.0, batch_size=given.spent["batch"])
+    net = dx.prune.transfer_attention(given.net(), source, given.config(), weight=0.0)
     bare = bare_of(net)
     lines = [line("static", bare, given), line("int8", dx.prune.quantize(bare, given.held_out), given)]
     for budget in given.spent["budgets"]:
@@ -219,7 +227,7 @@ def way_lines(given: Setting) -> list[dict[str, Any]]:
 
 def smaller(net: dx.DynamicNet, budget: float, given: Setting) -> dx.DynamicNet:
     small = dx.prune.apply_plan(net, dx.prune.rank(net, budget=budget, by="taylor", source=given.source))
-    return dx.prune.finetune(small, given.opened.model, given.source, given.config(0.5))
+    return dx.prune.finetune(small, given.opened.model, given.source, given.config(0.5), batch_size=64)
 
 
 def bare_of(net: dx.DynamicNet) -> dx.DynamicNet:
@@ -229,29 +237,29 @@ def bare_of(net: dx.DynamicNet) -> dx.DynamicNet:
 def compact(width: float, model: nn.Module, given: Setting) -> dx.DynamicNet:
     with dx.seeded(given.seed):
         student = dx.models.MobileNetV2(given.opened.num_classes, given.opened.spec.shape[0], width).eval()
-    taught = dx.prune.distill_static(student, model, given.source, given.config())
+    taught = dx.prune.distill_static(student, model, given.source, given.config(), batch_size=64)
     return dx.DynamicNet(dx.split(taught, torch.zeros(1, *given.opened.spec.shape)), [])
 
 
 def skipping(given: Setting) -> dict[str, Any]:
-    found = dx.convert(
+    conversion = dx.convert(
         given.opened.model,
         given.opened.spec,
         calibrate=given.held_out,
         training=dx.Skip("skipnet", steps=given.spent["steps"] // 4),
         run=dx.Run(seed=given.seed, progress=False),
     )
-    return judged("skip", found.net, found.policy, given)
+    return measured("skip", conversion.net, conversion.policy, given)
 
 
 def line(name: str, net: dx.DynamicNet, given: Setting, *, budget: float | None = None) -> dict[str, Any]:
-    """Thresholds from held-out samples for at most a point less than the static float net, all told."""
+    """Thresholds from held-out samples for at most a point less than the static float net in all."""
     policy = dx.Policy.never(net.num_exits)
     if len(net.exits):
         seen = dx.collect(net, given.held_out)
         allowed = max(LOST - gone(net, seen, given), 0.0)
         policy = dx.choose(seen, max_drop=allowed, temperature=dx.calibrate(seen))
-    return judged(name, net, policy, given, budget=budget)
+    return measured(name, net, policy, given, budget=budget)
 
 
 @torch.inference_mode()
@@ -263,7 +271,7 @@ def gone(net: dx.DynamicNet, seen: dx.ExitTable, given: Setting) -> float:
     return float(torch.cat(right).double().mean() - seen.right_ne[:, -1].double().mean())
 
 
-def judged(
+def measured(
     name: str, net: dx.DynamicNet, policy: dx.Policy, given: Setting, *, budget: float | None = None
 ) -> dict[str, Any]:
     outcome = dx.simulate(dx.collect(net, given.test, keep=policy.skip_rule), policy)

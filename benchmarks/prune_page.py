@@ -16,57 +16,57 @@ EXITS = ("plain", "scan", "mimicry", "detached", "detached_mask", "attached")
 
 def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the targets are about: the first two exits, and the best combination within a point."""
-    found = []
-    exits = [one for one in lines if one["part"] == "exits"]
+    targets = []
+    exits = [line for line in lines if line["part"] == "exits"]
     for e in range(2):
         for against, target in (("plain", ">= 1"), ("mimicry", "> 0"), ("scan", None), ("attached", None)):
-            gains = [gain(exits, seed, e, against) for seed in sorted({one["seed"] for one in exits})]
+            gains = [gain(exits, seed, e, against) for seed in sorted({line["seed"] for line in exits})]
             if gains:
-                found.append(figure(f"exit {e}: detached over {against}", fmean(gains), "points", target))
-    ways = [one for one in lines if one["part"] == "ways"]
-    static = {one["seed"]: one["accuracy"] for one in ways if one["name"] == "static"}
+                targets.append(figure(f"exit {e}: detached over {against}", fmean(gains), "points", target))
+    ways = [line for line in lines if line["part"] == "ways"]
+    static = {line["seed"]: line["accuracy"] for line in ways if line["name"] == "static"}
     within = {
-        key: fmean(one["speedup"] for one in group)
+        key: fmean(line["speedup"] for line in group)
         for key, group in grouped(lines).items()
-        if fmean(static[one["seed"]] - one["accuracy"] for one in group) <= LOST
+        if fmean(static[line["seed"]] - line["accuracy"] for line in group) <= LOST
     }
     if within:
         best = max(within, key=lambda key: within[key])
-        told = best[0] if best[1] is None else f"{best[0]} {best[1]:g}"
-        found.append(figure(f"fastest within a point at batch 1 ({told})", within[best], "x", ">= 3"))
-    return found
+        way = best[0] if best[1] is None else f"{best[0]} {best[1]:g}"
+        targets.append(figure(f"fastest within a point at batch 1 ({way})", within[best], "x", ">= 3"))
+    return targets
 
 
 def gain(exits: list[dict[str, Any]], seed: int, e: int, against: str) -> float:
-    of = {one["name"]: one["exits"][e] for one in exits if one["seed"] == seed}
+    of = {line["name"]: line["exits"][e] for line in exits if line["seed"] == seed}
     return 100 * (of["detached"] - of[against])
 
 
 def pages(lines: list[dict[str, Any]]) -> str:
     exits, ways = [], []
     for name in EXITS:
-        of = [one for one in lines if one["part"] == "exits" and one["name"] == name]
+        of = [line for line in lines if line["part"] == "exits" and line["name"] == name]
         row: dict[str, Any] = {"exits": name}
         for e in range(len(of[0]["head_ms"]) if of else 0):
-            row[f"exit {e}, %"] = spread([100 * one["exits"][e] for one in of])
+            row[f"exit {e}, %"] = spread([100 * line["exits"][e] for line in of])
             row[f"MACs {e}"] = f"{of[0]['macs'][e]:.1%}"
-            row[f"head {e}, ms"] = spread([one["head_ms"][e] for one in of])
+            row[f"head {e}, ms"] = spread([line["head_ms"][e] for line in of])
         exits += [row] if of else []
     for (name, budget), of in grouped(lines).items():
         row = {"way": name if budget is None else f"{name} {budget:g}"}
         for key, scale in (("accuracy", 100), ("macs", 100), ("ms", 1), ("speedup", 1)):
-            row[key] = spread([scale * one[key] for one in of])
+            row[key] = spread([scale * line[key] for line in of])
         ways.append(row)
     return f"\n## Exits\n\n{table(exits)}\n## Ways to spend less\n\n{table(ways)}"
 
 
 def grouped(lines: list[dict[str, Any]]) -> dict[tuple[str, Any], list[dict[str, Any]]]:
     """The second part's lines, all seeds of a way together."""
-    found: dict[tuple[str, Any], list[dict[str, Any]]] = {}
-    for one in lines:
-        if one["part"] == "ways":
-            found.setdefault((one["name"], one.get("budget")), []).append(one)
-    return found
+    groups: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["part"] == "ways":
+            groups.setdefault((line["name"], line.get("budget")), []).append(line)
+    return groups
 
 
 def spread(values: list[float]) -> str:
@@ -75,16 +75,16 @@ def spread(values: list[float]) -> str:
 
 def picture(lines: list[dict[str, Any]], path: Path | None) -> None:
     """Accuracy against MACs and against the static net's time, one mark a way."""
-    ways = [one for one in lines if one["part"] == "ways"]
+    ways = [line for line in lines if line["part"] == "ways"]
     if path is None or not ways:
         return
     import matplotlib.pyplot as plt
 
     plot, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for name in dict.fromkeys(one["name"] for one in ways):
-        of = [one for one in ways if one["name"] == name]
+    for name in dict.fromkeys(line["name"] for line in ways):
+        of = [line for line in ways if line["name"] == name]
         for axis, x in ((axes[0], [100 * o["macs"] for o in of]), (axes[1], [100 / o["speedup"] for o in of])):
-            axis.plot(x, [100 * one["accuracy"] for one in of], "o", label=name, markersize=4)
+            axis.plot(x, [100 * line["accuracy"] for line in of], "o", label=name, markersize=4)
     axes[0].set(xlabel="MACs, % of the static net", ylabel="accuracy, %")
     axes[1].set(xlabel="time at batch 1, % of the static net")
     axes[1].legend(fontsize=7)

@@ -14,7 +14,7 @@ from dynext.errors import ArtifactError
 
 @contextmanager
 def replaced_file(path: Path | str) -> Iterator[Path]:
-    """A file beside ``path`` to write: takes its place at the end of the block, vanishes on an error.
+    """A file to write, which takes the place of ``path`` at the end of the block and vanishes on an error.
 
     The folder is made where it is missing, and the file gets the mode that any new file of this user has.
     """
@@ -30,7 +30,7 @@ def replaced_file(path: Path | str) -> Iterator[Path]:
 
 
 def _as_any_new_file(path: Path) -> None:
-    """safetensors writes for the owner's eyes alone; what others may read is for the umask to say."""
+    """safetensors makes files that only their owner may read; who else may is for the umask to say."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -38,7 +38,7 @@ def _as_any_new_file(path: Path) -> None:
 
 @contextmanager
 def replaced_folder(folder: Path, *, mark: str, owned: Collection[str]) -> Iterator[Path]:
-    """A folder beside ``folder`` to write into: takes its place at the end of the block, vanishes on an error.
+    """A folder to write into, which takes the place of ``folder`` at the end of the block and vanishes on an error.
 
     Args:
         mark: the file that makes a folder ours; one that has files but not this one is refused.

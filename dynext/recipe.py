@@ -24,7 +24,7 @@ C = TypeVar("C")
 def recipe_cli(paper: C, smoke: C, main: Callable[[C], Any], arguments: Sequence[str] | None = None) -> None:
     """Run a recipe's ``main`` on ``paper``, or on ``smoke`` with ``--smoke``, and print its result as JSON.
 
-    ``field=value`` replaces a field of the config, read by the field's type: ``steps=500``, ``rows=none``,
+    ``field=value`` replaces a field of the config, read by the field's type: ``steps=500``, ``samples=none``,
     ``lrs=0.1,0.01``. ``--help`` prints the fields. A user's error is one line and exit code 2.
     """
     try:
@@ -35,7 +35,7 @@ def recipe_cli(paper: C, smoke: C, main: Callable[[C], Any], arguments: Sequence
 
 
 def run_recipe(paper: C, smoke: C, main: Callable[[C], Any], given: Sequence[str]) -> None:
-    """What `recipe_cli` does; a user's error is raised as it is."""
+    """As `recipe_cli`, but a user's error is raised instead of printed."""
     if {"-h", "--help"} & set(given):
         print(_help(paper, main))
         return

@@ -1,4 +1,4 @@
-"""Randomness is an argument: the global generator is borrowed, never kept."""
+"""Randomness is an argument: the global generator is used for a moment and given back as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Nouns that every room shares. No logic beyond checking themselves.
+"""Types that the whole package shares; they check themselves and do little else.
 
 Shape legend: b samples in a batch, n samples in a table, e exits (the last is the full net),
 k classes, s stages, g gated stages, c channels, h height, w width.
@@ -24,7 +24,7 @@ BatchNormMode = Literal["running", "batch"]
 
 
 MOST_MEAN = 2.0
-"""Means of pixels in [0, 1] are within it; a few nets want other offsets, none of tens."""
+"""Largest mean that is taken. Those of pixels in [0, 1] are below; a few nets use other offsets, but none of tens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class InputSpec:
         return (x - mean) / std
 
     def pixels(self, x: Tensor) -> Tensor:
-        """The way back: what the model expects ``[b c h w]`` to pixels in [0, 1], for pictures."""
+        """The inverse of `normalize`: what the model expects ``[b c h w]`` to pixels in [0, 1], for pictures."""
         mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x * std + mean).clamp(0, 1)
@@ -76,13 +76,13 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a dynamic run answers: ``logits [b k]``, ``exit [b]`` (int64, from 0) and ``macs [b]`` (int64)."""
+    """What a dynamic run gives: ``logits [b k]``, ``exit [b]`` (int64, from 0) and ``macs [b]`` (int64)."""
 
     logits: Tensor
     exit: Tensor
     macs: Tensor
     ran: Tensor | None = None
-    """Which gated stages each sample ran ``[b g]`` (bool); ``None`` where no gate was asked."""
+    """Which gated stages each sample ran ``[b g]`` (bool); ``None`` where gates were not used."""
 
 
 @runtime_checkable

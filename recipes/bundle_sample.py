@@ -36,13 +36,13 @@ def main(config: Config) -> dict[str, float]:
     train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
     draw = torch.Generator().manual_seed(config.seed)
     calibration = torch.randperm(len(train), generator=draw)[: config.calibration].sort().values
-    judged = torch.randperm(len(test), generator=draw)[: config.test].sort().values
+    evaluation = torch.randperm(len(test), generator=draw)[: config.test].sort().values
     with replaced_file(config.out) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             calibration=train.pixels[calibration, 0].numpy(),
-            test_x=test.pixels[judged, 0].numpy(),
-            test_y=test.y[judged].numpy().astype(np.uint8),
+            test_x=test.pixels[evaluation, 0].numpy(),
+            test_y=test.y[evaluation].numpy().astype(np.uint8),
         )
     content = config.out.read_bytes()
     print(f"{config.out}: {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")

@@ -1,4 +1,4 @@
-"""Attention of later layers, distilled into the exits of a frozen net, then detached: exits cost what they cost before.
+"""Attention of later layers, distilled into the exits of a frozen net, then detached: exits cost no more than before.
 
 With labels, with unlabelled images, or with no image at all (`rows=labels|unlabelled|bank`); beside it plain exits that
 learned from the same samples for as many steps. Run `python recipes/prune_attention.py`; a killed run goes on.
@@ -25,7 +25,7 @@ class Config:
     after: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6)
     later: Literal["deepest", "next"] = "deepest"
     anneal: bool = True
-    """Fade the exits' own masks out, so that nothing of them is left; else they stay, and are paid for."""
+    """Fade the exits' own masks out, so that nothing of them is left; otherwise they stay, and their MACs count."""
     attention: float = 1.0
     temperature: float = 4.0
     steps: int = 4000
@@ -45,10 +45,10 @@ SMOKE = replace(PAPER, after=(0.3, 0.6), steps=3, taught=32, test=64, batch=16, 
 def main(config: Config) -> dict[str, object]:
     opened = dx.open_model(config.model)
     test = dx.data.fashion_mnist("test").subset(torch.arange(config.test))
-    source = rows(config, opened)
+    source = samples(config, opened)
     staged = dx.split(opened.model, torch.zeros(1, *opened.spec.shape), after=config.after)
     net = dx.attach(staged, dx.default_heads(opened.num_classes), seed=config.seed)
-    plain = dx.prune.transfer_attention(net, source, fitting(config, "plain"), weight=0.0, batch_size=config.batch)
+    plain = dx.prune.transfer_attention(net, source, fitting(config, "plain"), weight=0.0)
     auxiliary = dx.prune.distill_attention(
         dx.prune.lend_attention(net, later=config.later, seed=config.seed),
         source,
@@ -56,7 +56,6 @@ def main(config: Config) -> dict[str, object]:
         anneal=config.anneal,
         attention=config.attention,
         temperature=config.temperature,
-        batch_size=config.batch,
     )
     detached = dx.prune.detach(auxiliary)
     where = config.folder / "net"
@@ -72,7 +71,7 @@ def main(config: Config) -> dict[str, object]:
     }
 
 
-def rows(config: Config, opened: dx.Opened) -> dx.Source:
+def samples(config: Config, opened: dx.Opened) -> dx.Source:
     if config.rows == "bank":
         return dx.synthesize(
             opened.model, shape=opened.spec.shape, n=config.taught, seed=config.seed, spec=opened.spec, method="fitted"
@@ -85,7 +84,11 @@ def rows(config: Config, opened: dx.Opened) -> dx.Source:
 
 def fitting(config: Config, name: str) -> dx.FitConfig:
     return dx.FitConfig(
-        steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=config.folder / config.rows / f"{name}.ckpt"
+        steps=config.steps,
+        lr=config.lr,
+        batch_size=config.batch,
+        seed=config.seed,
+        checkpoint=config.folder / config.rows / f"{name}.ckpt",
     )
 
 

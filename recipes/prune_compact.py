@@ -53,9 +53,17 @@ def main(config: Config) -> dict[str, object]:
         train = dx.data.fashion_mnist("train").subset(torch.arange(config.taught))
         source = train if config.rows == "labels" else train.unlabelled()
     where = config.folder / f"{config.student}_{config.rows}"
-    fitting = dx.FitConfig(steps=config.steps, lr=config.lr, seed=config.seed, checkpoint=where.with_suffix(".ckpt"))
-    augment = None if config.rows == "bank" else dx.data.augment
-    taught = dx.prune.distill_static(student, opened.model, source, fitting, batch_size=config.batch, augment=augment)
+    taught = dx.prune.distill_static(
+        student,
+        opened.model,
+        source,
+        augment=None if config.rows == "bank" else dx.data.augment,
+        steps=config.steps,
+        lr=config.lr,
+        batch_size=config.batch,
+        seed=config.seed,
+        checkpoint=where.with_suffix(".ckpt"),
+    )
     save_file(taught.state_dict(), where.with_suffix(".safetensors"))
     example = torch.zeros(1, *opened.spec.shape)
     return {

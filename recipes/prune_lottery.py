@@ -91,9 +91,9 @@ def layers(net: nn.Module) -> list[tuple[nn.Module, str]]:
 
 def masks(net: nn.Module, share: float, method: type = prune.L1Unstructured) -> list[torch.Tensor]:
     """Which weights stay when this share of all goes, the smallest first."""
-    found = copy.deepcopy(net)
-    prune.global_unstructured(layers(found), method, amount=share)
-    return [module.weight_mask for module, _ in layers(found)]
+    masked = copy.deepcopy(net)
+    prune.global_unstructured(layers(masked), method, amount=share)
+    return [module.weight_mask for module, _ in layers(masked)]
 
 
 @torch.no_grad()

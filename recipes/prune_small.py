@@ -1,4 +1,4 @@
-"""Exits, pruned channels and 8 bits together: a static net made dynamic, then smaller, then coarser, without labels.
+"""Exits, pruned channels and 8 bits together: a static net made dynamic, then smaller, without labels.
 
 500 unlabelled images (those that ship with dynext) are all it sees; milliseconds are those of the static float net and
 of the result side by side. Run `python recipes/prune_small.py budget=0.5`; a killed fine-tuning goes on.
@@ -54,39 +54,33 @@ def main(config: Config) -> dict[str, object]:
     net = dx.attach(staged, dx.default_heads(opened.num_classes), seed=config.seed)
     net = dx.distill(net, opened.model, bank, steps=config.exit_steps, seed=config.seed)
     net = dx.distill(net, opened.model, images, steps=config.exit_steps, seed=config.seed)
-    made = dx.prune.make_smaller(
+    pruned = dx.prune.make_smaller(
         net,
         images,
-        budget=config.budget,
-        by=config.by,
+        remove=dx.prune.Removal(budget=config.budget, by=config.by),
+        bits=config.bits,
         steps=config.steps,
         lr=config.lr,
-        bits=config.bits,
         seed=config.seed,
         checkpoint=config.folder / "finetune.ckpt",
     )
-    print(made)
-    seen = dx.collect(made.net, images)
+    print(pruned)
+    seen = dx.collect(pruned.net, images)
     policy = dx.choose(seen, max_drop=config.max_drop, temperature=dx.calibrate(seen))
-    table = dx.collect(made.net, test, rows=f"{len(test):,} test images")
-    found = dx.report(table, policy)
-    print(found)
+    report = dx.report(dx.collect(pruned.net, test, rows=f"{len(test):,} test images"), policy)
+    print(report)
     static = float(dx.collect(net, test).right_ne[:, -1].double().mean())
     x = test.take(torch.arange(64)).x
-    timings = dx.side_by_side(opened.model, made.net, policy, x, batches=(1,))
-    dx.save(made.net, config.folder / "net", policy=policy, spec=opened.spec, model_recipe=opened.recipe, table=seen)
+    timings = dx.side_by_side(opened.model, pruned.net, policy, x, batches=(1,))
+    dx.save(pruned.net, config.folder / "net", policy=policy, spec=opened.spec, model_recipe=opened.recipe, table=seen)
     return {
         "static_accuracy": static,
-        "full_net_after": found.static_accuracy,
-        "accuracy": found.accuracy,
-        "macs_share": found.macs / opened_macs(staged),
+        "full_net_after": report.static_accuracy,
+        "accuracy": report.accuracy,
+        "macs_share": report.macs / staged.macs,
         "speedup_batch_1": timings[0].speedup,
         "net": str(config.folder / "net"),
     }
-
-
-def opened_macs(staged: dx.graph.StagedNet) -> int:
-    return sum(int(stage.macs) for stage in staged.stages)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ SMOKE = replace(PAPER, depth=8, width=4, epochs=(0.25, 0.25), rows=512, batch=32
 def main(config: Config) -> dict[str, float]:
     train, test = dx.data.fashion_mnist("train"), dx.data.fashion_mnist("test")
     if config.rows is not None:
-        train, test = (rows.subset(torch.arange(config.rows)) for rows in (train, test))
+        train, test = (part.subset(torch.arange(config.rows)) for part in (train, test))
     with dx.seeded(config.seed):
         net = dx.models.ResNet(config.depth, width=config.width, channels=1)
     net = net.to(memory_format=torch.channels_last)
@@ -80,9 +80,9 @@ def main(config: Config) -> dict[str, float]:
     return figures
 
 
-def _step(train: dx.data.Samples, rows: int, small: float) -> Callable[..., torch.Tensor]:
+def _step(train: dx.data.Samples, batch_size: int, small: float) -> Callable[..., torch.Tensor]:
     def step(module: torch.nn.Module, draw: torch.Generator, done: float) -> torch.Tensor:
-        batch = train.take(torch.randint(len(train), (rows,), generator=draw))
+        batch = train.take(torch.randint(len(train), (batch_size,), generator=draw))
         x = dx.data.augment(batch.x, draw)
         x = F.avg_pool2d(x, 2) if done < small else x
         return F.cross_entropy(module(x.contiguous(memory_format=torch.channels_last)), batch.y)
@@ -95,9 +95,9 @@ def _state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _accuracy(net: torch.nn.Module, rows: dx.data.Samples) -> float:
-    right = sum(int((net(batch.x).argmax(1) == batch.y).sum()) for batch in rows)
-    return right / len(rows)
+def _accuracy(net: torch.nn.Module, test: dx.data.Samples) -> float:
+    right = sum(int((net(batch.x).argmax(1) == batch.y).sum()) for batch in test)
+    return right / len(test)
 
 
 if __name__ == "__main__":

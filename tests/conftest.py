@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from dynext.data.datasets import Samples, fashion_mnist
+from dynext.data.datasets import fashion_mnist
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]

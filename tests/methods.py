@@ -13,7 +13,7 @@ import torch
 from zoo import NETS
 
 import dynext as dx
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.modules.exits import Heads
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy

@@ -17,7 +17,7 @@ class Config:
 
     steps: int = 100
     lr: float = 0.1
-    rows: int | None = None
+    samples: int | None = None
     out: Path = Path("here")
     kind: Literal["adam", "sgd"] = "adam"
     shares: tuple[float, ...] = (0.5,)
@@ -35,8 +35,8 @@ SMOKE = replace(PAPER, steps=2)
     [
         ("steps=7", "steps", 7),
         ("--lr=1e-3", "lr", 1e-3),
-        ("rows=none", "rows", None),
-        ("rows=12", "rows", 12),
+        ("samples=none", "samples", None),
+        ("samples=12", "samples", 12),
         ("out=a/b", "out", Path("a/b")),
         ("kind=sgd", "kind", "sgd"),
         ("shares=.1,.2", "shares", (0.1, 0.2)),

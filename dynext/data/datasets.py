@@ -1,28 +1,25 @@
-"""Data sets as Sources: Fashion-MNIST, CIFAR-10, Omniglot, digits, image folders, arrays.
-
-Pixels stay uint8 in memory; samples are normalized when they are drawn.
-"""
+"""Data sets as Sources: Fashion-MNIST, CIFAR-10, Omniglot, digits, image folders, arrays."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dynext.data.bundled import bundled_file
 from dynext.data.fashion_mnist_files import fashion_file, read_idx
-from dynext.data.image_files import SUFFIXES, class_names, image, image_files, shown
-from dynext.data.omniglot_files import Part, omniglot_images
+from dynext.data.image_files import SUFFIXES, class_names, image, image_files, is_visible
+from dynext.data.omniglot_files import OmniglotPart, omniglot_images
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
-from dynext.types import Batch, BatchNormMode, InputSpec, Source
+from dynext.types import InputSpec, Source
 
 Split = Literal["train", "test"]
 
@@ -33,48 +30,7 @@ FASHION_SPEC = InputSpec(shape=(1, 28, 28), mean=(0.2860,), std=(0.3530,))
 CIFAR10_SPEC = InputSpec(shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """The normalization of the public CIFAR-10 ResNets (ImageNet's figures)."""
 UNIT = {"mean": (0.5,), "std": (0.5,)}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Samples:
-    """A Source held in memory: pixels ``[n c h w]`` (uint8, or float in [0, 1]) and labels ``[n]`` or ``None``."""
-
-    pixels: Tensor
-    spec: InputSpec
-    y: Tensor | None = None
-    batch_size: int = 256
-    bn: BatchNormMode = "running"
-
-    def __post_init__(self) -> None:
-        if tuple(self.pixels.shape[1:]) != self.spec.shape:
-            raise SourceError(
-                f"samples have shape {tuple(self.pixels.shape[1:])}, the model expects {self.spec.shape}; "
-                f"resize them or change the channels (a folder of image files is fitted on its own)"
-            )
-        if self.y is not None and len(self.y) != len(self.pixels):
-            raise SourceError(f"{len(self.y)} labels for {len(self.pixels)} samples; give one each")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.spec.shape
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self), self.batch_size):
-            yield self.take(torch.arange(start, min(start + self.batch_size, len(self))))
-
-    def take(self, index: Tensor) -> Batch:
-        """The samples at ``index [b]``, normalized."""
-        return Batch(x=self.spec.normalize(self.pixels[index]), y=None if self.y is None else self.y[index])
-
-    def subset(self, index: Tensor) -> Samples:
-        return replace(self, pixels=self.pixels[index], y=None if self.y is None else self.y[index])
-
-    def unlabelled(self) -> Samples:
-        """The same samples without their labels, for everything that must not see one."""
-        return replace(self, y=None)
+"""The normalization that brings gray pixels to [-1, 1]."""
 
 
 def fashion_mnist(split: Split, *, root: Path | str | None = None, download: bool = False) -> Samples:
@@ -121,14 +77,14 @@ def cifar10(split: Split, *, root: Path | str) -> Samples:
     from torchvision.datasets import CIFAR10
 
     try:
-        found = CIFAR10(str(root), train=split == "train")
+        published = CIFAR10(str(root), train=split == "train")
     except RuntimeError as error:
         hint = "torchvision.datasets.CIFAR10(root, download=True) puts it there"
         raise SourceError(f"CIFAR-10 is not under {root} ({error}); {hint}") from error
-    return Samples(pixels=_pixels(found.data, CIFAR10_SPEC), y=torch.tensor(found.targets), spec=CIFAR10_SPEC)
+    return Samples(pixels=_pixels(published.data, CIFAR10_SPEC), y=torch.tensor(published.targets), spec=CIFAR10_SPEC)
 
 
-def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Samples:
+def omniglot(part: OmniglotPart, *, root: Path | str | None = None, side: int = 28, download: bool = False) -> Samples:
     """Omniglot's characters as classes, twenty images ``[1 side side]`` of each, strokes white on black.
 
     ``root`` is its zip, the folder that this unpacks to, or a folder with either; with ``download=True`` fetched into
@@ -146,14 +102,14 @@ def omniglot(part: Part, *, root: Path | str | None = None, side: int = 28, down
 
 
 def digits(*, side: int = 8) -> Samples:
-    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, or larger by interpolation; they come with that package.
+    """Scikit-learn's 1,797 handwritten digits ``[1 8 8]``, which come with that package; larger by interpolation.
 
     Raises:
         SourceError: less than one pixel.
     """
     if side < 1:
         raise SourceError(f"side={side}; give 1 pixel or more, 8 for the digits as they are")
-    from sklearn.datasets import load_digits  # brings scipy's sparse half along
+    from sklearn.datasets import load_digits  # only here: its import takes long
 
     x, y = load_digits(return_X_y=True)
     pixels = torch.from_numpy(x).float().reshape(-1, 1, 8, 8) / 16
@@ -170,15 +126,15 @@ def array(path: Path | str, spec: InputSpec) -> Samples:
     try:
         with Path(path).open("rb") as file:  # given a path, NumPy leaves a damaged file open
             loaded = np.load(file, allow_pickle=False)
-            columns = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        x, y = columns["x"], columns.get("y")
+            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        x, y = arrays["x"], arrays.get("y")
     except KeyError as error:
-        held = ", ".join(map(repr, columns)) or "nothing"
+        held = ", ".join(map(repr, arrays)) or "nothing"
         raise SourceError(f"{path} holds {held}; save the pixels as 'x', and labels, if any, as 'y'") from error
     except FileNotFoundError as error:
         raise SourceError(f"no file {path}; name a .npz with samples under 'x', or a .npy") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # NumPy's own words advise to unpickle whatever it is
+        # NumPy's own message would advise to unpickle it
         raise SourceError(
             f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
             f"give a .npz with samples under 'x', a .npy, or a folder of images"
@@ -211,25 +167,25 @@ def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
 
 
 def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Samples:
-    """Unlabelled samples from whatever holds some: an image folder, a ``.npz`` or ``.npy``, pixels, or a Source.
+    """Unlabelled samples from an image folder, a ``.npz`` or ``.npy`` file, an array of pixels, or a Source.
 
-    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are left behind.
+    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are dropped.
 
     Raises:
         SourceError: nothing that can be read, no sample, or samples of another shape than ``spec``.
     """
     if isinstance(rows, str | Path):
-        found = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
+        samples = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
     elif isinstance(rows, np.ndarray | Tensor):
-        found = Samples(pixels=_pixels(rows, spec), spec=spec)
+        samples = Samples(pixels=_pixels(rows, spec), spec=spec)
     elif isinstance(rows, Samples):
-        found = replace(rows, spec=spec, y=None)
+        samples = replace(rows, spec=spec, y=None)
     else:
         parts = [getattr(rows, "spec", spec).pixels(batch.x) for batch in rows] or [torch.empty(0, *spec.shape)]
-        found = Samples(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
-    if not len(found):
+        samples = Samples(pixels=torch.cat(parts), spec=spec, bn=rows.bn)
+    if not len(samples):
         raise SourceError("there is not one sample among the given ones; give some unlabelled samples")
-    return found
+    return samples
 
 
 def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Samples:
@@ -248,8 +204,8 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
     names = class_names(folder)
     if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
         raise SourceError(f"{folder} holds images outside sub-folders; labelled samples need one sub-folder a class")
-    empty = [p for p in folder.iterdir() if labelled and p.is_dir() and shown(p.name) and p.name not in names]
-    if empty:  # the classes behind it would all be numbered one less
+    empty = [p for p in folder.iterdir() if labelled and p.is_dir() and is_visible(p.name) and p.name not in names]
+    if empty:  # left out, it would shift the numbers of all classes after it
         raise SourceError(f"sub-folder {min(empty)} holds no image; put some of its class there, or remove it")
     if limit is not None and limit < len(files):
         # Spread over the folder: files are often sorted by class, and the first ones then show one class alone.
@@ -259,19 +215,3 @@ def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit
         pixels[i] = image(file, spec)
     y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
     return Samples(pixels=pixels, y=y, spec=spec)
-
-
-def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> Tensor:
-    """Samples ``[b c h w]`` shifted by up to ``pad`` pixels (zeros come in) and mirrored half of the time."""
-    b, _, h, w = x.shape
-    padded = F.pad(x, (pad, pad, pad, pad))
-    top = torch.randint(2 * pad + 1, (b,), generator=draw)
-    left = torch.randint(2 * pad + 1, (b,), generator=draw)
-    columns = torch.arange(w).expand(b, w)
-    if flip:
-        mirrored = torch.rand(b, 1, generator=draw) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    rows_bh = top[:, None] + torch.arange(h)
-    columns_bw = left[:, None] + columns
-    index_b = torch.arange(b)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index_b, rows_bh[:, :, None], columns_bw[:, None, :]].permute(0, 3, 1, 2)

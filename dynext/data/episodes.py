@@ -1,4 +1,4 @@
-"""Few-shot episodes: N classes, K images of each to learn from, Q of each to be judged on; and splits by class.
+"""Few-shot episodes: N classes, K images of each to learn from, Q of each to be evaluated on; and splits by class.
 
 Shapes: n samples, w classes of an episode (its way).
 """
@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import Batch
@@ -20,7 +20,7 @@ from dynext.types import Batch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
-    """Samples to learn from and samples to be judged on, labels ``0 .. way - 1``."""
+    """Samples to learn from and samples to be evaluated on, labels ``0 .. way - 1``."""
 
     support: Batch
     query: Batch
@@ -60,7 +60,7 @@ class Episodes:
         if least < self.shot + self.query:
             raise SourceError(
                 f"class {label} has {least} {'image' if least == 1 else 'images'}; {self.shot} to learn from and "
-                f"{self.query} to be judged on need {self.shot + self.query} of each class"
+                f"{self.query} to be evaluated on need {self.shot + self.query} of each class"
             )
 
     @property
@@ -69,8 +69,8 @@ class Episodes:
 
     @property
     def about(self) -> str:
-        """What tells these episodes from others, for checkpoints."""
-        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} samples"
+        """What tells these episodes from others; part of a checkpoint's identity, so that its words stay."""
+        return f"{self.shot} + {self.query} of {self.way} among {len(self.members)} classes, {len(self.rows)} rows"
 
     @cached_property
     def members(self) -> dict[int, Tensor]:
@@ -78,14 +78,14 @@ class Episodes:
         return members_of(self.rows)
 
     def draw(self, draw: Generator) -> Episode:
-        """An episode by a generator's state."""
+        """The episode that a generator's state gives."""
         members, labels = self.members, list(self.members)
         picked = [labels[i] for i in torch.randperm(len(labels), generator=draw)[: self.way].tolist()]
         each = self.shot + self.query
         taken = [members[c][torch.randperm(len(members[c]), generator=draw)[:each]] for c in picked]
         return Episode(
-            support=self._batch([rows[: self.shot] for rows in taken]),
-            query=self._batch([rows[self.shot :] for rows in taken]),
+            support=self._batch([index[: self.shot] for index in taken]),
+            query=self._batch([index[self.shot :] for index in taken]),
             classes=tuple(picked),
         )
 
@@ -103,7 +103,7 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SameClasses:
-    """Episodes over one fixed set of classes: other samples each time, the labels stay. For exits as the only tasks.
+    """Episodes over one fixed set of classes: other samples each time, the same labels. For learning across exits only.
 
     Raises:
         SourceError: no labels, or fewer samples than an episode takes.
@@ -117,7 +117,7 @@ class SameClasses:
         labels_of(self.rows)
         if min(self.support, self.query) < 1 or self.support + self.query > len(self.rows):
             raise SourceError(
-                f"{self.support} samples to learn from and {self.query} to be judged on, out of {len(self.rows)}; "
+                f"{self.support} samples to learn from and {self.query} to be evaluated on, out of {len(self.rows)}; "
                 f"give 1 or more of each, and no more than there are"
             )
 
@@ -131,8 +131,8 @@ class SameClasses:
 
     @property
     def about(self) -> str:
-        """What tells these episodes from others, for checkpoints."""
-        return f"{self.support} + {self.query} of {len(self.rows)} samples"
+        """What tells these episodes from others; part of a checkpoint's identity, so that its words stay."""
+        return f"{self.support} + {self.query} of {len(self.rows)} rows"
 
     def draw(self, draw: Generator) -> Episode:
         index = torch.randperm(len(self.rows), generator=draw)[: self.support + self.query]
@@ -140,30 +140,35 @@ class SameClasses:
         return Episode(support=support, query=query, classes=tuple(range(self.way)))
 
 
-def labels_of(rows: Samples) -> Tensor:
-    """The labels ``[n]``. Raises SourceError where there are none, one below 0, or something else."""
-    if rows.y is None:
+def labels_of(samples: Samples) -> Tensor:
+    """The labels ``[n]``.
+
+    Raises:
+        SourceError: there are none, or they are no numbers of classes from 0 on.
+    """
+    if samples.y is None:
         raise SourceError("the samples have no labels, and episodes are drawn by class; give labelled samples")
-    if rows.y.ndim != 1 or rows.y.is_floating_point():
+    if samples.y.ndim != 1 or samples.y.is_floating_point():
         raise SourceError(
-            f"labels {list(rows.y.shape)} of {rows.y.dtype}; give each sample the number of its class, counted from 0"
+            f"labels {list(samples.y.shape)} of {samples.y.dtype}; give each sample the number of its class, counted "
+            f"from 0"
         )
-    if len(rows) and int(rows.y.min()) < 0:
-        raise SourceError(f"a label of {int(rows.y.min())}; number classes from 0, and leave unlabelled samples out")
-    return rows.y
+    if len(samples) and int(samples.y.min()) < 0:
+        raise SourceError(f"a label of {int(samples.y.min())}; number classes from 0, and leave unlabelled samples out")
+    return samples.y
 
 
-def members_of(rows: Samples) -> dict[int, Tensor]:
+def members_of(samples: Samples) -> dict[int, Tensor]:
     """Numbers of the samples of each class that has any."""
-    y = labels_of(rows)
+    y = labels_of(samples)
     classes, counts = y.unique(return_counts=True)
     parts = y.argsort(stable=True).split(counts.tolist())
     return dict(zip(classes.tolist(), parts, strict=True))
 
 
-def class_sizes(rows: Samples) -> dict[int, int]:
+def class_sizes(samples: Samples) -> dict[int, int]:
     """How many samples each class has, of those that have any."""
-    classes, counts = labels_of(rows).unique(return_counts=True)
+    classes, counts = labels_of(samples).unique(return_counts=True)
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
@@ -180,20 +185,20 @@ def split_classes(rows: Samples, counts: Sequence[int], *, seed: int = 0) -> lis
         )
     labels = list(members)
     order = [labels[i] for i in torch.randperm(len(labels), generator=generator(seed)).tolist()]
-    found, start = [], 0
+    parts, start = [], 0
     for count in counts:
         picked = sorted(order[start : start + count])
         start += count
         index = torch.cat([members[c] for c in picked])
         y = torch.cat([torch.full((len(members[c]),), label) for label, c in enumerate(picked)])
-        found.append(replace(rows.subset(index), y=y))
-    return found
+        parts.append(replace(rows.subset(index), y=y))
+    return parts
 
 
 def with_rotations(rows: Samples) -> Samples:
-    """``rows`` and three more of each, turned by 90, 180 and 270 degrees; a class turned is a class of its own.
+    """``rows`` and each of them turned by 90, 180 and 270 degrees; a class turned is a class of its own.
 
-    Turn after splitting by class, or a class and its turned twin stand on both sides.
+    Split by class first and turn afterwards: otherwise a class and its turned copies end up on different sides.
 
     Raises:
         SourceError: no labels, or samples that are not square images.

@@ -12,14 +12,6 @@ import numpy as np
 from dynext.data.download import fetch
 from dynext.errors import SourceError
 
-URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-MD5 = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
-
 
 def fashion_file(name: str, root: Path | str | None, download: bool) -> Path:
     """Where a file of Fashion-MNIST lies: under ``root``, else in the usual places; fetched if that is allowed.
@@ -36,7 +28,10 @@ def fashion_file(name: str, root: Path | str | None, download: bool) -> Path:
             if candidate.exists():
                 return candidate
     if download:
-        return fetch(URL + name, Path(root) / name if root else cache / name, MD5[name])
+        from torchvision.datasets import FashionMNIST
+
+        url, md5 = FashionMNIST.mirrors[0] + name, dict(FashionMNIST.resources)[name]
+        return fetch(url, Path(root) / name if root else cache / name, md5)
     raise SourceError(
         f"Fashion-MNIST ({name}) is in none of {', '.join(map(str, folders))}; "
         f"install Debian's dataset-fashion-mnist, name its folder, or allow the download (download=True)"

@@ -1,4 +1,4 @@
-"""Images as files: which of a folder's files are some, of which class, and the pixels of one."""
+"""Images as files: which files of a folder are images, of which class each is, and the pixels of one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def class_names(folder: Path | str) -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files under ``folder`` in order, but for hidden ones: what editors and file managers leave there."""
+    """Image files under ``folder`` in order, without the hidden ones that editors and file managers leave there."""
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    return [p for p in files if all(map(shown, p.relative_to(folder).parts))]
+    return [p for p in files if all(map(is_visible, p.relative_to(folder).parts))]
 
 
-def shown(name: str) -> bool:
+def is_visible(name: str) -> bool:
     """Whether a file or a folder of this name is not a hidden one."""
     return not name.startswith(".") and name != "__MACOSX"
 

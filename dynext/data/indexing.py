@@ -12,9 +12,7 @@ from dynext.types import Batch, Source
 
 
 def by_index(source: Source) -> Callable[[Tensor], Batch]:
-    """``take(index [b])``: banks and data sets give samples by number; what can only be iterated is read into
-    memory.
-    """
+    """The function ``take(index [b])`` of a source; one that can only be iterated is read into memory for it."""
     take = getattr(source, "take", None)
     if take is not None:
         return take
@@ -26,7 +24,7 @@ def by_index(source: Source) -> Callable[[Tensor], Batch]:
 
 
 def check_samples(source: Source, shape: tuple[int, ...], *, least: int = 1, name: str = "the source") -> None:
-    """That ``source`` holds samples of the one ``shape`` that a model expects, and enough of them.
+    """Check that ``source`` holds samples of the one ``shape`` that a model expects, and enough of them.
 
     Raises:
         SourceError: fewer than ``least``, or of another shape; ``name`` says which source is meant.
@@ -44,7 +42,7 @@ def check_labels(y_b: Tensor, num_classes: int) -> None:
         SourceError: one below 0 or beyond the last class, or labels that are no int64.
     """
     if y_b.dtype != torch.int64 or not len(y_b) or not 0 <= int(y_b.min()) <= int(y_b.max()) < num_classes:
-        found = f"from {int(y_b.min())} to {int(y_b.max())}" if len(y_b) else "without a sample"
+        span = f"from {int(y_b.min())} to {int(y_b.max())}" if len(y_b) else "without a sample"
         raise SourceError(
-            f"labels {found} of {y_b.dtype}; the net has {num_classes} classes: give int64 from 0 to {num_classes - 1}"
+            f"labels {span} of {y_b.dtype}; the net has {num_classes} classes: give int64 from 0 to {num_classes - 1}"
         )

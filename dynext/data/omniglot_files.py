@@ -18,34 +18,32 @@ import numpy as np
 from dynext.data.download import fetch
 from dynext.errors import SourceError
 
-Part = Literal["background", "evaluation", "small1", "small2"]
+OmniglotPart = Literal["background", "evaluation", "small1", "small2"]
 """Lake's 30 and 20 alphabets, and the two small sets of five and six background alphabets."""
 
-URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 FILES = {
     "background": "images_background",
     "evaluation": "images_evaluation",
     "small1": "images_background_small1",
     "small2": "images_background_small2",
 }
-MD5 = {
-    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
-    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+SMALL_MD5 = {
     "images_background_small1": "e704a628b5459e08445c13499850abc4",
     "images_background_small2": "b75a71a51d3b13f821f212756fe481fd",
 }
+"""Of the zips that torchvision does not know."""
 
 
 def omniglot_images(
-    part: Part, root: Path | str | None, side: int, download: bool
+    part: OmniglotPart, root: Path | str | None, side: int, download: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Pixels ``[n side side]`` (uint8, strokes white on black), class numbers ``[n]``, and ``Alphabet/character``.
 
     Raises:
         SourceError: no such part, it is nowhere, cannot be fetched, is another file, or is damaged.
     """
-    if part not in get_args(Part):
-        raise SourceError(f"no part {part!r} of Omniglot; give one of {', '.join(get_args(Part))}")
+    if part not in get_args(OmniglotPart):
+        raise SourceError(f"no part {part!r} of Omniglot; give one of {', '.join(get_args(OmniglotPart))}")
     if side < 4:
         raise SourceError(f"side={side}; give 4 pixels or more")
     place = _place(FILES[part], root, download)
@@ -66,8 +64,8 @@ def omniglot_images(
     return np.stack(pixels), np.array(labels, dtype=np.int64), tuple(names)
 
 
-def _check_part(name: str, part: Part) -> None:
-    """Refuse files of another part: who names one zip for both would test on what was trained on."""
+def _check_part(name: str, part: OmniglotPart) -> None:
+    """Refuse files of another part: with one zip named for both, a net would be tested on what it was trained on."""
     above = Path(name).parts[-4:-3]
     strange = [known for known, stem in FILES.items() if (stem,) == above and known != part]
     if strange:
@@ -89,7 +87,10 @@ def _place(stem: str, root: Path | str | None, download: bool) -> Path:
     if root is not None and any(folder.glob("*/character*/*.png")):
         return folder
     if download:
-        return fetch(f"{URL}{stem}.zip", folder / f"{stem}.zip", MD5[stem])
+        from torchvision.datasets import Omniglot
+
+        url, md5 = f"{Omniglot.download_url_prefix}/{stem}.zip", {**Omniglot.zips_md5, **SMALL_MD5}[stem]
+        return fetch(url, folder / f"{stem}.zip", md5)
     raise SourceError(
         f"Omniglot ({stem}) is in none of {', '.join(map(str, inner))}; give its folder or zip (root=...), "
         f"or allow the download (download=True)"
@@ -100,7 +101,7 @@ def _files(place: Path) -> Iterator[tuple[str, bytes]]:
     """Image files in the order of their names, so that class numbers do not depend on the file system."""
     if place.is_dir():
         for path in sorted(place.glob("**/character*/*.png")):
-            if not path.name.startswith("."):  # what file managers leave there
+            if not path.name.startswith("."):  # file managers leave such files
                 yield str(path), path.read_bytes()
         return
     try:
@@ -109,7 +110,7 @@ def _files(place: Path) -> Iterator[tuple[str, bytes]]:
                 strange = name.startswith("__MACOSX") or Path(name).name.startswith(".")
                 if name.endswith(".png") and "/character" in name and not strange:
                     yield name, archive.read(name)
-    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it wants a password
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: it needs a password
         raise SourceError(f"{place} is no zip that can be read ({error}); fetch it again") from error
 
 

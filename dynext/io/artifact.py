@@ -1,10 +1,10 @@
-"""A dynamic net as a folder: weights in safetensors, everything else in JSON. Nothing is pickled, no code is kept.
+"""A dynamic net as a folder: weights in safetensors, everything else in JSON; no pickles, no code.
 
 ==================== =========================================================================================
 ``net.json``         how to build the static net again, cuts, exits, gates, policy, cost table, provenance, versions
 ``net.safetensors``  every tensor of the dynamic net; tied tensors once
 ``table.safetensors`` the table that the policy was chosen on, if there was one
-``report.html``      the report, if one was written
+``report.html``      the report, if the caller writes one
 ==================== =========================================================================================
 """
 
@@ -14,7 +14,7 @@ import copy
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,11 +44,13 @@ from dynext.types import InputSpec
 
 FORMAT, VERSION = "dynext", 1
 CARD, WEIGHTS, TABLE, PAGE = "net.json", "net.safetensors", "table.safetensors", "report.html"
+FILES = (CARD, WEIGHTS, TABLE, PAGE)
+"""What belongs to one net and goes when another one takes its place."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Artifact:
-    """What a folder held: the net in evaluation on the CPU, when to stop, what it expects, how it came about."""
+    """The content of a folder: the net, in evaluation on the CPU, its policy and inputs, and where it comes from."""
 
     net: DynamicNet
     policy: Policy
@@ -72,25 +74,26 @@ def save(
     class_names: Sequence[str] | None = None,
     table: ExitTable | None = None,
     provenance: Mapping[str, Any] | None = None,
-    page: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write ``net`` and all that belongs to it into ``folder``; returns the folder.
 
-    A net that is already there is replaced when the new one is complete, not before; other files in it stay.
+    A net that is already there is replaced when the new one is complete, not before; its report goes, files of others
+    stay. To write more files at the same instant, save into the folder that `dynext.atomic.replaced_folder` gives.
 
     Args:
         model_recipe: `Opened.recipe`, by which `load` builds the static net; without it `load` needs ``model=``.
-        table: what the policy was chosen on. provenance: JSON; seeds, samples, steps, commands.
-        page: writes the report to the path it is given (`dynext.reporting.page.write_page`).
+        table: what the policy was chosen on.
+        provenance: JSON about how the net was made: seeds, samples, steps, commands.
 
     Raises:
         ArtifactError: the folder holds something else, or something is no JSON.
-        PolicyError, ModelError: the policy, or the samples' shape or number of class names, are another net's.
+        PolicyError, ModelError: the policy, the samples' shape or the number of class names do not fit the net.
     """
     net.check_policy(policy)
     net.check_described(spec, class_names)
     folder = Path(folder)
-    with replaced_folder(folder, mark=CARD, owned=(CARD, WEIGHTS, TABLE, PAGE)) as partial:
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    with replaced_folder(folder, mark=CARD, owned=FILES) as partial:
         tensors, shared = _unshared(net.state_dict())
         save_file(tensors, partial / WEIGHTS)
         card = {
@@ -99,7 +102,7 @@ def save(
             "model": None if model_recipe is None else dict(model_recipe),
             "input": asdict(spec),
             "class_names": None if class_names is None else list(class_names),
-            "dtype": str(_dtype(net)).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "stages": _stages(net.staged),
             "cosine_classes": net.num_classes if net.staged.cosine else None,
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
@@ -115,8 +118,6 @@ def save(
         (partial / CARD).write_text(_json(card), encoding="utf-8")
         if table is not None:
             table.save(partial / TABLE)
-        if page is not None:
-            page(partial / PAGE)
     return folder
 
 
@@ -157,38 +158,33 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     except DynextError as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        told = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ArtifactError(f"{folder / CARD} is damaged ({told}); convert the net again") from error
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(f"{folder / CARD} is damaged ({reason}); convert the net again") from error
 
 
 def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, on the CPU, and the names of its twins: ``{twin: name}``."""
+    """Each tensor once, on the CPU, and the further names of tied ones, ``{further name: name}``."""
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
+    names: dict[tuple[Any, ...], str] = {}
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and key in seen:
-            shared[name] = seen[key]
+        if tensor.numel() and key in names:
+            shared[name] = names[key]
         else:
-            seen[key] = name
+            names[key] = name
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     return tensors, shared
 
 
 def _stages(staged: StagedNet) -> dict[str, Any]:
-    stages: list[Any] = list(staged.stages)
     return {
         "after": list(staged.cuts),
         "granularity": staged.granularity,
-        "names": [stage.name for stage in stages],
-        "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in stages],
+        "names": [stage.name for stage in staged.stages],
+        "live_shapes": [[list(shape) for shape in stage.live_shapes] for stage in staged.stages],
         "shrunk": staged.shrunk,
     }
-
-
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _versions() -> dict[str, str]:
@@ -228,33 +224,33 @@ def _card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _weights(path: Path, kept: Mapping[str, Any]) -> dict[str, Tensor]:
+def _weights(path: Path, saved: Mapping[str, Any]) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; convert the net again")
-    if _checksum(path) != kept["sha256"]:
+    if _checksum(path) != saved["sha256"]:
         raise ArtifactError(f"{path} is truncated, damaged or another net's (its checksum differs); convert again")
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise ArtifactError(f"{path} is damaged ({error}); convert the net again") from error
-    return {**state, **{twin: state[name] for twin, name in kept["shared"].items()}}
+    return {**state, **{further: state[name] for further, name in saved["shared"].items()}}
 
 
 def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -> DynamicNet:
     """The net as it was put together, its weights to be filled in."""
-    made = card.get("cascade")
-    exits = card["exits"] if made is None else made["heads"]
-    cuts = card["stages"]["after"] if made is None else made["after"]
+    cascaded = card.get("cascade")
+    exits = card["exits"] if cascaded is None else cascaded["heads"]
+    cuts = card["stages"]["after"] if cascaded is None else cascaded["after"]
     staged = _staged(card, cuts, model)
     if card.get("cosine_classes") is not None and not staged.cosine:  # early folders lack this key and one for gates
         replace_last(staged, int(card["cosine_classes"]))
-    if made is None:  # a model of other sizes is told from its stages, before heads fail to fit
+    if cascaded is None:  # a model of other sizes shows in its stages, before heads fail to fit
         take_classes(staged, card["stages"]["names"], card["stages"]["live_shapes"])
         _check_stages(folder, card["stages"], staged)
     with seeded(0):
         net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))
-    if made is not None:
-        net = cascade(net, made["rule"])
+    if cascaded is not None:
+        net = cascade(net, cascaded["rule"])
         _check_stages(folder, card["stages"], net.staged)
     return net
 
@@ -278,13 +274,13 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
     return shrink(split(model.cpu().to(dtype), example, cuts, granularity=stages["granularity"]), shrunk)
 
 
-def _check_stages(folder: Path, kept: Mapping[str, Any], staged: StagedNet) -> None:
-    found = _stages(staged)
-    for what in ("names", "live_shapes"):
-        if found[what] != kept[what]:
+def _check_stages(folder: Path, saved: Mapping[str, Any], staged: StagedNet) -> None:
+    own = _stages(staged)
+    for key in ("names", "live_shapes"):
+        if own[key] != saved[key]:
             raise ArtifactError(
-                f"the model is not the one in {folder}: stages' {what.replace('_', ' ')} are {found[what]}, "
-                f"saved were {kept[what]}"
+                f"the model is not the one in {folder}: stages' {key.replace('_', ' ')} are {own[key]}, "
+                f"saved were {saved[key]}"
             )
 
 

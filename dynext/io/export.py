@@ -1,6 +1,6 @@
-"""A dynamic net leaves the house: each stage, exit and gate as a program of its own, and a runner to chain them.
+"""Export of a dynamic net: each stage, exit and gate as a program of its own, and a runner that chains them.
 
-The batch is dynamic in every program, so that samples can leave between them.
+The batch size is dynamic in every program, so that samples can leave between them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ _ONE_FILE = 1 << 30
 """Bytes of parameters up to which a program keeps them inside its one file (ONNX has a limit of 2 GiB)."""
 
 
-class _Part(NamedTuple):
+class _Program(NamedTuple):
+    """What becomes one exported file: its name without suffix, a module, and example inputs for it."""
+
     stem: str
     module: nn.Module
     inputs: tuple[Tensor, ...]
 
 
-class _Begin(nn.Module):
-    """Samples to the logits of all gates of one look."""
+class _AllGates(nn.Module):
+    """Samples to the logits of all gates, where these decide at once."""
 
     def __init__(self, gates: Gates) -> None:
         super().__init__()
@@ -51,8 +53,8 @@ class _Begin(nn.Module):
         return self.gates.begin(x)[0]
 
 
-class _Ask(nn.Module):
-    """One gate: tap and memory to its logit and memory."""
+class _OneGate(nn.Module):
+    """One gate: tap and memory to its logit and its new memory."""
 
     def __init__(self, gates: Gates, g: int) -> None:
         super().__init__()
@@ -80,13 +82,13 @@ def export(
 
     Raises:
         PolicyError: the policy is for another number of exits or gates.
-        ModelError: samples or classes are described otherwise than the net has them.
+        ModelError: the spec or the class names do not fit the net.
         DynextError: an unknown format, packages that are not installed, or a part that cannot be exported, such as
             gates that decide by chance.
     """
     net.check_policy(policy)
     if not isinstance(policy.confidence, str):
-        raise PolicyError("what leaves the house is run without learned gates; choose thresholds by another confidence")
+        raise PolicyError("an exported net runs without learned gates; choose thresholds by another confidence")
     net.check_described(spec, class_names)
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
@@ -95,8 +97,8 @@ def export(
     owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
     with replaced_folder(Path(folder), mark=CARD, owned=owned) as partial, _quiet():
         for name in formats:
-            for part in _parts(_runnable(private) if name == "onnx" else private):
-                _export_part(part, name, partial)
+            for program in _programs(_runnable(private) if name == "onnx" else private):
+                _export_program(program, name, partial)
         card = _card(private, policy, spec, class_names, "onnx" if "onnx" in formats else formats[0])
         (partial / CARD).write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if "onnx" in formats:
@@ -114,48 +116,49 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _runnable(net: DynamicNet) -> DynamicNet:
-    """In single precision where ONNX runtimes have no convolutions in the net's own."""
-    strange = next(net.parameters()).dtype in (torch.float64, torch.bfloat16)
-    return copy.deepcopy(net).float() if strange else net
+    """The net in single precision where ONNX runtimes have no convolutions in its own."""
+    unsupported = next(net.parameters()).dtype in (torch.float64, torch.bfloat16)
+    return copy.deepcopy(net).float() if unsupported else net
 
 
 @torch.no_grad()
-def _parts(net: DynamicNet) -> Iterator[_Part]:
+def _programs(net: DynamicNet) -> Iterator[_Program]:
     """Every stage, exit and gate with example inputs of two samples."""
     like = next(net.parameters())
     live: tuple[Tensor, ...] = (torch.zeros(2, *net.staged.input_shape, dtype=like.dtype),)
-    standing: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}
-    yield from _gate_parts(net, live[0])
+    exit_after: dict[int, int] = {int(exit.after): e for e, exit in enumerate(net.exits)}
+    yield from _gate_programs(net, live[0])
     for s, stage in enumerate(net.staged.stages):
-        yield _Part(f"stage_{s:02}", stage, live)
+        yield _Program(f"stage_{s:02}", stage, live)
         live = stage(*live)
-        if s in standing:
-            yield _Part(f"exit_{standing[s]:02}", net.exits[standing[s]], (live[stage.tap],))
+        if s in exit_after:
+            e = exit_after[s]
+            yield _Program(f"exit_{e:02}", net.exits[e], (live[stage.tap],))
 
 
-def _gate_parts(net: DynamicNet, x: Tensor) -> Iterator[_Part]:
+def _gate_programs(net: DynamicNet, x: Tensor) -> Iterator[_Program]:
     if net.gates is None:
         return
     memory = net.gates.begin(x)
     if net.gates.at_once:
-        yield _Part("gates", _Begin(net.gates), (x,))
+        yield _Program("gates", _AllGates(net.gates), (x,))
         return
     for g, shape in enumerate(net.gates.spec["taps"]):
-        yield _Part(f"gate_{g:02}", _Ask(net.gates, g), (x.new_zeros(2, *shape), *memory))
+        yield _Program(f"gate_{g:02}", _OneGate(net.gates, g), (x.new_zeros(2, *shape), *memory))
 
 
-def _export_part(part: _Part, name: str, folder: Path) -> None:
-    path = folder / f"{part.stem}{FORMATS[name]}"
+def _export_program(program: _Program, name: str, folder: Path) -> None:
+    path = folder / f"{program.stem}{FORMATS[name]}"
     batch = torch.export.Dim("batch")
-    each = tuple({0: batch} for _ in part.inputs)
-    shapes = (each,) if part.stem.startswith(("stage", "gate_")) else each  # these take their tensors as *args
+    each = tuple({0: batch} for _ in program.inputs)
+    shapes = (each,) if program.stem.startswith(("stage", "gate_")) else each  # these take their tensors as *args
     try:
-        apart = tuple(tensor.clone() for tensor in part.inputs)  # one tensor given twice would become one input
-        program = torch.export.export(part.module, apart, dynamic_shapes=shapes)
-        _WRITERS[name](program, path)
+        apart = tuple(tensor.clone() for tensor in program.inputs)  # one tensor given twice would become one input
+        exported = torch.export.export(program.module, apart, dynamic_shapes=shapes)
+        _WRITERS[name](exported, path)
     except Exception as error:  # exporters raise many kinds
-        told = str(error).strip().split("\n")[0]
-        raise DynextError(f"{part.stem} ({name}) cannot be exported: {type(error).__name__}: {told}") from error
+        message = str(error).strip().split("\n")[0]
+        raise DynextError(f"{program.stem} ({name}) cannot be exported: {type(error).__name__}: {message}") from error
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -200,7 +203,7 @@ def _card(
 
 
 def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
-    """How a runner asks: one program for all, or one each, with the widths of what they remember."""
+    """How a runner evaluates the gates: by one program for all or by one each, with the sizes of their memory."""
     sizes = [] if gates.at_once else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
     each = [f"gate_{g:02}{suffix}" for g in range(len(gates))]
     return {
@@ -215,7 +218,7 @@ def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn of their own plans, which a user can do nothing about."""
+    """Silence the exporters' warnings about their own future, which a user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,13 +1,13 @@
-"""Runs an exported dynamic net with NumPy and onnxruntime; needs nothing of dynext or torch.
+"""Runs an exported dynamic net with NumPy and onnxruntime alone, without dynext or torch.
 
     net = OnnxNet("exported")                  # the folder with policy.json beside this file
     logits, exit, macs = net.run(net.normalize(pixels))
 
-From a shell: ``python run_onnx.py rows.npy`` prints class, exit and MACs of each sample (pixels as uint8, or as the
-net expects them).
+From a shell: ``python run_onnx.py samples.npy`` prints class, exit and MACs of each sample (pixels as uint8, or
+normalized floats).
 
-Samples skip the stages that their gates say, leave at the first exit that is sure enough of them, and only the others
-go on: the net's cheap samples are cheap. An exit or a gate whose threshold is null in policy.json is not even run.
+A sample skips the stages that its gates say and leaves at the first exit that is sure enough of it; only samples that
+have not left are computed further. An exit or a gate whose threshold is null in policy.json is not run at all.
 Shapes: b samples, k classes.
 """
 
@@ -47,8 +47,8 @@ class OnnxNet:
             part["file"]: onnxruntime.InferenceSession(self.folder / part["file"], providers=list(providers))
             for part in (*self.stages, *self.exits.values(), *self._gate_parts())
         }
-        eats = self.sessions[self.stages[0]["file"]].get_inputs()[0].type
-        self.dtype = np.float16 if "float16" in eats else np.float32
+        expected = self.sessions[self.stages[0]["file"]].get_inputs()[0].type
+        self.dtype = np.float16 if "float16" in expected else np.float32
 
     def normalize(self, pixels: Array) -> Array:
         """Pixels ``[b c h w]``, uint8 or float in [0, 1], to what the model expects."""
@@ -61,15 +61,13 @@ class OnnxNet:
         if x.dtype.kind != "f":
             raise ValueError(f"samples are {x.dtype}; give normalized floats, normalize(pixels) makes them")
         x = x.astype(self.dtype, copy=False)
-        num_rows, last = len(x), len(self.policy["threshold_e"]) - 1
-        answers = Prediction(
-            np.zeros((num_rows, self.card["num_classes"]), np.float32), np.full(num_rows, last), np.zeros(num_rows, int)
-        )
-        if not num_rows:
+        n, last = len(x), len(self.policy["threshold_e"]) - 1
+        answers = Prediction(np.zeros((n, self.card["num_classes"]), np.float32), np.full(n, last), np.zeros(n, int))
+        if not n:
             return answers
-        sureness = Sureness(self.policy["confidence"], last + 1, num_rows)
-        gates = Gates(self, x)
-        rows, live, tap, spent = np.arange(num_rows), [x], x, np.full(num_rows, gates.start_macs)
+        sureness = Sureness(self.policy["confidence"], last + 1, n)
+        gates = GateState(self, x)
+        ids, live, tap, spent = np.arange(n), [x], x, np.full(n, gates.start_macs)
         for s, stage in enumerate(self.stages):
             runs = gates.decide(s, tap)
             live = self._run_for(runs, stage, live)
@@ -80,15 +78,15 @@ class OnnxNet:
                 exit = self.exits[s]
                 (logits,) = self._run(exit, [live[stage["tap"]]])
                 spent += exit["macs"]
-                sure = sureness.step(logits / np.float32(self.policy["temperature_e"][e]), rows)
+                sure = sureness.step(logits / np.float32(self.policy["temperature_e"][e]), ids)
                 leaves = sure >= self.policy["threshold_e"][e]  # NaN reaches no threshold
-                _write(answers, rows[leaves], logits[leaves], e, spent[leaves])
-                rows, live, spent = rows[~leaves], [tensor[~leaves] for tensor in live], spent[~leaves]
+                _write(answers, ids[leaves], logits[leaves], e, spent[leaves])
+                ids, live, spent = ids[~leaves], [tensor[~leaves] for tensor in live], spent[~leaves]
                 tap = live[stage["tap"]]
                 gates.stay(~leaves)
-                if not len(rows):
+                if not len(ids):
                     return answers
-        _write(answers, rows, live[0], last, spent)
+        _write(answers, ids, live[0], last, spent)
         return answers
 
     def _exit_after(self, s: int) -> int | None:
@@ -117,12 +115,12 @@ class OnnxNet:
         return list(session.run(None, dict(zip(names, inputs, strict=True))))
 
 
-def _write(answers: Prediction, rows: Array, logits: Array, exit: int, spent: Array) -> None:
-    answers.logits[rows], answers.exit[rows], answers.macs[rows] = logits, exit, spent
+def _write(answers: Prediction, ids: Array, logits: Array, exit: int, spent: Array) -> None:
+    answers.logits[ids], answers.exit[ids], answers.macs[ids] = logits, exit, spent
 
 
-class Gates:
-    """The gates' side of one run over samples ``x``; with nothing asked, every stage runs for everybody."""
+class GateState:
+    """What the gates remember of the samples ``x`` of one run; where none is on, every stage runs for every sample."""
 
     def __init__(self, net: OnnxNet, x: Array) -> None:
         self.net, self.card = net, net.card.get("gates") or {"at": [], "start": None, "memory": [], "start_macs": 0}
@@ -150,25 +148,25 @@ class Gates:
         return ~(logits < limit)
 
     def macs(self, s: int) -> int:
-        """What asking the gate of stage ``s`` costs a sample."""
+        """MACs per sample of the gate of stage ``s``."""
         return int(self.card["macs"][self.keep[s][0]]) if s in self.keep else 0
 
     def stay(self, staying: Array) -> None:
-        """Only the samples at ``staying`` go on."""
+        """Forget all samples but those at ``staying``."""
         self.memory = [kept[staying] for kept in self.memory]
 
 
 class Sureness:
-    """How sure an exit is of each sample, in [0, 1]; NaN for samples whose logits make no sense."""
+    """How sure an exit is of each sample, in [0, 1]; NaN for samples whose logits are NaN or infinite."""
 
-    def __init__(self, measure: str, num_exits: int, num_rows: int) -> None:
+    def __init__(self, measure: str, num_exits: int, num_samples: int) -> None:
         self.measure, self.num_exits = measure, num_exits
-        self.last, self.streak = np.full(num_rows, -1), np.zeros(num_rows, int)
+        self.last, self.streak = np.full(num_samples, -1), np.zeros(num_samples, int)
 
-    def step(self, logits: Array, rows: Array) -> Array:
-        """Of the surviving ``rows`` (ids), by the logits ``[b k]`` of the next exit, divided by its temperature."""
+    def step(self, logits: Array, ids: Array) -> Array:
+        """Of the samples ``ids`` that are left, by the next exit's logits ``[b k]``, divided by its temperature."""
         if self.measure == "patience":
-            return self._patience(logits, rows)
+            return self._patience(logits, ids)
         with np.errstate(invalid="ignore"):
             shifted = np.exp(logits - logits.max(1, keepdims=True))
             probability = shifted / shifted.sum(1, keepdims=True)
@@ -184,24 +182,24 @@ class Sureness:
             return np.where(np.isnan(probability).any(1), np.nan, sure)
         raise ValueError(f"unknown confidence {self.measure!r} in policy.json")
 
-    def _patience(self, logits: Array, rows: Array) -> Array:
+    def _patience(self, logits: Array, ids: Array) -> Array:
         """Equal consecutive answers, this exit's included, divided by the number of exits."""
-        sense = np.isfinite(logits.max(1))
-        answer = np.where(sense, logits.argmax(1), -1)
-        self.streak[rows] = np.where(answer == self.last[rows], self.streak[rows] + 1, 1)
-        self.last[rows] = answer
-        return np.where(sense, self.streak[rows] / self.num_exits, np.nan)
+        finite = np.isfinite(logits.max(1))
+        answer = np.where(finite, logits.argmax(1), -1)
+        self.streak[ids] = np.where(answer == self.last[ids], self.streak[ids] + 1, 1)
+        self.last[ids] = answer
+        return np.where(finite, self.streak[ids] / self.num_exits, np.nan)
 
 
 def main(path: str) -> None:
     """Print class, exit and MACs of every sample of a ``.npy`` file."""
     net = OnnxNet(Path(__file__).parent)
     x = np.load(path)
-    found = net.run(net.normalize(x) if x.dtype == np.uint8 else x)
+    prediction = net.run(net.normalize(x) if x.dtype == np.uint8 else x)
     names = net.card["class_names"]
-    for row, (logits, exit, macs) in enumerate(zip(*found, strict=True)):
+    for i, (logits, exit, macs) in enumerate(zip(*prediction, strict=True)):
         answer = int(logits.argmax())
-        print(f"sample {row}: {names[answer] if names else answer}  (exit {exit}, {macs:,} MACs)")
+        print(f"sample {i}: {names[answer] if names else answer}  (exit {exit}, {macs:,} MACs)")
 
 
 if __name__ == "__main__":

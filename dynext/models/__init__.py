@@ -1,8 +1,25 @@
-"""Reference nets, and the catalog that opens anybody's."""
+"""Reference nets, and a catalog that opens nets of other libraries or of your own: `open_model` takes a reference.
+
+============================== ============================================== ====================================
+class or function              paper                                          reference for `dx.open_model`
+============================== ============================================== ====================================
+`ResNet`                       ResNet, CVPR 2016, the CIFAR nets              ``cifar:resnet20`` (32, 44, 56, 110)
+`MSDNet`, `msdnet`             MSDNet, ICLR 2018; `msdnet` gives it with its  ``cifar:msdnet_anytime``,
+                               early classifiers, `MSDNetConfig` its sizes    ``cifar:msdnet_budgeted``
+`SqueezeNet`                   SqueezeNet, 2016, arXiv:1602.07360             ``cifar:squeezenet``
+`MobileNetV2`                  MobileNetV2, CVPR 2018                         ``cifar:mobilenetv2``
+a trained ResNet-20            on Fashion-MNIST, ships with dynext            ``bundled:fashion_resnet20``
+torchvision's classifiers      weights are fetched only by ``@DEFAULT``       ``torchvision:resnet18@DEFAULT``
+timm's classifiers             weights are fetched only by ``@pretrained``    ``timm:resnet18@pretrained``
+your own                       a function in your file that gives the net     ``path/to/file.py:factory``
+============================== ============================================== ====================================
+
+`Opened` is what `open_model` gives; `rebuild` builds a net again, without its weights, from `Opened.recipe`.
+"""
 
 from dynext.models.catalog import Opened, open_model, rebuild
 from dynext.models.compact import MobileNetV2, SqueezeNet
-from dynext.models.multi_scale_densenet import MSDNet, msdnet
+from dynext.models.multi_scale_densenet import MSDNet, MSDNetConfig, msdnet
 from dynext.models.resnet import ResNet
 
-__all__ = ["MSDNet", "MobileNetV2", "Opened", "ResNet", "SqueezeNet", "msdnet", "open_model", "rebuild"]
+__all__ = ["MSDNet", "MSDNetConfig", "MobileNetV2", "Opened", "ResNet", "SqueezeNet", "msdnet", "open_model", "rebuild"]

@@ -1,4 +1,4 @@
-"""Opens anybody's classifier by a short reference, and builds it again from what an artifact remembers.
+"""Opens classifiers by a short reference, and builds them again from the recipe that an artifact holds.
 
 =============================  =====================================================================================
 ``bundled:fashion_resnet20``   ships with dynext, weights included
@@ -35,7 +35,7 @@ Recipe = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """A classifier in evaluation, what it expects, and how to build it again."""
+    """A classifier in evaluation, the inputs that it expects, and how to build it again."""
 
     model: nn.Module
     spec: InputSpec
@@ -223,6 +223,6 @@ def _count_classes(model: nn.Module, spec: InputSpec, reference: str) -> int:
             f"{reference} does not take samples of shape {spec.shape} ({error}); give its own shape"
         ) from error
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
-        told = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise ModelError(f"{reference} gives {told} for one sample; a classifier gives logits [b k]")
+        given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise ModelError(f"{reference} gives {given} for one sample; a classifier gives logits [b k]")
     return out.shape[1]

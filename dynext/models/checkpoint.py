@@ -1,4 +1,4 @@
-"""Reading somebody's weights: tensors only, never code, and a message that helps when they do not fit."""
+"""Reading checkpoints: tensors only, never code, and messages that help where a checkpoint does not fit the model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights, beside epochs and optimizers."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
-_SHOWN = 4
+_LISTED = 4
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, out of their wrapper if there is one.
+    """The tensors of a checkpoint file by name, taken out of the dictionary that training scripts put around them.
 
     Raises:
         ModelError: no such file, another kind of file, a damaged one, or one that holds code instead of tensors.
@@ -34,18 +34,18 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         raise ModelError(f"{path} is no checkpoint by its name; give a file ending in {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}; name an existing file")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)
-    while isinstance(found, Mapping) and not _holds_tensors(found) and any(key in found for key in WRAPPERS):
-        found = found[next(key for key in WRAPPERS if key in found)]
-    if not isinstance(found, Mapping) or not found or not _holds_tensors(found):
-        raise ModelError(f"{path} holds {_described(found)}, not tensors by name; save model.state_dict()")
-    foreign = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    state = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)
+    while isinstance(state, Mapping) and not _holds_tensors(state) and any(key in state for key in WRAPPERS):
+        state = state[next(key for key in WRAPPERS if key in state)]
+    if not isinstance(state, Mapping) or not state or not _holds_tensors(state):
+        raise ModelError(f"{path} holds {_described(state)}, not tensors by name; save model.state_dict()")
+    foreign = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise ModelError(f"{path} holds more than tensors ({_some(foreign)}); save model.state_dict()")
-    broken = [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ModelError(f"{path} holds NaN or infinite weights ({_some(broken)}); take an earlier checkpoint")
-    return dict(found)
+    return dict(state)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -70,14 +70,14 @@ def _unpickled(path: Path) -> Any:
         ) from error
 
 
-def _holds_tensors(found: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, Tensor) for value in found.values())
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
 
 
-def _described(found: object) -> str:
-    if isinstance(found, Mapping):
-        return f"the keys {_some([str(key) for key in found])}" if found else "nothing"
-    return f"a {type(found).__name__}"
+def _described(content: object) -> str:
+    if isinstance(content, Mapping):
+        return f"the keys {_some([str(key) for key in content])}" if content else "nothing"
+    return f"a {type(content).__name__}"
 
 
 def without_prefix(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
@@ -111,14 +111,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
             if name in given and given[name].shape != own[name].shape
         ],
     }
-    told = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items() if names)
-    if told:
+    listed = "; ".join(f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names)
+    if listed:
         raise ModelError(
-            f"{source} does not fit the model ({told}); check depth, width and number of classes (num_classes)"
+            f"{source} does not fit the model ({listed}); check depth, width and number of classes (num_classes)"
         )
     model.load_state_dict(given)
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

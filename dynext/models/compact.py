@@ -1,4 +1,4 @@
-"""Compact static nets in CIFAR form: what a dynamic net has to beat, and small trunks to put exits on."""
+"""Compact static nets in CIFAR form: the alternatives that a dynamic net has to beat, and small nets for exits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dynext.errors import ModelError
 
 
 class Fire(nn.Module):
-    """1x1 to few channels, then 1x1 and 3x3 side by side."""
+    """A 1x1 convolution to few channels, then a 1x1 and a 3x3 convolution of these, concatenated."""
 
     def __init__(self, channels_in: int, squeeze: int, expand: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class SqueezeNet(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Wide inside, narrow at both ends, depthwise in the middle; an identity beside it where the shapes agree."""
+    """Wide inside, narrow at both ends, depthwise in the middle; with an identity shortcut where the shapes agree."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, expand: int) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class InvertedResidual(nn.Module):
         return x + self.body(x) if self.carries else self.body(x)
 
 
-ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks and first stride of each sample of blocks."""
+SEQUENCES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+"""Expansion, channels, number of blocks and first stride: the rows of the paper's table, one a sequence of blocks."""
 
 
 class MobileNetV2(nn.Module):
     """``[b c h w]`` to logits ``[b k]``.
 
     Source: Sandler et al., CVPR 2018, arXiv:1801.04381, table 2. Ours strides in three places less (the stem and the
-    first two samples that do), as is usual for images of 32 pixels a side.
+    first two sequences that do), as is usual for images of 32 pixels a side.
     """
 
     def __init__(self, num_classes: int = 10, channels: int = 3, width: float = 1.0) -> None:
@@ -90,14 +90,14 @@ class MobileNetV2(nn.Module):
         _check(num_classes, channels, width)
         previous = _even(32 * width)
         self.stem = _conv(channels, previous, 3, relu6=True)
-        rows: list[nn.Module] = []
-        for expand, size, blocks, stride in ROWS:
-            blocks_of_row = []
+        sequences: list[nn.Module] = []
+        for expand, size, blocks, stride in SEQUENCES:
+            sequence = []
             for i in range(blocks):
-                blocks_of_row.append(InvertedResidual(previous, _even(size * width), stride if i == 0 else 1, expand))
+                sequence.append(InvertedResidual(previous, _even(size * width), stride if i == 0 else 1, expand))
                 previous = _even(size * width)
-            rows.append(nn.Sequential(*blocks_of_row))
-        self.rows = nn.Sequential(*rows)
+            sequences.append(nn.Sequential(*sequence))
+        self.rows = nn.Sequential(*sequences)  # its name in checkpoints and in cuts
         last = max(_even(1280 * width), 1280)
         self.last = _conv(previous, last, 1, relu6=True)
         self.classifier = nn.Sequential(
@@ -120,7 +120,7 @@ def _conv(
 
 
 def _even(size: float) -> int:
-    """A width scaled: the next multiple of 2, at least 2."""
+    """The nearest multiple of 2, at least 2."""
     return max(2, 2 * round(size / 2))
 
 

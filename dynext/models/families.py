@@ -1,4 +1,4 @@
-"""How each kind of model reference is built (random weights) and what its inputs look like."""
+"""How each kind of model reference is built, with random weights, and what its inputs are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,26 @@ def near(name: str, known: Collection[str]) -> str:
     return f"known are {', '.join(sorted(known)[:8])}{' and so on' if len(known) > 8 else ''}."
 
 
+def _msdnet(configuration: str, **arguments: Any) -> MSDNet:
+    return MSDNet(replace(CONFIGURATIONS[configuration], **arguments))
+
+
 CIFAR_NETS: Mapping[str, Callable[..., nn.Module]] = {
-    "msdnet_anytime": partial(MSDNet, **CONFIGURATIONS["anytime"]),  # type: ignore[arg-type]
-    "msdnet_budgeted": partial(MSDNet, **CONFIGURATIONS["budgeted"]),  # type: ignore[arg-type]
+    "msdnet_anytime": partial(_msdnet, "anytime"),
+    "msdnet_budgeted": partial(_msdnet, "budgeted"),
     "squeezenet": SqueezeNet,
     "mobilenetv2": MobileNetV2,
 }
-"""Beside the ResNets."""
+"""The CIFAR nets beside the ResNets, by the name in their reference."""
 
 
 def _cifar(name: str, arguments: Arguments) -> nn.Module:
     if name in CIFAR_NETS:
         return CIFAR_NETS[name](**arguments)
-    found = re.fullmatch(r"resnet(\d+)", name)
-    if found is None:
+    resnet = re.fullmatch(r"resnet(\d+)", name)
+    if resnet is None:
         raise ModelError(f"no CIFAR net {name!r}; give resnet20 (32, 44, 56, 110), {', '.join(CIFAR_NETS)}")
-    return ResNet(int(found[1]), **arguments)
+    return ResNet(int(resnet[1]), **arguments)
 
 
 def cifar_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -75,13 +80,13 @@ def cifar_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     if name in CIFAR_NETS:
         return {}
     bare = without_prefix(state, ())
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if "conv1.weight" in bare and bare["conv1.weight"].ndim == 4:
-        found["width"], found["channels"] = bare["conv1.weight"].shape[:2]
+        arguments["width"], arguments["channels"] = bare["conv1.weight"].shape[:2]
     if "linear.weight" in bare:
-        found["num_classes"] = len(bare["linear.weight"])
-    found["option"] = "B" if any("shortcut" in key for key in bare) else "A"
-    return found
+        arguments["num_classes"] = len(bare["linear.weight"])
+    arguments["option"] = "B" if any("shortcut" in key for key in bare) else "A"
+    return arguments
 
 
 def cifar_spec(arguments: Arguments) -> InputSpec:
@@ -184,8 +189,8 @@ def _timm_create(name: str, arguments: Arguments, *, pretrained: bool) -> nn.Mod
 
 def timm_spec(model: nn.Module) -> InputSpec:
     """Size and normalization that timm keeps with the model."""
-    found = _timm_package().data.resolve_model_data_config(model)
-    return InputSpec(shape=tuple(found["input_size"]), mean=tuple(found["mean"]), std=tuple(found["std"]))
+    data = _timm_package().data.resolve_model_data_config(model)
+    return InputSpec(shape=tuple(data["input_size"]), mean=tuple(data["mean"]), std=tuple(data["std"]))
 
 
 def _timm_package() -> Any:
@@ -210,11 +215,11 @@ def _file(name: str, arguments: Arguments) -> nn.Module:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-        make = getattr(module, factory, None)
-        if not callable(make):
+        build_model = getattr(module, factory, None)
+        if not callable(build_model):
             public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise ModelError(f"{path} has no function {factory!r}; {near(factory, public)}")
-        model = make(**arguments)
+        model = build_model(**arguments)
     except ModelError:
         raise
     except Exception as error:

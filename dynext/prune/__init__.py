@@ -3,7 +3,8 @@
 ======================= ========================================================== =====================
 function                what it does, paper                                        recipe
 ======================= ========================================================== =====================
-`make_smaller`          rank, cut, fine-tune and quantize in one call              `prune_small.py`
+`make_smaller`          rank, cut, fine-tune and quantize in one call; what goes   `prune_small.py`
+                        is said by a `Removal`
 `rank`, `apply_plan`    which channels and blocks go (DepGraph, CVPR 2023), and    `prune_small.py`
                         a net without them
 `finetune`              distillation from the net before, Hinton et al. 2015       `prune_small.py`
@@ -13,7 +14,7 @@ function                what it does, paper                                     
 `distill_attention`     their masks distilled into the exit's own                  `prune_attention.py`
 `transfer_attention`    SAD, ICCV 2019: each stage mimics the next one's map       `prune_attention.py`
 `detach`                takes the lent modules off again                           `prune_attention.py`
-`attention_map` ...     maps of what exits look at, ICLR 2017; CAM, CVPR 2016      notebook 06
+`attention_map` ...     maps of what exits attend to, ICLR 2017; CAM, CVPR 2016    notebook 06
 ======================= ========================================================== =====================
 """
 
@@ -26,11 +27,12 @@ from dynext.prune.finetuning import distill_static, finetune
 from dynext.prune.pipeline import make_smaller
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.prune.quantization import quantize
-from dynext.prune.ranking import rank
+from dynext.prune.ranking import Removal, rank
 
 __all__ = [
     "Cut",
     "PruningPlan",
+    "Removal",
     "activation_maps",
     "apply_plan",
     "attention_map",

@@ -1,4 +1,4 @@
-"""Carry a plan out: a smaller dynamic net that keeps every promise a dynamic net makes."""
+"""Apply a pruning plan: a smaller dynamic net, with all that a dynamic net can do."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dynext.graph.macs import count_macs
 from dynext.graph.shrink import measured, record, without
 from dynext.modules.exits import Exit, HeadSpec, build_exit
 from dynext.net.dynamic_net import DynamicNet
-from dynext.prune.channels import Channels, consistent
+from dynext.prune.channels import Channels, inconsistency
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.seeding import seeded
 
 
 def apply_plan(net: DynamicNet, plan: PruningPlan) -> DynamicNet:
-    """A smaller net: ``net`` (which stays whole) without what ``plan`` names. Weights that stay are not touched.
+    """A copy of ``net`` without what ``plan`` names; weights that stay are not changed.
 
-    It is saved, loaded, run, collected and exported like any other, and wants fine-tuning (`dynext.prune.finetune`).
+    It is saved, loaded, run, collected and exported like any other, and needs fine-tuning (`dynext.prune.finetune`).
 
     Raises:
-        PlanError: names or sizes that are not this net's, a cut that would leave a live tensor inconsistent (its name
-            is said), gates, or a cascade.
+        PlanError: names or sizes that are not this net's, a cut that would leave a live tensor inconsistent (the
+            message names it), or a net that cannot be pruned (`check_prunable`).
     """
     check_prunable(net)
     small = smaller(net, exits=plan.exits, blocks=plan.blocks)
@@ -37,21 +37,25 @@ def apply_plan(net: DynamicNet, plan: PruningPlan) -> DynamicNet:
             channels.group(cut.layer, cut.channels).prune()
         wanted = {name: p.requires_grad for name, p in before.named_parameters(remove_duplicate=False)}
         for name, parameter in small.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(wanted[name])  # what is cut is a new parameter, and wants a gradient
+            parameter.requires_grad_(wanted[name])  # cutting makes new parameters, all with gradients
     return _settled(small, before, plan)
 
 
 def check_prunable(net: DynamicNet) -> None:
-    """Refuse what channels cannot be followed through."""
-    found = {
+    """Refuse nets that cannot be pruned.
+
+    Raises:
+        PlanError: gates, a cascade, 8 bits, or classifiers that answer by cosines.
+    """
+    obstacles = {
         "has gates": net.gates is not None,
         "is a cascade": net.cascade is not None,
         "is in 8 bits": net.int8 is not None,
         "answers by cosines": net.staged.cosine or any(_cosine(exit.spec) for exit in net.exits),
     }
-    what = [name for name, holds in found.items() if holds]
-    if what:
-        raise PlanError(f"this net {what[0]}; prune the net without, and do that afterwards")
+    present = [obstacle for obstacle, holds in obstacles.items() if holds]
+    if present:
+        raise PlanError(f"this net {present[0]}; prune the net without, and do that afterwards")
 
 
 def _cosine(spec: HeadSpec) -> bool:
@@ -59,7 +63,7 @@ def _cosine(spec: HeadSpec) -> bool:
 
 
 def smaller(net: DynamicNet, *, exits: Sequence[str], blocks: Sequence[str]) -> DynamicNet:
-    """A copy without some exits and blocks; an exit behind a block that goes moves to the stage before."""
+    """A copy without some exits and blocks; an exit after a block that is removed moves to the stage before it."""
     names = [exit.name for exit in net.exits]
     wrong = [name for name in exits if name not in names]
     if wrong:
@@ -92,14 +96,14 @@ def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> Non
     for cut in cuts:
         _check_names(channels, cut)
         _check_apart(channels, cut, owners)
-    if consistent(net, [(cut.layer, cut.channels) for cut in cuts]) is None:
+    if inconsistency(net, [(cut.layer, cut.channels) for cut in cuts]) is None:
         return
-    for cut in cuts:  # which of them it is
-        why = consistent(net, [(cut.layer, cut.channels)])
+    for cut in cuts:  # find the one to name
+        why = inconsistency(net, [(cut.layer, cut.channels)])
         if why is not None:
             raise PlanError(
                 f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
-                f"after {_live_tensor(net, cut)!r}, and {why}"
+                f"after {_stage_of(net, cut)!r}, and {why}"
             )
     raise PlanError(f"each cut may be made, but not all {len(cuts)} together; make the plan anew (dx.prune.rank)")
 
@@ -114,7 +118,7 @@ def _check_names(channels: Channels, cut: Cut) -> None:
     if channels.width(module) != cut.of:
         raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")
     group = channels.group(cut.layer, cut.channels)
-    coupled = {part.layer for part in channels.parts(group) if part.side == "out"}
+    coupled = {member.layer for member in channels.members(group) if member.side == "out"}
     if cut.coupled and set(cut.coupled) != coupled:
         raise PlanError(
             f"{cut.layer} is coupled with {', '.join(sorted(coupled))}, the plan says {', '.join(cut.coupled)}; "
@@ -124,56 +128,55 @@ def _check_names(channels: Channels, cut: Cut) -> None:
         raise PlanError(f"with {cut.layer} a layer that is coupled with it would keep no channel; cut fewer")
 
 
-def _live_tensor(net: DynamicNet, cut: Cut) -> str:
-    """The first stage at or behind the layer's."""
+def _stage_of(net: DynamicNet, cut: Cut) -> str:
+    """The name of the stage that the layer is in; a head's layer counts as the last one's."""
     stage = int(cut.layer.split(".")[2]) if cut.layer.startswith("staged.stages.") else len(net.staged.stages) - 1
     return net.staged.stages[stage].name
 
 
 def _check_apart(channels: Channels, cut: Cut, owners: dict[str, Cut]) -> None:
-    """Two cuts may not meet at one layer's output: indices of the second would be of what the first has left."""
-    for part in channels.parts(channels.group(cut.layer, cut.channels)):
-        if part.side == "out":
-            other = owners.setdefault(part.layer, cut)
+    """Two cuts may not meet at one layer's output: the second's numbers would count what the first has left."""
+    for member in channels.members(channels.group(cut.layer, cut.channels)):
+        if member.side == "out":
+            other = owners.setdefault(member.layer, cut)
             if other is not cut:
                 raise PlanError(
-                    f"{cut.layer} and {other.layer} both cut the output of {part.layer}; a plan names one of the "
+                    f"{cut.layer} and {other.layer} both cut the output of {member.layer}; a plan names one of the "
                     f"layers that are coupled, with all channels that go"
                 )
 
 
 def _settled(small: DynamicNet, before: DynamicNet, plan: PruningPlan) -> DynamicNet:
-    """Shapes, costs and heads' JSON of what is left, and whether it is what was planned."""
+    """The net with shapes, MACs and heads' JSON measured anew, if these are what was planned."""
     shrunk = record(small.staged, dropped=(), before=before.staged) if plan.cuts else small.staged.shrunk
     try:
         staged = measured(small.staged, shrunk)
-        exits = [_fitted(exit, tuple(staged.stages[exit.after].live_shapes[staged.stages[exit.after].tap]))
-                 for exit in small.exits]  # fmt: skip
+        stages = [staged.stages[exit.after] for exit in small.exits]
+        taps = [tuple(stage.live_shapes[stage.tap]) for stage in stages]
+        exits = [_fitted(exit, tap) for exit, tap in zip(small.exits, taps, strict=True)]
     except (SplitError, RuntimeError) as error:
         raise PlanError(f"what the plan leaves is inconsistent: {error}") from error
-    found = DynamicNet(staged, exits).eval()
+    pruned = DynamicNet(staged, exits).eval()
     shapes = tuple(tuple(tuple(s) for s in stage.live_shapes) for stage in staged.stages)
-    macs_e = tuple(a + b for a, b in zip(found.trunk_macs_e, found.head_macs_e, strict=True))
+    macs_e = tuple(a + b for a, b in zip(pruned.trunk_macs_e, pruned.head_macs_e, strict=True))
     if plan.macs_e and (plan.macs_e, plan.live_shapes) != (macs_e, shapes):
         raise PlanError(f"the plan leaves {macs_e} MACs, it says {plan.macs_e}; it was made for another net")
-    return found
+    return pruned
 
 
 def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
     """The exit with JSON that builds it at the size it now has."""
     with seeded(0):
-        found = build_exit(_respecified(exit.spec, tap), after=exit.after, name=exit.name)
-    found.load_state_dict(exit.state_dict())
+        rebuilt = build_exit(_respecified(exit.spec, tap), after=exit.after, name=exit.name)
+    rebuilt.load_state_dict(exit.state_dict())
     like = next(exit.parameters())
-    found = found.to(like)
-    for parameter, old in zip(found.parameters(), exit.parameters(), strict=True):
+    rebuilt = rebuilt.to(like)
+    for parameter, old in zip(rebuilt.parameters(), exit.parameters(), strict=True):
         parameter.requires_grad_(old.requires_grad)
-    found.macs = count_macs(found.eval(), like.new_zeros(2, *tap))
-    return found
+    rebuilt.macs = count_macs(rebuilt.eval(), like.new_zeros(2, *tap))
+    return rebuilt
 
 
 def _respecified(spec: HeadSpec, tap: tuple[int, ...]) -> HeadSpec:
-    found = {**spec, "tap": list(tap)}
-    if "inner" in spec:
-        found["inner"] = _respecified(spec["inner"], tap)
-    return found
+    inner = {"inner": _respecified(spec["inner"], tap)} if "inner" in spec else {}
+    return {**spec, "tap": list(tap), **inner}

@@ -1,7 +1,7 @@
-"""Attention maps: where on its map a stage is active, and where its answer hangs on what it sees.
+"""Attention maps: where in its feature map a stage is active, and where the net's answer depends on it.
 
-A tap becomes a map ``[b c h w]``: maps are maps already (channels moved to the front), tokens ``[b t d]`` are a strip
-of ``t`` by 1, a vector ``[b d]`` is one position.
+Every tap is brought to the layout ``[b c h w]``: channels are moved to the front, tokens ``[b t d]`` become a strip of
+``t`` by 1, a vector ``[b d]`` becomes a single position.
 
 Shapes: b samples, c channels, h height, w width, t tokens, d features, k classes. There are e exits, the last is the
 net.
@@ -20,20 +20,20 @@ from dynext.net.dynamic_net import DynamicNet
 
 
 def as_map(tap: Tensor) -> Tensor:
-    """A tap ``[b ...]`` of any layout as a map ``[b c h w]``."""
+    """A tap ``[b ...]`` of any layout as a feature map ``[b c h w]``."""
     last = tap.ndim == 4 and channels_last(tuple(tap.shape[1:]))
     return of_reduced(tap.permute(0, 3, 1, 2) if last else tap)
 
 
 def of_reduced(reduced: Tensor) -> Tensor:
-    """What `Exit.reduce` gave (channels first where it is a map) as a map ``[b c h w]``."""
+    """What `Exit.reduce` gave, whose channels stand first already, as a feature map ``[b c h w]``."""
     if reduced.ndim == 4:
         return reduced
     return reduced.transpose(1, 2)[..., None] if reduced.ndim == 3 else reduced.flatten(1)[..., None, None]
 
 
 def attention_map(feature_bchw: Tensor, power: float = 2.0) -> Tensor:
-    """Where a feature is active ``[b h w]``: the mean over channels of ``|x|^power``.
+    """Where a feature map is active ``[b h w]``: the mean over channels of ``|x|^power``.
 
     >>> attention_map(torch.tensor([[[[1.0, 0.0]], [[3.0, 0.0]]]])).tolist()
     [[[5.0, 0.0]]]
@@ -60,15 +60,16 @@ def spatial_softmax(map_bhw: Tensor) -> Tensor:
     return map_bhw.flatten(1).softmax(1)
 
 
-def align(feature_bchw: Tensor, size: tuple[int, int]) -> Tensor:
-    """A later feature at an earlier one's ``size``, bilinearly; strips of tokens and single positions by their mean.
+def resized(feature_bchw: Tensor, size: tuple[int, int]) -> Tensor:
+    """A feature map at another map's ``size`` (height, width), to compare the two or to put one beside the other.
 
-    Channels are left alone: a module that needs other ones learns a 1x1 convolution.
+    Grids are interpolated bilinearly. Where one of the two is a strip of tokens or a single position, they share no
+    grid, and every position gets the mean. Channels are left alone.
     """
     own = tuple(feature_bchw.shape[2:])
     if own == size:
         return feature_bchw
-    if 1 in own or 1 in size:  # no two layouts share a grid here
+    if 1 in own or 1 in size:
         return feature_bchw.mean((2, 3), keepdim=True).expand(-1, -1, *size)
     return F.interpolate(feature_bchw, size=size, mode="bilinear", align_corners=False)
 
@@ -82,9 +83,9 @@ def activation_maps(net: DynamicNet, x: Tensor) -> list[Tensor]:
 
 
 def gradient_maps(net: DynamicNet, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
-    """What the net's answer hangs on: ``|d logit_y / d tap|``, mean over channels, one map ``[b h w]`` a tap.
+    """What the net's answer depends on: ``|d logit_y / d tap|``, mean over channels, one map ``[b h w]`` a tap.
 
-    No gradient is left on any parameter, and ``x`` may want none.
+    No gradient is left on any parameter, and ``x`` need not require one.
 
     Args:
         y: classes ``[b]``; the net's own answers without it.
@@ -98,10 +99,10 @@ def gradient_maps(net: DynamicNet, x: Tensor, y: Tensor | None = None) -> list[T
     if net.int8 is not None:
         raise FitError("a net in 8 bits has no gradients; give the float one")
     with evaluating(net), torch.enable_grad():
-        # apart from the caller's: inference tensors and leaves that want no gradient will not do
+        # a copy, since the caller's may be an inference tensor or a leaf without a gradient
         taps, final_bk = net.taps(x.detach().clone().requires_grad_())
         y_b = final_bk.argmax(-1) if y is None else y
         chosen = final_bk.gather(1, y_b[:, None]).sum()
         gradients = torch.autograd.grad(chosen, taps, allow_unused=True)
-    found = [torch.zeros_like(tap) if g is None else g for tap, g in zip(taps, gradients, strict=True)]
-    return [attention_map(as_map(gradient), power=1.0) for gradient in found]
+    slopes = [torch.zeros_like(tap) if g is None else g for tap, g in zip(taps, gradients, strict=True)]
+    return [attention_map(as_map(slope), power=1.0) for slope in slopes]

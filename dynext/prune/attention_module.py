@@ -1,4 +1,4 @@
-"""The detachable module: a mask for an exit's feature, made by looking at that feature and at a later one.
+"""The module that is lent to an exit while it learns: from the exit's feature and a later one it computes a mask.
 
 Shapes: b samples, c channels, h height, w width.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynext.prune.attention_maps import align, of_reduced
+from dynext.prune.attention_maps import of_reduced, resized
 
 
-class Lookout(nn.Module):
-    """``a = sigmoid U(f, f_later)``, of the shape of ``f``: what an exit should look at, for someone who knows better.
+class AttentionModule(nn.Module):
+    """``a = sigmoid U(f, f_later)``: a mask of the shape of the exit's feature ``f``, made with a later feature's help.
 
-    The later feature is brought to the size of ``f`` (`dynext.prune.attention_maps.align`) and to ``hidden`` channels
-    by a 1x1 convolution, stands beside ``f`` narrowed to as many, and a convolution of both makes the mask.
+    Convolutions bring both features to ``hidden`` channels, the later one also to the size of ``f``
+    (`dynext.prune.attention_maps.resized`); the two are concatenated, and a further convolution makes the mask.
     """
 
     def __init__(self, own: tuple[int, ...], later: tuple[int, ...], hidden: int) -> None:
@@ -35,12 +35,14 @@ class Lookout(nn.Module):
 
     def forward(self, own: Tensor, later: Tensor) -> Tensor:
         own_bchw = of_reduced(own)
-        # channels before size: the same, since both are linear, and far cheaper on a small late map
-        later_bchw = align(self.later(of_reduced(later)), (own_bchw.shape[2], own_bchw.shape[3]))
+        # channels before size: both are linear, so the order is free, and this one is far cheaper on a small late map
+        later_bchw = resized(self.later(of_reduced(later)), (own_bchw.shape[2], own_bchw.shape[3]))
         mask_bchw = self.mask(torch.cat([self.own(own_bchw), later_bchw], 1))
         return like_tap(mask_bchw, own)
 
 
 def like_tap(map_bchw: Tensor, tap: Tensor) -> Tensor:
-    """The way back from `of_reduced`, for a tap that has been reduced (channels first)."""
-    return map_bchw if tap.ndim == 4 else map_bchw[..., 0].transpose(1, 2) if tap.ndim == 3 else map_bchw.view_as(tap)
+    """The inverse of `of_reduced`: a map in the layout of the reduced ``tap`` it was made from."""
+    if tap.ndim == 4:
+        return map_bchw
+    return map_bchw[..., 0].transpose(1, 2) if tap.ndim == 3 else map_bchw.view_as(tap)

@@ -1,8 +1,8 @@
-"""Which channels hang together, across stages and exits: torch-pruning's dependency groups, and a test of our own.
+"""Which channels depend on each other, across stages and exits: torch-pruning's groups, and a test of our own.
 
-A channel may go if taking it away does what setting it to zero does. That holds for convolutions, BatchNorm and linear
-layers, and not where a LayerNorm averages over channels, a shortcut pads them or a reshape counts them: such groups
-stay whole. The test is run, not read off the layers' types.
+A channel may be removed if that changes the net's answers exactly as setting it to zero does. This holds for
+convolutions, BatchNorm and linear layers, and not where a LayerNorm averages over channels, a shortcut pads them or a
+reshape counts them: such groups stay whole. The test runs the net both ways, whatever its layers' types.
 
 Source: DepGraph, Fang et al., CVPR 2023, arXiv:2301.12900 (the groups).
 """
@@ -14,7 +14,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,20 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 
 TOLERANCE = 1e-3
-"""Largest difference, as a share of the largest logit, that removing and setting to zero may show."""
+"""Largest difference between removing and setting to zero that is allowed, as a share of the largest logit."""
 
 
-class Part(NamedTuple):
-    """What a group does to one layer: which of its output or input channels go."""
+class LayerChannels(NamedTuple):
+    """Channels that one layer of a group loses: of its output (``side="out"``) or of its input (``"in"``)."""
 
     layer: str
     module: nn.Module
-    side: str
+    side: Literal["out", "in"]
     channels: tuple[int, ...]
 
 
-class Whole(nn.Module):
-    """A dynamic net as one module with all its answers, so that dependencies reach from stages into exits."""
+class AllExits(nn.Module):
+    """A dynamic net as one module that gives every exit's logits, so that dependencies reach from stages into exits."""
 
     def __init__(self, net: DynamicNet) -> None:
         super().__init__()
@@ -61,97 +61,101 @@ class Channels:
     """
 
     def __init__(self, net: DynamicNet) -> None:
-        import torch_pruning  # when it is asked for: it brings its own pruners along
+        import torch_pruning  # only here: its import takes long
 
-        self.net, self.whole = net, Whole(net).eval()
+        self.net, self.module = net, AllExits(net).eval()
         wanted = [p.requires_grad for p in net.parameters()]
-        x = rows(net)
+        x = noise(net)
         with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # about parameters that no module wraps; what is lost shows in the test
-            self.whole.requires_grad_(True)
+            warnings.simplefilter(
+                "ignore"
+            )  # about parameters outside of modules; a channel lost there shows as an `inconsistency`
+            self.module.requires_grad_(True)
             try:
-                self.graph: Any = torch_pruning.DependencyGraph().build_dependency(self.whole, example_inputs=x)
-            except Exception as error:  # of many kinds, whatever its tracer stumbles over
+                self.graph: Any = torch_pruning.DependencyGraph().build_dependency(self.module, example_inputs=x)
+            except Exception as error:  # its tracer raises many kinds
                 raise PlanError(
                     f"torch-pruning cannot follow this net's channels ({line(error)}); with budget=1, blocks and "
                     f"exits can be left out all the same, and dx.prune.quantize needs no channels"
                 ) from error
-        for parameter, kept in zip(net.parameters(), wanted, strict=True):
-            parameter.requires_grad_(kept)
-        self.names = {module: name for name, module in self.whole.named_modules()}
+        for parameter, needed in zip(net.parameters(), wanted, strict=True):
+            parameter.requires_grad_(needed)
+        self.names = {module: name for name, module in self.module.named_modules()}
 
     def layer(self, name: str) -> nn.Module | None:
-        return dict(self.whole.named_modules()).get(name)
+        return dict(self.module.named_modules()).get(name)
 
     def width(self, module: nn.Module) -> int:
         return int(self.graph.get_out_channels(module))
 
     def roots(self) -> list[str]:
-        """One layer for each group of layers that lose channels together, logits and heads' own channels apart."""
-        fixed = [m for name, m in self.whole.named_modules() if name.startswith("exits.")] + _last_layers(self.whole)
-        found = self.graph.get_all_groups(ignored_layers=fixed, root_module_types=(nn.Conv2d, nn.Conv1d, nn.Linear))
-        return [self.names[group[0].dep.target.module] for group in found]
+        """One layer of each group of layers that lose channels together; exits' layers and the logits are left out."""
+        fixed = [m for name, m in self.module.named_modules() if name.startswith("exits.")] + _last_layers(self.module)
+        groups = self.graph.get_all_groups(ignored_layers=fixed, root_module_types=(nn.Conv2d, nn.Conv1d, nn.Linear))
+        return [self.names[group[0].dep.target.module] for group in groups]
 
     def group(self, name: str, channels: Sequence[int]) -> Any:
-        """torch-pruning's group: all that goes with these output channels of a layer."""
+        """torch-pruning's group: all that must be removed together with these output channels of a layer."""
         module = self.layer(name)
         pruner = self.graph.get_pruner_of_module(module)
         return self.graph.get_pruning_group(module, pruner.prune_out_channels, sorted(channels))
 
-    def parts(self, group: Any) -> list[Part]:
-        """What a group does to each layer that has a name."""
-        found = []
+    def members(self, group: Any) -> list[LayerChannels]:
+        """The channels that a group takes from each layer that has a name."""
+        members = []
         for dep, channels in group:
-            side = "out" if self.graph.is_out_channel_pruning_fn(dep.handler) else "in"
+            side: Literal["out", "in"] = "out" if self.graph.is_out_channel_pruning_fn(dep.handler) else "in"
             name = self.names.get(dep.target.module)
             if name is not None:
-                found.append(Part(name, dep.target.module, side, tuple(int(c) for c in channels)))
-        return found
+                members.append(LayerChannels(name, dep.target.module, side, tuple(int(c) for c in channels)))
+        return members
 
     def enough(self, group: Any) -> bool:
-        """Whether every layer of the group keeps a channel."""
+        """Whether every layer of the group keeps at least one channel."""
         return bool(self.graph.check_pruning_group(group))
 
 
 def zero(group: Any, channels: Channels) -> None:
-    """Set to zero in place, in every layer of the group, the output channels that would go."""
-    for part in channels.parts(group):
-        if part.side == "out" or isinstance(part.module, _BatchNorm):
-            index = torch.tensor(part.channels)
-            turned = isinstance(part.module, _ConvTransposeNd) and part.module.groups == 1
-            for name, tensor in part.module.named_parameters(recurse=False):
-                tensor.detach().index_fill_(1 if turned and name == "weight" else 0, index.to(tensor.device), 0.0)
+    """Set to zero in place, in every layer of the group, the output channels that would be removed."""
+    for member in channels.members(group):
+        if member.side == "out" or isinstance(member.module, _BatchNorm):
+            index = torch.tensor(member.channels)
+            transposed = isinstance(member.module, _ConvTransposeNd) and member.module.groups == 1
+            for name, tensor in member.module.named_parameters(recurse=False):
+                dim = 1 if transposed and name == "weight" else 0
+                tensor.detach().index_fill_(dim, index.to(tensor.device), 0.0)
 
 
 Trial = tuple[str, Sequence[int]]
-"""A layer's name and the output channels that would go."""
+"""A layer's name and the output channels that would be removed."""
 
 
-def consistent(net: DynamicNet, trials: Sequence[Trial]) -> str | None:
-    """Why removing these channels, all of them, is not what setting them to zero is, or ``None`` where it is.
+def inconsistency(net: DynamicNet, trials: Sequence[Trial]) -> str | None:
+    """How removing all of these channels differs from setting them to zero; ``None`` where it does not.
 
-    ``net`` stays whole.
+    ``net`` is not changed.
     """
     zeroed, cut = (Channels(copy.deepcopy(net)) for _ in range(2))
-    x = rows(net)
+    x = noise(net)
     try:
-        # a graph that fails prints itself, which is none of the user's business here
+        # a traced graph that fails prints itself, which would only confuse the user
         with redirect_stderr(io.StringIO()), torch.no_grad():
             for name, channels in trials:
                 zero(zeroed.group(name, channels), zeroed)
                 cut.group(name, channels).prune()
-            wanted, found = zeroed.whole(x), cut.whole(x)
+            zeroed_e, cut_e = zeroed.module(x), cut.module(x)
     except (RuntimeError, ValueError, IndexError, AttributeError) as error:
         return f"the rest no longer fits ({type(error).__name__})"
-    for one, other in zip(wanted, found, strict=True):
-        if one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=TOLERANCE * _scale(one)):
+    for wanted, logits in zip(zeroed_e, cut_e, strict=True):
+        scale = max(float(wanted.abs().max()), 1e-6)
+        if wanted.shape != logits.shape or not torch.allclose(wanted, logits, rtol=0, atol=TOLERANCE * scale):
             return "what is left answers otherwise than with these channels at zero"
     return None
 
 
 def sound(net: DynamicNet, trials: Sequence[Trial]) -> list[Trial]:
-    """Those of the trials that are consistent; many are tried at once, and halved where they are not."""
-    if not trials or consistent(net, trials) is None:
+    """Those of the trials that are consistent: all are tried at once, and halved where they fail."""
+    if not trials or inconsistency(net, trials) is None:
         return list(trials)
     if len(trials) == 1:
         return []
@@ -159,17 +163,13 @@ def sound(net: DynamicNet, trials: Sequence[Trial]) -> list[Trial]:
     return sound(net, trials[:middle]) + sound(net, trials[middle:])
 
 
-def _scale(logits: Tensor) -> float:
-    return max(float(logits.abs().max()), 1e-6)
-
-
-def rows(net: DynamicNet, count: int = 2) -> Tensor:
-    """Noise for the net to take, always the same."""
+def noise(net: DynamicNet, count: int = 2) -> Tensor:
+    """Random samples ``[b ...]`` of the shape that the net expects, always the same."""
     like = next(net.parameters())
     return torch.randn(count, *net.staged.input_shape, generator=generator(0)).to(like)
 
 
-def _last_layers(whole: Whole) -> list[nn.Module]:
-    """Layers whose output are logits: the last linear layer or convolution of the last stage."""
-    weighted: list[nn.Module] = [m for m in whole.staged.stages[-1].modules() if isinstance(m, _ConvNd | nn.Linear)]
+def _last_layers(net: AllExits) -> list[nn.Module]:
+    """Layers whose output is the logits: the last linear layer or convolution of the last stage."""
+    weighted: list[nn.Module] = [m for m in net.staged.stages[-1].modules() if isinstance(m, _ConvNd | nn.Linear)]
     return weighted[-1:]

@@ -1,4 +1,4 @@
-"""What a smaller net learns from the one it was: fine-tuning after pruning, and a compact static net from nothing.
+"""What a smaller net learns from a larger one: fine-tuning after pruning, and a compact static net from scratch.
 
 Shapes: b samples, e exits (the last is the full net), k classes.
 """
@@ -14,10 +14,11 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
-from dynext.data.indexing import by_index
-from dynext.errors import FitError, SourceError
-from dynext.fitting import FitConfig, fit
+from dynext.data.indexing import by_index, check_samples
+from dynext.errors import FitError
+from dynext.fitting import FitConfig, FitOptions, configured, fit
 from dynext.losses.exits import distillation
 from dynext.modules.modes import evaluating, statistics, take_flags
 from dynext.net.dynamic_net import DynamicNet
@@ -29,52 +30,58 @@ Augment = Callable[[Tensor, Generator], Tensor]
 Norms = Literal["follow", "frozen"]
 """What BatchNorms do in fine-tuning: follow the samples, as in any training, or keep their statistics."""
 
+USUAL = FitConfig(batch_size=64)
+"""What training takes without a config."""
+
 
 def finetune(
     net: DynamicNet,
     teacher: nn.Module,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     temperature: float = 4.0,
     alpha: float = 0.5,
     norms: Norms | None = None,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> DynamicNet:
-    """A copy of ``net`` (pruned, say) trained as a whole to answer like ``teacher`` again, at every exit.
+    """A copy of ``net`` (a pruned one, say) trained as a whole to answer like ``teacher`` again, at every exit.
 
     Loss, the sum over exits: ``alpha`` times the distillation loss and ``1 - alpha`` times the cross-entropy; without
     labels the former alone, so that a synthesized bank will do.
 
     Args:
-        teacher: the static net as it was.
-        norms: ``"follow"`` for real samples and ``"frozen"`` for synthesized ones by default: those have statistics of
-            their own. Heads' BatchNorms always follow.
+        teacher: the static net as it was before.
+        norms: what the stages' BatchNorms do; by default they follow real samples and keep their statistics on
+            synthesized ones, which have others. Heads' BatchNorms always follow.
+        options: fields of `dynext.FitConfig`.
 
     Raises:
         FitError: figures out of range, other classes, or a net in 8 bits. SourceError: no samples, or of another shape.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, as the fine-tuning of a pruned net.
     """
+    config = configured(USUAL, config, options)
     if net.int8 is not None:
         raise FitError("a net in 8 bits is not trained; fine-tune the float one and quantize it afterwards")
     norms = norms or ("frozen" if source.bn == "batch" else "follow")
     if norms not in get_args(Norms):
         raise FitError(f"norms={norms!r}; give one of {', '.join(get_args(Norms))}")
-    lesson = _Lesson.of(teacher, source, temperature, alpha, batch_size, augment)
-    lesson.check(net, net.staged.input_shape)
+    taught = _TaughtSource(teacher, source, temperature=temperature, alpha=alpha, augment=augment)
+    check_samples(source, net.staged.input_shape)
+    taught.check_classes(net)
     student = copy.deepcopy(net)
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
         held: AbstractContextManager[None] = evaluating(student.staged) if norms == "frozen" else nullcontext()
-        x, y_b, taught_bk = lesson.draw(draw, like=next(module.parameters()))
+        x, y_b, taught_bk = taught.draw(config.batch_size, draw, like=next(module.parameters()))
         with held:
             logits_e, _ = logits_in_equilibrium(student, x, balance=True)
-        return torch.stack([lesson.loss(logits_bk, taught_bk, y_b) for logits_bk in logits_e]).sum()
+        return torch.stack([taught.loss(logits_bk, taught_bk, y_b) for logits_bk in logits_e]).sum()
 
     student.requires_grad_(True).train()
-    fit(student, step, replace(config, label="fine-tuning", about=f"{lesson.about}, norms {norms}"))
+    fit(student, step, replace(config, label="fine-tuning", about=f"{taught.about}, norms {norms}"))
     student.to(next(net.parameters()).device)
     take_flags(student, net)
     return student.eval()
@@ -84,61 +91,57 @@ def distill_static(
     student: nn.Module,
     teacher: nn.Module,
     source: Source,
-    config: FitConfig,
+    config: FitConfig | None = None,
     *,
     temperature: float = 4.0,
     alpha: float = 0.5,
-    batch_size: int = 64,
     augment: Augment | None = None,
+    **options: Unpack[FitOptions],
 ) -> nn.Module:
     """A copy of ``student``, a compact static net (`dynext.models`), that has learned to answer like ``teacher``.
 
-    What a dynamic net has to beat. Loss: as in `finetune`, of the one answer; from synthesized samples too.
+    This is the alternative that a dynamic net has to beat. Loss as in `finetune`, of the one answer; synthesized
+    samples will do here too.
+
+    Args:
+        options: fields of `dynext.FitConfig`.
 
     Raises:
         FitError: figures out of range, or other classes. SourceError: no samples.
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
     """
-    lesson = _Lesson.of(teacher, source, temperature, alpha, batch_size, augment)
-    lesson.check(student, None)
-    found = copy.deepcopy(student)
+    config = configured(USUAL, config, options)
+    taught = _TaughtSource(teacher, source, temperature=temperature, alpha=alpha, augment=augment)
+    taught.check_classes(student)
+    learner = copy.deepcopy(student)
 
     def step(module: nn.Module, draw: Generator, done: float) -> Tensor:
-        x, y_b, taught_bk = lesson.draw(draw, like=next(module.parameters()))
-        return lesson.loss(module(x), taught_bk, y_b)
+        x, y_b, taught_bk = taught.draw(config.batch_size, draw, like=next(module.parameters()))
+        return taught.loss(module(x), taught_bk, y_b)
 
-    found.requires_grad_(True).train()
-    fit(found, step, replace(config, label="distilling a static net", about=lesson.about))
-    found.to(next(student.parameters()).device)
-    take_flags(found, student)
-    return found.eval()
+    learner.requires_grad_(True).train()
+    fit(learner, step, replace(config, label="distilling a static net", about=taught.about))
+    learner.to(next(student.parameters()).device)
+    take_flags(learner, student)
+    return learner.eval()
 
 
-class _Lesson:
-    """Samples, and what a frozen teacher says of them."""
+class _TaughtSource:
+    """Samples, and what a frozen teacher answers on them."""
 
     def __init__(
-        self, teacher: nn.Module, source: Source, temperature: float, alpha: float, size: int, augment: Augment | None
+        self, teacher: nn.Module, source: Source, *, temperature: float, alpha: float, augment: Augment | None
     ) -> None:
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-        self.take, self.num_rows, self.bn, self.shape = by_index(source), len(source), source.bn, tuple(source.shape)
-        self.temperature, self.alpha, self.size, self.augment = temperature, alpha, size, augment
-        self.about = f"temperature {temperature:g}, alpha {alpha:g}"
-
-    @classmethod
-    def of(
-        cls, teacher: nn.Module, source: Source, temperature: float, alpha: float, size: int, augment: Augment | None
-    ) -> _Lesson:
         if not temperature > 0 or not 0 <= alpha <= 1:
             raise FitError(f"temperature {temperature}, alpha {alpha}; give a positive one, and a share")
-        if not len(source):
-            raise SourceError("the source has no samples; nothing can be learned from it")
-        return cls(teacher, source, temperature, alpha, size, augment)
+        check_samples(source, source.shape)
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.take, self.num_samples, self.bn, self.shape = by_index(source), len(source), source.bn, source.shape
+        self.temperature, self.alpha, self.augment = temperature, alpha, augment
+        self.about = f"temperature {temperature:g}, alpha {alpha:g}"
 
-    def check(self, student: nn.Module, shape: tuple[int, ...] | None) -> None:
-        if shape is not None and shape != self.shape:
-            raise SourceError(f"samples of shape {self.shape}; the model expects {shape}")
+    def check_classes(self, student: nn.Module) -> None:
         like = next(student.parameters())
         x = like.new_zeros(2, *self.shape)
         with torch.no_grad(), evaluating(student):
@@ -146,11 +149,10 @@ class _Lesson:
         if ours.shape != theirs.shape:
             raise FitError(f"the teacher answers {tuple(theirs.shape)}, the net {tuple(ours.shape)}; give one task")
 
-    def draw(self, draw: Generator, *, like: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Samples, labels if there are any, and the teacher's logits ``[b k]``, by the statistics that suit the
-        samples.
-        """
-        batch = self.take(torch.randint(self.num_rows, (max(self.size, 2),), generator=draw))
+    def draw(self, count: int, draw: Generator, *, like: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """``count`` samples, at least two, labels if there are any, and the teacher's logits ``[b k]``, computed on the
+        BatchNorm statistics that suit the samples."""
+        batch = self.take(torch.randint(self.num_samples, (max(count, 2),), generator=draw))
         x = (batch.x if self.augment is None else self.augment(batch.x, draw)).to(like)
         with torch.no_grad(), statistics(self.teacher, self.bn):
             taught_bk = self.teacher.to(like)(x)

@@ -1,4 +1,4 @@
-"""What removing channels does to a net's costs and shapes, known before any is removed."""
+"""What removing channels does to a net's MACs and live shapes, computed before any channel is removed."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from torch import Tensor, nn
 from dynext.graph.macs import layer_macs
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
-from dynext.prune.channels import Channels, rows
+from dynext.prune.channels import Channels, noise
 from dynext.prune.plan import Cut
 
 
 class Candidate(NamedTuple):
-    """One group of channels: its root layer, what each channel is worth, what goes with it."""
+    """A group of layers that may lose channels together: one of them, and what each of its channels is worth."""
 
     layer: str
     worth_c: Tensor
     coupled: tuple[str, ...]
 
 
-class Books:
-    """MACs of the net's layers, and what removing channels does to them, without removing any.
+class MacAccounting:
+    """MACs of the net's layers, and how many are left without some of the candidates' channels.
 
-    A layer's MACs go with its outputs and its inputs; what no layer does (attention between tokens) stays.
+    A layer's MACs are proportional to its output and to its input channels. MACs that belong to no layer (attention
+    between tokens) stay what they are.
     """
 
     def __init__(self, net: DynamicNet, candidates: Sequence[Candidate]) -> None:
         self.channels, self.candidates = Channels(net), candidates
-        self.rest, self.macs_ul = net.staged.macs, _unit_macs(net)
-        self.names = {layer for _, layer in self.macs_ul}
-        self.rest -= sum(macs for (unit, _), macs in self.macs_ul.items() if unit >= 0)
+        self.macs_ul = _layer_macs_by_unit(net)
+        self.layers = {layer for _, layer in self.macs_ul}
+        self.rest = net.staged.macs - sum(macs for (unit, _), macs in self.macs_ul.items() if unit >= 0)
         self.known: dict[tuple[int, tuple[int, ...]], list[tuple[str, str, int, int]]] = {}
 
-    def saved(self, taken: dict[int, list[int]]) -> dict[tuple[int, str], float]:
-        """MACs per sample that each layer no longer spends, in each stage or exit."""
+    def saved(self, removed: dict[int, list[int]]) -> dict[tuple[int, str], float]:
+        """MACs per sample that each layer no longer spends, in each stage or exit.
+
+        Args:
+            removed: the channels that go, by the candidate's number.
+        """
         share: dict[tuple[str, str], float] = {}
-        for index, gone in taken.items():
+        for index, gone in removed.items():
             for layer, side, lost, width in self._losses(index, tuple(sorted(gone))):
                 share[layer, side] = share.get((layer, side), 1.0) - lost / width
         return {
@@ -49,19 +54,20 @@ class Books:
             for (unit, layer), macs in self.macs_ul.items()
         }
 
-    def macs(self, taken: dict[int, list[int]]) -> int:
-        """MACs per sample of the full net."""
-        saved = self.saved(taken)
+    def macs(self, removed: dict[int, list[int]]) -> int:
+        """MACs per sample of the full net without these channels."""
+        saved = self.saved(removed)
         return self.rest + round(sum(macs - saved[key] for key, macs in self.macs_ul.items() if key[0] >= 0))
 
     def _losses(self, index: int, gone: tuple[int, ...]) -> list[tuple[str, str, int, int]]:
+        """Per layer of a candidate's group: its name, side, how many channels it loses, and of how many."""
         key = (index, gone)
         if key not in self.known:
             group = self.channels.group(self.candidates[index].layer, gone)
             self.known[key] = [
-                (part.layer, part.side, len(part.channels), self._width(part.module, part.side))
-                for part in self.channels.parts(group)
-                if part.layer in self.names
+                (member.layer, member.side, len(member.channels), self._width(member.module, member.side))
+                for member in self.channels.members(group)
+                if member.layer in self.layers
             ]
         return self.known[key]
 
@@ -71,22 +77,22 @@ class Books:
 
 
 @torch.no_grad()
-def _unit_macs(net: DynamicNet) -> dict[tuple[int, str], int]:
-    """MACs per sample of each layer in each stage (from 0) and each exit (-1 is the first); a layer may be in
-    several.
+def _layer_macs_by_unit(net: DynamicNet) -> dict[tuple[int, str], int]:
+    """MACs per sample by unit and layer. Units are the stages, from 0, and the exits, of which -1 is the first; a layer
+    may be in several.
     """
-    found: dict[tuple[int, str], int] = {}
-    live: tuple[Tensor, ...] = (rows(net),)
+    macs_ul: dict[tuple[int, str], int] = {}
+    live: tuple[Tensor, ...] = (noise(net),)
     with evaluating(net):
         for s, stage in enumerate(net.staged.stages):
             macs_l = layer_macs(net, _of_first(stage, live[1:]), live[0])
-            found.update({(s, layer): macs for layer, macs in macs_l.items()})
+            macs_ul.update({(s, layer): macs for layer, macs in macs_l.items()})
             live = stage(*live)
             for e, exit in enumerate(net.exits):
                 if exit.after == s:
                     macs_l = layer_macs(net, exit, live[stage.tap])
-                    found.update({(-1 - e, layer): macs for layer, macs in macs_l.items()})
-    return found
+                    macs_ul.update({(-1 - e, layer): macs for layer, macs in macs_l.items()})
+    return macs_ul
 
 
 def _of_first(stage: nn.Module, others: tuple[Tensor, ...]) -> Callable[[Tensor], object]:
@@ -95,12 +101,12 @@ def _of_first(stage: nn.Module, others: tuple[Tensor, ...]) -> Callable[[Tensor]
 
 
 def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]]:
-    """MACs of each exit (trunk and head) and live shapes that ``cuts`` leave, without cutting."""
+    """MACs of each exit (trunk and head) and live shapes of ``net`` without what ``cuts`` name; it is not changed."""
     if not cuts:
         whole_e = tuple(trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True))
         return whole_e, tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in net.staged.stages)
-    books = Books(net, [Candidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
-    saved = books.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
+    accounting = MacAccounting(net, [Candidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
+    saved = accounting.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
     ends = net.exit_stages
     macs_e = [
         trunk + head - sum(less for (unit, _), less in saved.items() if 0 <= unit <= end or unit == -1 - e)
@@ -110,7 +116,7 @@ def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tu
 
 
 def _shapes(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Live tensors after the cuts."""
+    """Shapes of the live tensors after each stage, once the cuts are made."""
     small = copy.deepcopy(net)
     channels = Channels(small)
     with warnings.catch_warnings():
@@ -118,4 +124,4 @@ def _shapes(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[tuple[int, ...]
         for cut in cuts:
             channels.group(cut.layer, cut.channels).prune()
     with torch.no_grad():
-        return tuple(tuple(tuple(tensor.shape[1:]) for tensor in live) for _, live in small.staged.walk(rows(small)))
+        return tuple(tuple(tuple(tensor.shape[1:]) for tensor in live) for _, live in small.staged.walk(noise(small)))

@@ -1,26 +1,25 @@
-"""A smaller dynamic net in one call: plan, apply, fine-tune, 8 bits, and what all that did to the answers."""
+"""A smaller dynamic net in one call: plan, apply, fine-tune, quantize, and count how many answers have changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from dynext.errors import FitError, PlanError
-from dynext.fitting import FitConfig
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.graph.macs import param_bytes
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
-from dynext.policy.policy import Policy
 from dynext.prune.apply import apply_plan
-from dynext.prune.finetuning import finetune
+from dynext.prune.finetuning import USUAL, finetune
 from dynext.prune.plan import PruningPlan
 from dynext.prune.quantization import quantize
-from dynext.prune.ranking import By, rank
+from dynext.prune.ranking import Removal, rank
 from dynext.types import Source
 
 Bits = Literal["int8"]
@@ -28,13 +27,14 @@ Bits = Literal["int8"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pruned:
-    """A smaller net, the plan that led there, and how far it has gone from the one it was."""
+    """A smaller net, the plan that led to it, and how often it answers like the net before."""
 
     net: DynamicNet
     plan: PruningPlan
     agreement: float
     """Share of the samples on which its full net answers like the full net before."""
     rows: int
+    """How many samples that were."""
     bytes_before: int
     bytes_after: int
 
@@ -59,52 +59,45 @@ class Pruned:
 def make_smaller(
     net: DynamicNet,
     source: Source,
+    config: FitConfig | None = None,
     *,
-    budget: float,
-    judge: Source | None = None,
-    by: By = "magnitude",
-    blocks: int = 0,
-    policy: Policy | None = None,
-    steps: int = 1000,
-    lr: float = 1e-3,
+    remove: Removal,
     bits: Bits | None = None,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    progress: bool = True,
+    held_out: Source | None = None,
+    **options: Unpack[FitOptions],
 ) -> Pruned:
-    """`dynext.prune.rank`, `dynext.prune.apply_plan`, `dynext.prune.finetune` and `dynext.prune.quantize`, one after
-    the other.
+    """`dynext.prune.rank`, `dynext.prune.apply_plan`, `dynext.prune.finetune` and `dynext.prune.quantize` in one call.
 
     Args:
-        source: samples to rank by, to fine-tune on and to calibrate on; labelled, unlabelled or synthesized.
-        by: as in `dynext.prune.rank`; not ``"attention"``, which needs masks.
-        judge: samples on which agreement with the net before is counted; those of ``source`` by default.
-        policy: exits that it never uses go.
-        bits: ``"int8"``: the smaller net in 8 bits.
-        checkpoint: file in which an interrupted fine-tuning is kept and resumed from.
+        source: samples to rank by, to fine-tune on and to calibrate 8 bits on; labelled, unlabelled or synthesized.
+        config: of the fine-tuning; its seed is also that of the calibration. With ``steps=0`` there is none.
+        remove: what goes, such as ``dx.prune.Removal(budget=0.5)``. Not ``by="attention"``, which needs masks.
+        bits: ``"int8"`` puts the smaller net into 8 bits.
+        held_out: samples on which agreement with the net before is counted; those of ``source`` by default.
+        options: fields of `dynext.FitConfig`.
 
     Raises:
-        PlanError, FitError, SourceError: as these do.
+        PlanError, FitError, SourceError: as the four.
     """
+    config = configured(USUAL, config, options)
     if bits not in (None, "int8"):
         raise FitError(f"bits={bits!r}; give 'int8', or None for floats")
-    if by == "attention":
+    if remove.by == "attention":
         raise PlanError(
             "attention ranks by masks that were distilled before; call dx.prune.rank(..., auxiliary=) in its place"
         )
-    plan = rank(net, budget=budget, by=by, source=source, blocks=blocks, policy=policy)
+    plan = rank(net, source=source, **vars(remove))
     small = apply_plan(net, plan)
-    if steps and plan:
-        config = FitConfig(steps=steps, lr=lr, seed=seed, checkpoint=checkpoint, progress=progress)
+    if config.steps and plan:
         small = finetune(small, net.staged, source, config)
     if bits is not None:
-        small = quantize(small, source, seed=seed)
-    judge = source if judge is None else judge
+        small = quantize(small, source, seed=config.seed)
+    compared = source if held_out is None else held_out
     return Pruned(
         net=small,
         plan=plan,
-        agreement=_agreement(small, net.staged, judge),
-        rows=len(judge),
+        agreement=_agreement(small, net.staged, compared),
+        rows=len(compared),
         bytes_before=param_bytes(net),
         bytes_after=param_bytes(small),
     )
@@ -113,7 +106,6 @@ def make_smaller(
 @torch.inference_mode()
 def _agreement(net: DynamicNet, before: nn.Module, source: Source) -> float:
     ours_n = collect(net, source).logits_nek[:, -1].argmax(-1)
-    theirs = []
     with evaluating(before), statistics(before, source.bn):
         like = next(before.parameters())
         theirs = [before(batch.x.to(like)).argmax(-1).cpu() for batch in source]

@@ -1,4 +1,4 @@
-"""What to remove from a dynamic net: a plan to be printed, kept as JSON and looked at before it is carried out."""
+"""What to remove from a dynamic net: a plan that can be printed, stored as JSON and checked before it is applied."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dynext.errors import PlanError
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Output channels of one layer that go, and all that goes with them."""
+    """Output channels of one layer that are removed, with every channel that depends on them."""
 
     layer: str
     """Path in the dynamic net, after blocks and exits are gone: ``"staged.stages.1.body.layer1.0.conv1"``."""
     channels: tuple[int, ...]
     of: int
     coupled: tuple[str, ...] = ()
-    """Every layer whose output loses channels with this one, itself included: they meet in a sum or a normalization."""
+    """Every layer whose output loses channels together with this one's, itself included: their outputs meet in a sum or
+    a normalization."""
 
     def __post_init__(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
@@ -31,7 +32,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningPlan:
-    """What goes, and what is left by it: MACs per sample of the static net and of each exit up to its head."""
+    """What is removed, and what that leaves: MACs per sample of each exit up to its head, and live shapes."""
 
     cuts: tuple[Cut, ...] = ()
     blocks: tuple[str, ...] = ()
@@ -44,14 +45,14 @@ class PruningPlan:
     macs_e: tuple[int, ...] = ()
     """Trunk and head of each exit that stays, the full net last; empty in a plan that was not ranked."""
     live_shapes: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    """Per stage that stays, the live tensors it hands on."""
+    """Of each stage that stays, the shapes of the tensors that it hands on."""
 
     def __bool__(self) -> bool:
         return bool(self.cuts or self.blocks or self.exits)
 
     @property
     def macs(self) -> int:
-        """MACs per sample of the full net that is left."""
+        """MACs per sample of the full net after pruning; 0 in a plan that was not ranked."""
         return self.macs_e[-1] if self.macs_e else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +61,11 @@ class PruningPlan:
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> PruningPlan:
-        """Raises PlanError: a plan that some other program wrote, or a later version."""
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            PlanError: something else, or a later version's plan.
+        """
         try:
             cuts = [
                 Cut(
@@ -72,8 +77,8 @@ class PruningPlan:
                 for cut in given["cuts"]
             ]
             shapes = tuple(tuple(tuple(shape) for shape in live) for live in given["live_shapes"])
-            whole = {key: tuple(given[key]) for key in ("blocks", "exits", "macs_e")}
-            return cls(cuts=tuple(cuts), live_shapes=shapes, by=given["by"], macs_before=given["macs_before"], **whole)
+            rest = {key: tuple(given[key]) for key in ("blocks", "exits", "macs_e")}
+            return cls(cuts=tuple(cuts), live_shapes=shapes, by=given["by"], macs_before=given["macs_before"], **rest)
         except (KeyError, TypeError) as error:
             raise PlanError(
                 f"this is no plan ({type(error).__name__}: {error}); make one with dx.prune.rank"
@@ -82,7 +87,8 @@ class PruningPlan:
     def __str__(self) -> str:
         if not self:
             return "nothing is removed"
-        lines = [f"{what} left out: {', '.join(names)}" for what, names in _left_out(self) if names]
+        left_out = (("blocks", self.blocks), ("exits", self.exits))
+        lines = [f"{what} left out: {', '.join(names)}" for what, names in left_out if names]
         width = max((len(cut.layer) for cut in self.cuts), default=0)
         for cut in self.cuts:
             others = len(cut.coupled) - 1
@@ -94,7 +100,3 @@ class PruningPlan:
             )
             lines.append(f"up to each exit, its head included: {', '.join(f'{macs:,}' for macs in self.macs_e)}")
         return "\n".join([f"ranked by {self.by}", *lines])
-
-
-def _left_out(plan: PruningPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return (("blocks", plan.blocks), ("exits", plan.exits))

@@ -1,4 +1,4 @@
-"""Stages and exits in 8 bits, calibrated on whatever samples there are, synthesized ones too.
+"""Stages and exits in 8 bits, calibrated on real or synthesized samples.
 
 Shapes: b samples.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from dynext.seeding import generator
 from dynext.types import BatchNormMode, Source
 
 VALUES = 1 << 12
-"""How many of a layer's inputs are kept of each batch, to find their range by."""
+"""How many of a layer's input values are drawn from each batch, to choose their range by."""
 
 CLIPS = tuple(1 - 0.02 * step for step in range(26))
 """Shares of the largest input that are tried as the end of the range."""
@@ -37,24 +38,25 @@ def quantize(
     batches: int = 16,
     seed: int = 0,
 ) -> DynamicNet:
-    """A copy of ``net`` in 8 bits: weights of convolutions and linear layers, and what goes into them.
+    """A copy of ``net`` in 8 bits: the weights and the inputs of convolutions and linear layers.
 
-    BatchNorm and ReLU behind a layer are folded in. The range of a layer's input is the one of `CLIPS` that rounds what
-    was seen on ``source`` with the least squared error. On a trained net one layer's output is off by about a hundredth
-    of its largest value. Tables, temperatures and thresholds are the float net's: collect and choose again. MACs stay
-    what they are, since a multiplication in 8 bits is one; what they cost is for `dynext.measure` to say.
+    BatchNorm and ReLU after a layer are folded in. The range of a layer's input is the one of `CLIPS` that rounds the
+    values seen on ``source`` with the least squared error. On a trained net one layer's output is off by about a
+    hundredth of its largest value. Tables, temperatures and thresholds of the float net no longer hold: collect and
+    choose again. MACs stay the same, since a multiplication in 8 bits is one too; `dynext.measure` says how long they
+    take.
 
     Args:
-        source: samples to calibrate on; labels are not looked at.
-        least_macs: layers with fewer MACs a sample stay float, and so do depthwise and other grouped convolutions:
-            rounding their input costs more than the kernel saves. A sample alone is run faster by layers of one or two
-            million MACs and more only, since each call in 8 bits takes some 50 us before it sums: raise this for nets
-            of thin layers that run sample by sample. Batches gain from smaller ones.
-        bn: which statistics the stages use meanwhile; the source's own choice by default.
-        batches: how many batches of the source are looked at.
+        source: samples to calibrate on; labels are ignored.
+        least_macs: layers with fewer MACs a sample stay float, as do depthwise and other grouped convolutions: rounding
+            their input costs more than the kernel saves. Each call in 8 bits takes some 50 us before it computes, so
+            that a single sample gains only from layers of one or two million MACs and more, while batches gain from
+            smaller ones: raise this for nets of thin layers that run sample by sample.
+        bn: which BatchNorm statistics the stages use meanwhile; the source's own choice by default.
+        batches: how many batches of the source are used, from its first on.
 
     Raises:
-        FitError: in 8 bits already, no batch to look at, or no layer that is large enough. SourceError: no samples, or
+        FitError: in 8 bits already, no batch to use, or no layer that is large enough. SourceError: no samples, or
             of another shape.
 
     Source: Jacob et al., CVPR 2018, arXiv:1712.05877 (affine inputs, symmetric weights, folding); Nagel et al. 2021,
@@ -65,15 +67,15 @@ def quantize(
     if batches < 1:
         raise FitError(f"batches={batches}; give how many to find ranges on, 1 or more")
     check_samples(source, net.staged.input_shape)
-    names = _chosen(net, least_macs)
+    names = _large_layers(net, least_macs)
     if not names:
         raise FitError(f"no layer spends {least_macs:,} MACs a sample; give a smaller least_macs")
-    seen = _observed(net, source, names, bn or source.bn, batches, seed)
-    return to_int8(net, {"layers": {name: list(value_range(torch.cat(values))) for name, values in seen.items()}})
+    inputs = _sampled_inputs(net, source, names, bn or source.bn, batches, seed)
+    return to_int8(net, {"layers": {name: list(value_range(torch.cat(values))) for name, values in inputs.items()}})
 
 
 def value_range(value: Tensor) -> tuple[float, int]:
-    """Scale and zero of a range that rounds these values to 8 bits with the least squared error.
+    """Scale and zero point that round these values to 8 bits with the least squared error.
 
     >>> value_range(torch.tensor([0.0, 0.5, 1.0]))
     (0.00392156862745098, 0)
@@ -81,12 +83,12 @@ def value_range(value: Tensor) -> tuple[float, int]:
     low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
     if high == low:
         return 1.0, 0
-    tried = [_affine(low * clip, high * clip) for clip in CLIPS]
-    return min(tried, key=lambda one: float((rounded(value, *one) - value).square().sum()))
+    ranges = [_affine(low * clip, high * clip) for clip in CLIPS]
+    return min(ranges, key=lambda scale_zero: float((rounded(value, *scale_zero) - value).square().sum()))
 
 
 def rounded(value: Tensor, scale: float, zero: int) -> Tensor:
-    """What is left of values in 8 bits."""
+    """The values that 8 bits represent these by."""
     return ((value / scale).round() + zero).clamp(0, LEVELS).sub(zero) * scale
 
 
@@ -95,43 +97,42 @@ def _affine(low: float, high: float) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def _chosen(net: DynamicNet, least: int) -> list[str]:
+def _large_layers(net: DynamicNet, least_macs: int) -> list[str]:
+    """Names of the layers that are put into 8 bits."""
     like = next(net.parameters())
     with evaluating(net):
         macs = layer_macs(net, net.all_exits, like.new_zeros(2, *net.staged.input_shape))
-    found = {name: chain for name, chain in chains(net) if macs.get(name, 0) >= least and not _grouped(chain)}
-    return list(found)
+    large = {name: chain for name, chain in chains(net) if macs.get(name, 0) >= least_macs and not _grouped(chain)}
+    return list(large)
 
 
 def _grouped(chain: Chain) -> bool:
     return isinstance(chain.layer, nn.Conv2d) and chain.layer.groups > 1
 
 
-def _observed(
+def _sampled_inputs(
     net: DynamicNet, source: Source, names: list[str], bn: BatchNormMode, batches: int, seed: int
 ) -> dict[str, list[Tensor]]:
-    """A sample of what goes into each layer."""
+    """Some of each layer's input values, one tensor a batch, the smallest and the largest among them."""
     like, draw = next(net.parameters()), generator(seed)
-    with evaluating(net), statistics(net.staged, bn), _listening(net, names, draw) as seen:
-        for index, batch in enumerate(source):
-            if index == batches:
-                break
+    with evaluating(net), statistics(net.staged, bn), _recording(net, names, draw) as inputs:
+        for batch in islice(source, batches):
             net.all_exits(batch.x.to(like))
-    return seen
+    return inputs
 
 
 @contextmanager
-def _listening(net: DynamicNet, names: list[str], draw: torch.Generator) -> Iterator[dict[str, list[Tensor]]]:
-    seen: dict[str, list[Tensor]] = {}
+def _recording(net: DynamicNet, names: list[str], draw: torch.Generator) -> Iterator[dict[str, list[Tensor]]]:
+    inputs: dict[str, list[Tensor]] = {}
     modules = dict(net.named_modules())
 
-    def keep(name: str, x: Tensor) -> None:
+    def record(name: str, x: Tensor) -> None:
         flat = x.detach().flatten().float().cpu()
         index = torch.randint(len(flat), (min(VALUES, len(flat)),), generator=draw)
-        seen.setdefault(name, []).append(torch.cat([flat[index], flat.min()[None], flat.max()[None]]))
+        inputs.setdefault(name, []).append(torch.cat([flat[index], flat.min()[None], flat.max()[None]]))
 
     with ExitStack() as open_hooks:
         for name in names:
-            handle = modules[name].register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
+            handle = modules[name].register_forward_pre_hook(lambda _, given, name=name: record(name, given[0]))
             open_hooks.callback(handle.remove)
-        yield seen
+        yield inputs

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -120,18 +119,15 @@ def sheet_png(pixels: Tensor, *, columns: int = 12, limit: int = 60) -> str:
         raise SourceError(
             f"pictures of shape {list(pixels.shape)}; give [n, 1 or 3, height, width] with values in [0, 1]"
         )
-    images = pixels[:limit].detach().float().nan_to_num(0).clamp(0, 1).expand(-1, 3, -1, -1)
-    n, _, h, w = images.shape
-    columns = min(columns, n)
-    gap = max(1, h // 16)
-    height, width = math.ceil(n / columns) * (h + gap) - gap, columns * (w + gap) - gap
-    canvas = np.zeros((height, width, 4), np.uint8)  # transparent between the pictures
-    for i, image in enumerate((images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()):
-        top, left = i // columns * (h + gap), i % columns * (w + gap)
-        canvas[top : top + h, left : left + w, :3] = image
-        canvas[top : top + h, left : left + w, 3] = 255
+    from torchvision.utils import make_grid  # only here: its import takes long
+
+    shown = pixels[:limit].detach().cpu().float().nan_to_num(0).clamp(0, 1).expand(-1, 3, -1, -1)
+    opaque = F.pad((shown * 255).round().byte(), (0, 0, 0, 0, 0, 1), value=255)  # transparent between the pictures
+    gap = max(1, pixels.shape[2] // 16)
+    sheet = make_grid(opaque, nrow=columns, padding=gap)
+    sheet = sheet[:, gap:-gap, gap:-gap] if len(shown) > 1 else sheet  # one alone gets no border
     buffer = io.BytesIO()
-    Image.fromarray(canvas).save(buffer, "PNG", optimize=True)
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable

@@ -11,8 +11,8 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from dynext.atomic import replaced_file
-from dynext.data.datasets import Samples
 from dynext.data.indexing import check_samples
+from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.net.dynamic_net import DynamicNet

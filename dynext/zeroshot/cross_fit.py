@@ -13,7 +13,7 @@ from typing import TypeGuard
 import torch
 from torch import Generator, Tensor, nn
 
-from dynext.data.datasets import Samples, augment
+from dynext.data.samples import Samples, augment
 from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.class_bias import class_biases

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.modules.exits import Heads
 from dynext.policy.choose import DEFAULT_MAX_DROP

@@ -5,7 +5,7 @@ import torch
 
 from dynext.align.augmentations import Augmentations
 from dynext.align.batches import AugmentedSource
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import FitError
 from dynext.seeding import generator
 from dynext.types import InputSpec

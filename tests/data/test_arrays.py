@@ -14,7 +14,7 @@ from dynext.errors import SourceError
 
 
 @pytest.mark.parametrize("form", ["[n h w c]", "[n c h w]", "float", "double"])
-def test_arrays_in_every_form_give_the_same_rows(tmp_path: Path, form: str) -> None:
+def test_arrays_in_every_form_give_the_same_samples(tmp_path: Path, form: str) -> None:
     x = some_pixels()
     wanted = COLOR.normalize(torch.from_numpy(x).permute(0, 3, 1, 2))
     given = {
@@ -27,15 +27,15 @@ def test_arrays_in_every_form_give_the_same_rows(tmp_path: Path, form: str) -> N
     np.save(tmp_path / "x.npy", given)
     labelled = array(tmp_path / "x.npz", COLOR)
     assert labelled.y.tolist() == list(range(7))
-    for rows in (
+    for samples in (
         labelled,
         array(tmp_path / "x.npy", COLOR),
         open_rows(given, COLOR),
         open_rows(torch.as_tensor(given), COLOR),
     ):
-        found = rows.take(torch.arange(7)).x
-        assert found.dtype == torch.float32
-        assert_close(found, wanted)
+        drawn = samples.take(torch.arange(7)).x
+        assert drawn.dtype == torch.float32
+        assert_close(drawn, wanted)
 
 
 def test_gray_arrays_need_no_channel_axis() -> None:

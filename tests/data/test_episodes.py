@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dynext as dx
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
 
@@ -53,33 +53,37 @@ def test_episodes_are_reproducible_by_seed_and_number() -> None:
 
 @given(st.integers(0, 1000))
 def test_splits_are_disjoint_by_class_and_complete(seed: int) -> None:
-    rows = numbered()
-    parts = dx.data.split_classes(rows, [3, 2, 1], seed=seed)
-    found = [{int(n) % 6 for n in part.pixels[:, 0, 0, 0]} for part in parts]
-    assert [len(classes) for classes in found] == [3, 2, 1]
-    assert set().union(*found) == set(range(6))
-    for part, classes in zip(parts, found, strict=True):
+    samples = numbered()
+    parts = dx.data.split_classes(samples, [3, 2, 1], seed=seed)
+    classes_of = [{int(n) % 6 for n in part.pixels[:, 0, 0, 0]} for part in parts]
+    assert [len(classes) for classes in classes_of] == [3, 2, 1]
+    assert set().union(*classes_of) == set(range(6))
+    for part, classes in zip(parts, classes_of, strict=True):
         assert sorted(part.y.unique().tolist()) == list(range(len(classes)))
         assert len(part) == 5 * len(classes)
-    again = dx.data.split_classes(rows, [3, 2, 1], seed=seed)
+    again = dx.data.split_classes(samples, [3, 2, 1], seed=seed)
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(parts, again, strict=True))
 
 
+def test_checkpoints_know_their_episodes_by_these_words() -> None:
+    assert dx.data.Episodes(rows=numbered(), way=3, shot=1, query=2).about == "1 + 2 of 3 among 6 classes, 30 rows"
+    assert dx.data.SameClasses(rows=numbered(), support=4, query=6).about == "4 + 6 of 30 rows"
+
+
 def test_rotations_are_new_classes() -> None:
-    rows = numbered(classes=3, each=2)
-    turned = dx.data.with_rotations(rows)
-    assert len(turned) == 4 * len(rows)
+    samples = numbered(classes=3, each=2)
+    turned = dx.data.with_rotations(samples)
+    assert len(turned) == 4 * len(samples)
     assert turned.y.unique().tolist() == list(range(12))
     corner = [(0, 0), (1, 0), (1, 1), (0, 1)]
     for turn, (i, j) in enumerate(corner):
         part = turned.subset(torch.arange(turn * 6, turn * 6 + 6))
         assert part.pixels[:, 0, i, j].tolist() == list(range(6))
-        assert part.y.tolist() == (rows.y + 3 * turn).tolist()
+        assert part.y.tolist() == (samples.y + 3 * turn).tolist()
 
 
 def test_same_classes_keep_their_labels() -> None:
-    rows = numbered()
-    same = dx.data.SameClasses(rows=rows, support=4, query=6)
+    same = dx.data.SameClasses(rows=numbered(), support=4, query=6)
     episode = same.draw(generator(0))
     assert same.way == 6
     assert len(set(numbers(episode.support) + numbers(episode.query))) == 10
@@ -114,7 +118,7 @@ def test_same_classes_keep_their_labels() -> None:
         (lambda: dx.data.split_classes(numbered(), []), r"splits of \[\] classes"),
         (
             lambda: dx.data.SameClasses(rows=numbered(), support=20, query=20),
-            "20 samples to learn from and 20 to be judged on",
+            "20 samples to learn from and 20 to be evaluated on",
         ),
         (lambda: dx.data.with_rotations(numbered().unlabelled()), "no labels"),
     ],

@@ -30,14 +30,14 @@ def write_images(folder: Path) -> None:
 @pytest.mark.parametrize("spec", [GRAY, COLOR])
 def test_image_folders_gray_or_color(tmp_path: Path, spec: InputSpec) -> None:
     write_images(tmp_path)
-    rows = images(tmp_path, spec, labelled=True)
-    assert rows.pixels.shape == (4, *spec.shape)
-    assert rows.pixels.dtype == torch.uint8
-    assert rows.y.tolist() == [0, 0, 1, 1]
-    assert rows.pixels[0].flatten(1).unique(dim=1).tolist() == ([[128]] if spec is GRAY else [[128], [128], [128]])
-    assert rows.pixels[1, :, 0, 0].tolist() == ([76] if spec is GRAY else [255, 0, 0])
+    samples = images(tmp_path, spec, labelled=True)
+    assert samples.pixels.shape == (4, *spec.shape)
+    assert samples.pixels.dtype == torch.uint8
+    assert samples.y.tolist() == [0, 0, 1, 1]
+    assert samples.pixels[0].flatten(1).unique(dim=1).tolist() == ([[128]] if spec is GRAY else [[128], [128], [128]])
+    assert samples.pixels[1, :, 0, 0].tolist() == ([76] if spec is GRAY else [255, 0, 0])
     assert images(tmp_path, spec).y is None
-    assert torch.equal(open_rows(tmp_path, spec).pixels, rows.pixels)
+    assert torch.equal(open_rows(tmp_path, spec).pixels, samples.pixels)
     assert open_rows(str(tmp_path), spec).y is None
 
 
@@ -56,7 +56,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
         assert image(tmp_path / "deep.png", spec).unique().tolist() == [128]
 
 
-def test_what_a_net_eats_is_told_in_pixels_from_0_to_1() -> None:
+def test_what_a_net_expects_is_told_in_pixels_from_0_to_1() -> None:
     for given, told in (
         ({"mean": (123.7,)}, r"mean \(123\.7,\) is of pixels in \[0, 1\]; divide by 255"),
         ({"std": (float("nan"),)}, "must be positive in every channel"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def write_zip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "short name", "zip itself", "folder", "unpacked itself"])
-def test_every_place_gives_the_same_rows(form: str, tmp_path: Path) -> None:
+def test_every_place_gives_the_same_samples(form: str, tmp_path: Path) -> None:
     name = "omniglot_small1.zip" if form == "short name" else "images_background_small1.zip"
     write_zip(tmp_path / name)
     root = tmp_path / name if form == "zip itself" else tmp_path
@@ -48,13 +47,13 @@ def test_every_place_gives_the_same_rows(form: str, tmp_path: Path) -> None:
             archive.extractall(tmp_path)
         (tmp_path / name).unlink()
         root = tmp_path / "images_background_small1" if form == "unpacked itself" else tmp_path
-    rows = omniglot("small1", root=root, side=7)
-    assert rows.pixels.shape == (4, 1, 7, 7)
-    assert rows.y.tolist() == [0, 0, 1, 2]
-    assert rows.pixels[0, 0].argmax() == 7 + 2  # first drawer: the stroke in sample 1, column 2, white on black
-    assert rows.pixels[1, 0].argmax() == 14 + 2
-    assert int(rows.pixels[0, 0, 6, 6]) == 0
-    check_source(rows, (1, 7, 7))
+    samples = omniglot("small1", root=root, side=7)
+    assert samples.pixels.shape == (4, 1, 7, 7)
+    assert samples.y.tolist() == [0, 0, 1, 2]
+    assert samples.pixels[0, 0].argmax() == 7 + 2  # first drawer: the stroke in row 1, column 2, white on black
+    assert samples.pixels[1, 0].argmax() == 14 + 2
+    assert int(samples.pixels[0, 0, 6, 6]) == 0
+    check_source(samples, (1, 7, 7))
 
 
 def test_names_are_alphabet_and_character(tmp_path: Path) -> None:
@@ -108,33 +107,41 @@ def test_a_zip_that_is_damaged_inside(tmp_path: Path) -> None:
 def test_download_compares_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_zip(tmp_path / "served.zip")
     content = (tmp_path / "served.zip").read_bytes()
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(content))
+    served = []
+
+    def download(url: str, folder: str, name: str) -> None:
+        served.append(url)
+        (Path(folder) / name).write_bytes(content)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
     with pytest.raises(SourceError, match=r"has checksum .*, expected e704a628"):
         omniglot("small1", root=tmp_path / "cache", download=True)
     assert not (tmp_path / "cache").exists()
     known = {"images_background_small1": hashlib.md5(content).hexdigest()}
-    monkeypatch.setattr(files, "MD5", known)
+    monkeypatch.setattr(files, "SMALL_MD5", known)
     assert len(omniglot("small1", root=tmp_path / "cache", download=True)) == 4
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: pytest.fail("downloaded twice"))
+    address = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/images_background_small1.zip"
+    assert served == [address] * 2
     assert len(omniglot("small1", root=tmp_path / "cache", download=True)) == 4
+    assert len(served) == 2
 
 
 def test_the_published_small_sets(shared: Path) -> None:
     path = shared / "data" / "omniglot_small2.zip"
     if not path.exists():
         pytest.skip("no Omniglot among the development data")
-    rows = omniglot("small2", root=shared / "data", side=14)
-    counts = torch.bincount(rows.y)
-    assert len(rows) == 3120
+    samples = omniglot("small2", root=shared / "data", side=14)
+    counts = torch.bincount(samples.y)
+    assert len(samples) == 3120
     assert counts.tolist() == [20] * 156
 
 
 def test_digits_come_in_any_size() -> None:
-    rows = digits()
-    assert rows.pixels.shape == (1797, 1, 8, 8)
-    assert rows.y.unique().tolist() == list(range(10))
-    assert float(rows.pixels.max()) == 1.0
+    samples = digits()
+    assert samples.pixels.shape == (1797, 1, 8, 8)
+    assert samples.y.unique().tolist() == list(range(10))
+    assert float(samples.pixels.max()) == 1.0
     larger = digits(side=28)
     assert larger.shape == (1, 28, 28)
-    assert torch.equal(larger.y, rows.y)
+    assert torch.equal(larger.y, samples.y)
     check_source(larger)

@@ -2,10 +2,10 @@
 
 import gzip
 import hashlib
-import io
 import struct
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ import torch
 from pixels import some_pixels
 from torch.testing import assert_close
 
-from dynext.data import fashion_mnist_files as idx_files
 from dynext.data.datasets import cifar10, digits, fashion_mnist
 from dynext.errors import SourceError
 from dynext.testing import check_source
@@ -36,11 +35,11 @@ def write_fashion(folder: Path, stem: str = "t10k", packed: bool = True) -> tupl
 @pytest.mark.parametrize("inner", [".", "FashionMNIST/raw"])
 def test_fashion_is_read_from_idx_files(tmp_path: Path, packed: bool, inner: str) -> None:
     x, y = write_fashion(tmp_path / inner, packed=packed)
-    rows = fashion_mnist("test", root=tmp_path)
-    assert np.array_equal(rows.pixels[:, 0].numpy(), x)
-    assert rows.y.tolist() == y.tolist()
-    assert_close(rows.take(torch.tensor([2])).x[0, 0], torch.from_numpy((x[2] / 255 - 0.2860) / 0.3530).float())
-    check_source(rows, (1, 28, 28))
+    samples = fashion_mnist("test", root=tmp_path)
+    assert np.array_equal(samples.pixels[:, 0].numpy(), x)
+    assert samples.y.tolist() == y.tolist()
+    assert_close(samples.take(torch.tensor([2])).x[0, 0], torch.from_numpy((x[2] / 255 - 0.2860) / 0.3530).float())
+    check_source(samples, (1, 28, 28))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_damaged_idx_files_say_so(tmp_path: Path, damage) -> None:
         fashion_mnist("test", root=tmp_path)
 
 
-def test_rows_and_labels_of_different_lengths_are_refused(tmp_path: Path) -> None:
+def test_images_and_labels_of_different_lengths_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(3, np.uint8))))
     with pytest.raises(SourceError, match="3 labels for 7 samples"):
@@ -75,13 +74,18 @@ def test_missing_fashion_says_where_it_looked(tmp_path: Path) -> None:
         fashion_mnist("train", root=tmp_path)
 
 
-def serve(monkeypatch, answer) -> None:
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: answer(url))
+def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bytes]) -> None:
+    """Have torchvision download what ``answer`` gives for an address."""
+
+    def download(url: str, folder: str, name: str) -> None:
+        (Path(folder) / name).write_bytes(answer(url))
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
 
 
 def test_download_offline_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
-    def offline(url: str) -> None:
-        raise urllib.request.URLError("no route to host")
+    def offline(url: str) -> bytes:
+        raise URLError("no route to host")
 
     serve(monkeypatch, offline)
     with pytest.raises(SourceError, match=rf"cannot be downloaded .*no route to host.*by hand into {tmp_path}"):
@@ -90,14 +94,14 @@ def test_download_offline_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
 
 def test_download_compares_checksums_and_keeps_what_fits(tmp_path: Path, monkeypatch) -> None:
     write_fashion(tmp_path / "server")
-    serve(monkeypatch, lambda url: io.BytesIO((tmp_path / "server" / url.rsplit("/", 1)[1]).read_bytes()))
+    serve(monkeypatch, lambda url: (tmp_path / "server" / url.rsplit("/", 1)[1]).read_bytes())
     with pytest.raises(SourceError, match="has checksum .*, expected bef4ecab"):
         fashion_mnist("test", root=tmp_path / "cache", download=True)
     assert not (tmp_path / "cache").exists()
     known = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in (tmp_path / "server").iterdir()}
-    monkeypatch.setattr(idx_files, "MD5", known)
-    rows = fashion_mnist("test", root=tmp_path / "cache", download=True)
-    assert len(rows) == 7
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST.resources", list(known.items()))
+    samples = fashion_mnist("test", root=tmp_path / "cache", download=True)
+    assert len(samples) == 7
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(known)
     serve(monkeypatch, lambda url: pytest.fail("downloaded twice"))
     assert len(fashion_mnist("test", root=tmp_path / "cache", download=True)) == 7
@@ -106,9 +110,9 @@ def test_download_compares_checksums_and_keeps_what_fits(tmp_path: Path, monkeyp
 def test_cifar10_from_an_array_or_nowhere(tmp_path: Path) -> None:
     x = some_pixels(4, (32, 32, 3))
     np.savez(tmp_path / "some.npz", x=x, y=np.array([3, 1, 2, 0]))
-    rows = cifar10("test", root=tmp_path / "some.npz")
-    assert rows.y.tolist() == [3, 1, 2, 0]
-    assert np.array_equal(rows.pixels.permute(0, 2, 3, 1).numpy(), x)
+    samples = cifar10("test", root=tmp_path / "some.npz")
+    assert samples.y.tolist() == [3, 1, 2, 0]
+    assert np.array_equal(samples.pixels.permute(0, 2, 3, 1).numpy(), x)
     with pytest.raises(SourceError, match=f"CIFAR-10 is not under {tmp_path}"):
         cifar10("train", root=tmp_path)
 

@@ -12,11 +12,12 @@ from torch import nn
 from torch.testing import assert_close
 from zoo import NETS
 
-from dynext.data.datasets import Samples
+from dynext.atomic import replaced_folder
+from dynext.data.samples import Samples
 from dynext.errors import ArtifactError, ModelError, PolicyError
 from dynext.graph import stages_by_hand
 from dynext.graph.split import split
-from dynext.io.artifact import CARD, load, save
+from dynext.io.artifact import CARD, FILES, PAGE, load, save
 from dynext.models import open_model
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import GateSpec, random_gates, static_gates
@@ -28,7 +29,7 @@ from dynext.runtime.cost import CostTable
 from dynext.types import InputSpec
 
 
-def rows(n: int = 6) -> torch.Tensor:
+def samples(n: int = 6) -> torch.Tensor:
     return torch.randn(n, *SPEC.shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -57,17 +58,16 @@ def test_everything_comes_back(tmp_path: Path, granularity: str) -> None:
     table = collect(net, Samples(pixels=torch.rand(5, *SPEC.shape), y=torch.arange(5), spec=SPEC))
     folder = save(
         net, tmp_path / "out" / "net", policy=policy, spec=SPEC, model_recipe=CIFAR, class_names="abcdefghij",
-        table=table, provenance={"seed": 3}, page=lambda path: path.write_text("<html>"),
+        table=table, provenance={"seed": 3},
     )  # fmt: skip
-    found = load(folder)
-    check_same_net(found.net, net, rows(), policy)
-    assert (found.policy, found.spec, found.cost) == (policy, SPEC, net.cost)
-    assert (found.class_names, found.provenance, found.model_recipe) == (tuple("abcdefghij"), {"seed": 3}, CIFAR)
-    assert found.net.cost == net.cost
-    assert found.table is not None
-    assert_close(found.table.logits_nek, table.logits_nek)
-    assert found.versions["torch"] == torch.__version__
-    assert (folder / "report.html").read_text() == "<html>"
+    loaded = load(folder)
+    check_same_net(loaded.net, net, samples(), policy)
+    assert (loaded.policy, loaded.spec, loaded.cost) == (policy, SPEC, net.cost)
+    assert (loaded.class_names, loaded.provenance, loaded.model_recipe) == (tuple("abcdefghij"), {"seed": 3}, CIFAR)
+    assert loaded.net.cost == net.cost
+    assert loaded.table is not None
+    assert_close(loaded.table.logits_nek, table.logits_nek)
+    assert loaded.versions["torch"] == torch.__version__
     assert [p.name for p in folder.parent.iterdir()] == ["net"]
 
 
@@ -79,13 +79,13 @@ def test_gates_come_back(tmp_path: Path, gates: GateSpec) -> None:
     policy = replace(half(net), keep_g=(0.5, None, 0.8))
     table = collect(net, Samples(pixels=torch.rand(5, *SPEC.shape), spec=SPEC), keep=policy.keep_g)
     recipe = {"kind": "cifar", "name": "resnet14", "arguments": {"width": 4}}
-    found = load(save(net, tmp_path / "net", policy=policy, spec=SPEC, model_recipe=recipe, table=table))
-    check_same_net(found.net, net, rows(), policy)
-    assert torch.equal(found.net.run(rows(), policy).ran, net.run(rows(), policy).ran)
-    assert found.policy == policy
-    assert found.net.gates.spec == net.gates.spec
-    assert (found.net.gates.start_macs, found.net.gates.macs_g) == (net.gates.start_macs, net.gates.macs_g)
-    assert torch.equal(found.table.skipped.ran_ng, table.skipped.ran_ng)
+    loaded = load(save(net, tmp_path / "net", policy=policy, spec=SPEC, model_recipe=recipe, table=table))
+    check_same_net(loaded.net, net, samples(), policy)
+    assert torch.equal(loaded.net.run(samples(), policy).ran, net.run(samples(), policy).ran)
+    assert loaded.policy == policy
+    assert loaded.net.gates.spec == net.gates.spec
+    assert (loaded.net.gates.start_macs, loaded.net.gates.macs_g) == (net.gates.start_macs, net.gates.macs_g)
+    assert torch.equal(loaded.table.skipped.ran_ng, table.skipped.ran_ng)
     with pytest.raises(PolicyError, match="the policy is for 2 gates, this net has 3"):
         save(net, tmp_path / "other", policy=replace(policy, keep_g=(0.5, 0.5)), spec=SPEC)
 
@@ -110,9 +110,9 @@ def test_nets_of_ones_own_come_back_with_their_model(tmp_path: Path, name: str) 
         for parameter in model.parameters():
             parameter.zero_()  # the weights come from the folder, not from the model given
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = load(tmp_path / "net", model=model)
+    loaded = load(tmp_path / "net", model=model)
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    check_same_net(found.net, net, x, found.policy)
+    check_same_net(loaded.net, net, x, loaded.policy)
     assert_close(model.state_dict(), before)
     with pytest.raises(ArtifactError, match="the static net was your own; give its architecture"):
         load(tmp_path / "net")
@@ -123,8 +123,8 @@ def test_stages_by_hand_come_back_as_given(tmp_path: Path) -> None:
     staged = stages_by_hand(parts, torch.zeros(2, *SPEC.shape))
     net = attach(staged, default_heads(10)).eval()
     save(net, tmp_path / "net", policy=half(net), spec=SPEC)
-    found = load(tmp_path / "net", model=staged)
-    check_same_net(found.net, net, rows(), found.policy)
+    loaded = load(tmp_path / "net", model=staged)
+    check_same_net(loaded.net, net, samples(), loaded.policy)
     with pytest.raises(ArtifactError, match="stages were given by hand"):
         load(tmp_path / "net", model=nn.Sequential(*parts))
 
@@ -146,10 +146,10 @@ def test_tied_tensors_are_kept_once_and_tied_again(tmp_path: Path) -> None:
     net = attach(split(Tied(), torch.zeros(2, 8), ["first"]), default_heads(3)).eval()
     save(net, tmp_path / "net", policy=half(net), spec=spec)
     assert len(json.loads((tmp_path / "net" / CARD).read_text())["weights"]["shared"]) == 1
-    found = load(tmp_path / "net", model=Tied())
+    loaded = load(tmp_path / "net", model=Tied())
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    check_same_net(found.net, net, x, found.policy)
-    big = [p for p in found.net.staged.parameters() if p.shape == (8, 8)]
+    check_same_net(loaded.net, net, x, loaded.policy)
+    big = [p for p in loaded.net.staged.parameters() if p.shape == (8, 8)]
     assert len(big) == 1
 
 
@@ -159,7 +159,7 @@ def test_other_types_come_back_exactly(tmp_path: Path, dtype: torch.dtype) -> No
     net = attach(split(model, torch.zeros(1, *SPEC.shape, dtype=dtype), ["layer1"]), default_heads(10)).eval()
     save(net, tmp_path / "net", policy=half(net), spec=SPEC, model_recipe=CIFAR)
     loaded = load(tmp_path / "net").net
-    assert_close(loaded.all_exits(rows().to(dtype)), net.all_exits(rows().to(dtype)), rtol=0, atol=0)
+    assert_close(loaded.all_exits(samples().to(dtype)), net.all_exits(samples().to(dtype)), rtol=0, atol=0)
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:
@@ -177,16 +177,40 @@ def test_a_net_is_replaced_only_by_a_complete_one(saved: Path) -> None:
     before = load(saved).net
     other = dynamic(seed=5)
 
-    def fail(path: Path) -> None:
-        raise OSError("disk full")
+    class FullDisk:
+        def save(self, path: Path) -> None:
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR, page=fail)
-    check_same_net(load(saved).net, before, rows(), half(before))
+        save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR, table=FullDisk())
+    check_same_net(load(saved).net, before, samples(), half(before))
     save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR)
-    check_same_net(load(saved).net, other, rows(), half(other))
+    check_same_net(load(saved).net, other, samples(), half(other))
     assert (saved / "notes.txt").read_text() == "mine"
     assert [p.name for p in saved.parent.iterdir()] == ["net"]
+
+
+def test_a_report_is_replaced_at_the_instant_of_its_net(saved: Path) -> None:
+    before, other = load(saved).net, dynamic(seed=5)
+    (saved / PAGE).write_text("<html>old")
+    (saved / "notes.txt").write_text("mine")
+
+    def save_with_report(report: str | None) -> None:
+        with replaced_folder(saved, mark=CARD, owned=FILES) as partial:
+            save(other, partial, policy=half(other), spec=SPEC, model_recipe=CIFAR)
+            (partial / PAGE).write_text(report)
+
+    with pytest.raises(TypeError):
+        save_with_report(None)
+    check_same_net(load(saved).net, before, samples(), half(before))
+    assert (saved / PAGE).read_text() == "<html>old"
+    save_with_report("<html>new")
+    check_same_net(load(saved).net, other, samples(), half(other))
+    assert (saved / PAGE).read_text() == "<html>new"
+    assert (saved / "notes.txt").read_text() == "mine"
+    assert [p.name for p in saved.parent.iterdir()] == ["net"]
+    save(other, saved, policy=half(other), spec=SPEC, model_recipe=CIFAR)
+    assert not (saved / PAGE).exists()  # a report on another saving
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:

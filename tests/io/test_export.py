@@ -40,7 +40,7 @@ needs_onnx = pytest.mark.skipif(
 SPEC = InputSpec(shape=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
-def rows(n: int, seed: int = 0) -> torch.Tensor:
+def samples(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, *SPEC.shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -49,16 +49,14 @@ def net() -> DynamicNet:
     """Three exits, untrained, but of different answers for different samples."""
     with seeded(0):
         model = ResNet(8, num_classes=4, width=4).eval()
-        made = attach(
-            split(model, torch.zeros(1, *SPEC.shape), ["layer1", "layer2"]), default_heads(4, hidden=4)
-        ).eval()
-        for exit in made.exits:
+        net = attach(split(model, torch.zeros(1, *SPEC.shape), ["layer1", "layer2"]), default_heads(4, hidden=4)).eval()
+        for exit in net.exits:
             torch.nn.init.normal_(exit.classifier.weight)
     with torch.no_grad():
-        mean_ek = made.all_exits(rows(64)).mean(0)
-        for exit, mean_k in zip(made.exits, mean_ek[:-1], strict=True):
+        mean_ek = net.all_exits(samples(64)).mean(0)
+        for exit, mean_k in zip(net.exits, mean_ek[:-1], strict=True):
             exit.classifier.bias -= mean_k
-    return made.requires_grad_(False)
+    return net.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +83,17 @@ def half_leave(net: DynamicNet, measure: str, x: torch.Tensor) -> Policy:
 
 def check_same_answers(net: DynamicNet, runner: OnnxNet, x: torch.Tensor, policy: Policy) -> torch.Tensor:
     """Exits may differ only where a confidence sits on its threshold; here the samples do not."""
-    wanted, found = net.run(x, policy), runner.run(x.numpy())
-    assert found.exit.tolist() == wanted.exit.tolist()
-    assert found.macs.tolist() == wanted.macs.tolist()
-    assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=1e-4, atol=1e-4, equal_nan=True)
+    wanted, answers = net.run(x, policy), runner.run(x.numpy())
+    assert answers.exit.tolist() == wanted.exit.tolist()
+    assert answers.macs.tolist() == wanted.macs.tolist()
+    assert_close(torch.from_numpy(answers.logits), wanted.logits, rtol=1e-4, atol=1e-4, equal_nan=True)
     return wanted.exit
 
 
 @needs_onnx
 @pytest.mark.parametrize("measure", CONFIDENCES)
 def test_every_confidence(net: DynamicNet, folder: Path, measure: str) -> None:
-    x = rows(40)
+    x = samples(40)
     policy = half_leave(net, measure, x)
     left = check_same_answers(net, with_policy(folder, policy), x, policy)
     assert left.unique().numel() > 1
@@ -107,27 +105,27 @@ def test_every_confidence(net: DynamicNet, folder: Path, measure: str) -> None:
 )
 def test_exits_that_are_off_cost_nothing(net: DynamicNet, folder: Path, threshold_e: tuple[float | None, ...]) -> None:
     policy = Policy(threshold_e=threshold_e, temperature_e=(1.0, 1.0, 1.0))
-    check_same_answers(net, with_policy(folder, policy), rows(20), policy)
+    check_same_answers(net, with_policy(folder, policy), samples(20), policy)
 
 
 @needs_onnx
 @pytest.mark.parametrize("n", [0, 1, 2, 33])
-def test_any_number_of_rows(net: DynamicNet, folder: Path, n: int) -> None:
+def test_any_number_of_samples(net: DynamicNet, folder: Path, n: int) -> None:
     policy = Policy(threshold_e=(0.45, 0.45, 0.0), temperature_e=(1.0, 1.0, 1.0))
-    check_same_answers(net, with_policy(folder, policy), rows(n), policy)
+    check_same_answers(net, with_policy(folder, policy), samples(n), policy)
 
 
 @needs_onnx
-def test_rows_and_nets_of_another_precision(net: DynamicNet, folder: Path, tmp_path: Path) -> None:
-    x, policy = rows(20), half_leave(net, "margin", rows(20))
+def test_samples_and_nets_of_another_precision(net: DynamicNet, folder: Path, tmp_path: Path) -> None:
+    x, policy = samples(20), half_leave(net, "margin", samples(20))
     double = copy.deepcopy(net).double()
     only = export(double, tmp_path / "double", policy=policy, spec=SPEC, formats=["onnx"])
     wanted = net.run(x, policy)
     for runner in (OnnxNet(only), with_policy(folder, policy)):
         for dtype in (np.float32, np.float64):
-            found = runner.run(x.numpy().astype(dtype))
-            assert found.exit.tolist() == wanted.exit.tolist()
-            assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=1e-4, atol=1e-4)
+            answers = runner.run(x.numpy().astype(dtype))
+            assert answers.exit.tolist() == wanted.exit.tolist()
+            assert_close(torch.from_numpy(answers.logits), wanted.logits, rtol=1e-4, atol=1e-4)
     assert next(double.parameters()).dtype == torch.float64
     with pytest.raises(ValueError, match=r"samples are uint8; give normalized floats, normalize\(pixels\)"):
         runner.run(np.zeros((1, *SPEC.shape), np.uint8))
@@ -135,8 +133,8 @@ def test_rows_and_nets_of_another_precision(net: DynamicNet, folder: Path, tmp_p
 
 @needs_onnx
 @pytest.mark.parametrize("measure", CONFIDENCES)
-def test_rows_of_nan_go_to_the_last_exit(net: DynamicNet, folder: Path, measure: str) -> None:
-    x = rows(6)
+def test_samples_of_nan_go_to_the_last_exit(net: DynamicNet, folder: Path, measure: str) -> None:
+    x = samples(6)
     x[2] = torch.nan
     policy = Policy(confidence=measure, threshold_e=(0.0, 0.0, 0.0), temperature_e=(1.0, 1.0, 1.0))
     left = check_same_answers(net, with_policy(folder, policy), x, policy)
@@ -201,13 +199,13 @@ def test_gates_by_chance_are_not_exported(tmp_path: Path) -> None:
 @needs_onnx
 def test_torch_programs_chain_to_the_net(net: DynamicNet, folder: Path) -> None:
     for n in (1, 5):
-        live: tuple[torch.Tensor, ...] = (rows(n),)
+        live: tuple[torch.Tensor, ...] = (samples(n),)
         for s, stage in enumerate(net.staged.stages):
             live = torch.export.load(folder / f"stage_{s:02}.pt2").module()(*live)
             if s < 2:
                 logits = torch.export.load(folder / f"exit_{s:02}.pt2").module()(live[stage.tap])
-                assert_close(logits, net.all_exits(rows(n))[:, s])
-        assert_close(live[0], net(rows(n)))
+                assert_close(logits, net.all_exits(samples(n))[:, s])
+        assert_close(live[0], net(samples(n)))
 
 
 @needs_onnx
@@ -220,8 +218,8 @@ def test_the_runner_stands_alone(
     allowed = {"__future__", "collections.abc", "json", "math", "numpy", "onnxruntime", "pathlib", "sys", "typing"}
     assert imported == allowed
     pixels = np.random.default_rng(0).integers(0, 255, (3, *SPEC.shape), dtype=np.uint8)
-    np.save(tmp_path / "rows.npy", pixels)
-    monkeypatch.setattr(sys, "argv", ["run_onnx.py", str(tmp_path / "rows.npy")])
+    np.save(tmp_path / "samples.npy", pixels)
+    monkeypatch.setattr(sys, "argv", ["run_onnx.py", str(tmp_path / "samples.npy")])
     runpy.run_path(str(folder / "run_onnx.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3

@@ -76,9 +76,9 @@ def test_cifar_checkpoint_tells_width_classes_channels_and_option(tmp_path: Path
 def test_public_cifar_checkpoints_answer(shared: Path, depth: int, accuracy: float) -> None:
     """Measured .73 and .80 on these samples, whose JPEG compression costs the nets a good part of their 92 %."""
     opened = open_model(f"cifar:resnet{depth}", checkpoint=shared / "models" / f"cifar10_resnet{depth}.th")
-    rows = array(shared / "data" / "cifar10_test_jpeg.npz", opened.spec).take(torch.arange(256))
+    batch = array(shared / "data" / "cifar10_test_jpeg.npz", opened.spec).take(torch.arange(256))
     with torch.inference_mode():
-        right = opened.model(rows.x).argmax(1) == rows.y
+        right = opened.model(batch.x).argmax(1) == batch.y
     assert right.float().mean() > accuracy
 
 

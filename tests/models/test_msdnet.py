@@ -9,7 +9,7 @@ from reference import msdnet as slow
 
 import dynext as dx
 from dynext.errors import ModelError
-from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet, msdnet
+from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet, MSDNetConfig, msdnet
 from dynext.testing import check_net
 
 SMALL = {"blocks": 3, "base": 1, "step": 1, "channels": 1, "width": 4, "growth": 2}
@@ -19,10 +19,9 @@ SMALL = {"blocks": 3, "base": 1, "step": 1, "channels": 1, "width": 4, "growth":
 def test_macs_are_those_of_the_published_configuration(name: str, side: int, channels: int) -> None:
     net = msdnet(name, side=side, channels=channels)
     config = CONFIGURATIONS[name]
-    ends = slow.layers_before(config["blocks"], config["base"], config["step"], config["steps"] == "linear")
+    ends = slow.layers_before(config.blocks, config.base, config.step, config.steps == "linear")
     lazy, eager = slow.exit_macs(ends, side, channels)
-    found = [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)]
-    assert found == lazy
+    assert [trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True)] == lazy
     assert lazy[-1] == eager[-1]
     assert all(less <= more for less, more in zip(lazy, eager, strict=True))
     assert lazy[0] < eager[0]
@@ -30,8 +29,8 @@ def test_macs_are_those_of_the_published_configuration(name: str, side: int, cha
 
 def test_shapes_are_those_of_the_published_configuration() -> None:
     net = msdnet("anytime")
-    assert MSDNet(**CONFIGURATIONS["anytime"]).ends == (4, 6, 8, 10, 12, 14, 16)
-    assert MSDNet(**CONFIGURATIONS["budgeted"]).ends == (1, 3, 6, 10, 15)
+    assert CONFIGURATIONS["anytime"].ends == (4, 6, 8, 10, 12, 14, 16)
+    assert CONFIGURATIONS["budgeted"].ends == (1, 3, 6, 10, 15)
     taps = [stage.live_shapes[stage.tap] for stage in net.staged.stages[:-1]]
     assert taps == [(c, 8, 8) for c in (160, 208, 140, 188, 236, 152)]
     assert net.all_exits(torch.zeros(2, 3, 32, 32)).shape == (2, 7, 10)
@@ -39,7 +38,7 @@ def test_shapes_are_those_of_the_published_configuration() -> None:
 
 def test_as_many_parameters_as_the_authors_net_of_ten_blocks() -> None:
     """4,839,544: what the authors' code prints for 10 blocks, base 4, step 2, on CIFAR-10."""
-    model = MSDNet(blocks=10).eval()
+    model = MSDNet(MSDNetConfig(blocks=10)).eval()
     net = dx.attach(dx.split(model, torch.zeros(1, 3, 32, 32), after=model.places), dx.heads.strided_heads(10))
     assert sum(p.numel() for p in net.parameters()) == 4_839_544
 
@@ -78,6 +77,6 @@ def test_a_color_net_from_the_catalog_is_saved_and_comes_back(tmp_path: Path) ->
 )
 def test_sizes_that_make_no_net_are_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(ModelError, match=told):
-        MSDNet(**changes)
+        MSDNetConfig(**changes)
     with pytest.raises(ModelError, match="no MSDNet configuration 'any'"):
         msdnet("any")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from zoo import NETS
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError, SplitError
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads, pooled_heads

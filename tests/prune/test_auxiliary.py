@@ -32,13 +32,13 @@ def lent(name: str = "residual", **options: object) -> tuple[Auxiliary, torch.Te
 def make_distinct(auxiliary: Auxiliary) -> None:
     """As they are drawn, all masks are nearly a half everywhere, so that any of them would do for any other."""
     with torch.no_grad():
-        for parameter in [*auxiliary.lookouts.parameters(), *auxiliary.net.exits.parameters()]:
+        for parameter in [*auxiliary.attention_modules.parameters(), *auxiliary.net.exits.parameters()]:
             parameter.mul_(3)
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("strength", [0.0, 1.0])
-def test_detaching_changes_no_bit_of_the_students_way(name: str, strength: float) -> None:
+def test_detaching_changes_no_bit_of_the_students_answers(name: str, strength: float) -> None:
     auxiliary, x = lent(name)
     auxiliary.strength = strength
     make_distinct(auxiliary)
@@ -49,12 +49,12 @@ def test_detaching_changes_no_bit_of_the_students_way(name: str, strength: float
     with torch.no_grad():
         assert torch.equal(net.all_exits(x), auxiliary.all_exits(x))
         assert torch.equal(net(x), plain(x))
-    paths, attached = auxiliary.look(x), auxiliary.attached(x)
+    paths, attached = auxiliary.paths(x), auxiliary.attached(x)
     for e, path in enumerate(paths):
         torch.testing.assert_close(path.own_bk, net.all_exits(x)[:, e], rtol=1e-4, atol=1e-5)
         assert torch.equal(path.lent_bk, attached[:, e])
         assert not torch.allclose(path.lent_bk, path.own_bk, rtol=1e-3, atol=1e-4)
-    assert not [key for key in net.state_dict() if "lookout" in key]
+    assert not [key for key in net.state_dict() if "attention_module" in key]
     if strength == 0:
         assert net.head_macs_e == plain.head_macs_e
         assert [exit.spec for exit in net.exits] == [exit.spec for exit in plain.exits]
@@ -86,7 +86,7 @@ def test_the_deepest_map_is_cut_out_of_the_last_stage(name: str) -> None:
     assert all(id(p) in own for p in staged.parameters())
 
 
-def test_stages_by_hand_are_looked_at_from_their_last_tap() -> None:
+def test_stages_by_hand_are_tapped_at_their_last_tap() -> None:
     model, example = NETS["plain"]()
     staged = dx.graph.stages_by_hand([model.features[:2], model.features[2:], model.head], example)
     assert with_deepest(staged) is staged
@@ -100,14 +100,14 @@ def test_the_module_sees_what_it_is_said_to_see(later: str) -> None:
     watch = watching(auxiliary.net)
     with torch.no_grad():
         reduced_e = [exit.reduce(tap) for exit, tap in zip(watch.exits, watch.taps(x)[0], strict=True)]
-        before = [path.lent for path in auxiliary.paths(reduced_e)]
+        before = [path.lent_mask for path in auxiliary.paths_of_reduced(reduced_e)]
         for index, concerned in (
             (1, [0, 1] if later == "next" else [1]),
             (-1, range(4) if later == "deepest" else [3]),
         ):
             changed = list(reduced_e)
             changed[index] = changed[index] + 1
-            after = [path.lent for path in auxiliary.paths(changed)]
+            after = [path.lent_mask for path in auxiliary.paths_of_reduced(changed)]
             assert [e for e in range(4) if not torch.equal(before[e], after[e])] == list(concerned)
 
 
@@ -141,40 +141,40 @@ def test_heads_keep_their_own_way_to_answer_behind_a_mask() -> None:
     assert all(type(exit.classifier) is type(net.exits[0].classifier) for exit in masked.exits)
 
 
-def test_a_net_in_training_is_looked_at_and_left_alone() -> None:
-    net, rows = setting(METHODS["joint"], n=8)
+def test_a_net_in_training_is_left_alone() -> None:
+    net, samples = setting(METHODS["joint"], n=8)
     net.train().staged.stages[0].eval()
     before, flags = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
     auxiliary = lend_attention(net).train()
-    mimic = transfer_attention(net, rows, config(1), weight=0.0)
-    for one in (net.staged, auxiliary.net.staged, mimic.staged):
-        assert all(torch.equal(value, before[f"staged.{key}"]) for key, value in one.state_dict().items())
+    mimic = transfer_attention(net, samples, config(1), weight=0.0)
+    for staged in (net.staged, auxiliary.net.staged, mimic.staged):
+        assert all(torch.equal(value, before[f"staged.{key}"]) for key, value in staged.state_dict().items())
     assert [m.training for m in net.modules()] == flags
     auxiliary.net.exits[0].eval()
     before, flags = copy.deepcopy(auxiliary.state_dict()), [m.training for m in auxiliary.modules()]
-    auxiliary.attached(rows.take(torch.arange(2)).x)
+    auxiliary.attached(samples.take(torch.arange(2)).x)
     assert all(torch.equal(value, before[key]) for key, value in auxiliary.state_dict().items())
     assert [m.training for m in auxiliary.modules()] == flags
 
 
 def test_the_loss_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, rows = setting(METHODS["joint"], n=16)
+    net, samples = setting(METHODS["joint"], n=16)
     auxiliary = lend_attention(net)
     make_distinct(auxiliary)
     steps = []
     monkeypatch.setattr(training, "fit", lambda module, step, config: steps.append((module, step)))
-    for source, y in ((rows, rows.y), (rows.unlabelled(), None)):
+    for source, y in ((samples, samples.y), (samples.unlabelled(), None)):
         distill_attention(auxiliary, source, config(), attention=0.7, temperature=3.0, alpha=0.3, batch_size=8)
         module, step = steps.pop()
         module.eval()
         loss = step(module, torch.Generator().manual_seed(3), 0.0)
         index = torch.randint(16, (8,), generator=torch.Generator().manual_seed(3))
-        x = rows.take(index).x
+        x = samples.take(index).x
         wanted = 0.0
         with torch.no_grad():
             final = net(x).double().numpy()
-        for path in auxiliary.look(x):
-            own, theirs, b, a = (t.double().numpy() for t in (path.own_bk, path.lent_bk, path.own, path.lent))
+        for path in auxiliary.paths(x):
+            own, theirs, b, a = (t.double().numpy() for t in (path.own_bk, path.lent_bk, path.own_mask, path.lent_mask))
             labels = None if y is None else y[index].numpy()
             wanted += slow.lent(own, theirs, (b, a), final, labels, 3.0, 0.3, 0.7)
         torch.testing.assert_close(
@@ -183,37 +183,36 @@ def test_the_loss_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_masks_fade_out_and_then_are_gone() -> None:
-    net, rows = setting(METHODS["joint"])
+    net, samples = setting(METHODS["joint"])
     auxiliary = lend_attention(net)
     before = {key: value.clone() for key, value in auxiliary.state_dict().items()}
     random = torch.get_rng_state()
     for anneal, kind in ((True, "conv"), (False, "masked")):
-        found = distill_attention(auxiliary, rows, config(30), anneal=anneal)
-        assert found.strength == (0.0 if anneal else 1.0)
-        assert [exit.spec["kind"] for exit in detach(found).exits] == [kind, kind]
-        assert not any(m.training for m in found.modules())
+        taught = distill_attention(auxiliary, samples, config(30), anneal=anneal)
+        assert taught.strength == (0.0 if anneal else 1.0)
+        assert [exit.spec["kind"] for exit in detach(taught).exits] == [kind, kind]
+        assert not any(m.training for m in taught.modules())
     assert auxiliary.strength == 1.0
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in auxiliary.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["labels", "unlabelled", "bank"])
-def test_exits_learn_from_rows_of_every_kind(kind: str) -> None:
-    net, rows = setting(METHODS["joint"])
-    x = rows.take(torch.arange(64)).x
-    source = {"labels": rows, "unlabelled": rows.unlabelled()}.get(kind)
+def test_exits_learn_from_samples_of_every_kind(kind: str) -> None:
+    net, samples = setting(METHODS["joint"])
+    x = samples.take(torch.arange(64)).x
+    source = {"labels": samples, "unlabelled": samples.unlabelled()}.get(kind)
     if source is None:
         source = dx.synthesize(net.staged, shape=(3, 8, 8), n=64, seed=0, spec=SPEC, method="gaussian")
-    found = distill_attention(lend_attention(net), source, config(60))
-    student = detach(found)
+    student = detach(distill_attention(lend_attention(net), source, config(60)))
     assert torch.equal(student(x), net(x))
-    rows_of = next(iter(source)).x
+    first = next(iter(source)).x
     with torch.no_grad(), batch_statistics(student.staged if kind == "bank" else torch.nn.Identity()):
-        logits_bek = student.all_exits(rows_of)
-        fresh_bek = dx.attach(net.staged, dx.heads.conv_heads(10, hidden=8)).all_exits(rows_of)
+        logits_bek = student.all_exits(first)
+        fresh_bek = dx.attach(net.staged, dx.heads.conv_heads(10, hidden=8)).all_exits(first)
     for e in range(2):
         learned, before = (
-            torch.nn.functional.cross_entropy(logits[:, e], rows.y[: len(rows_of)])
+            torch.nn.functional.cross_entropy(logits[:, e], samples.y[: len(first)])
             if kind == "labels"
             else dx.losses.distillation(logits[:, e], logits[:, -1], 4.0)
             for logits in (logits_bek, fresh_bek)
@@ -222,16 +221,16 @@ def test_exits_learn_from_rows_of_every_kind(kind: str) -> None:
 
 
 def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, rows = setting(METHODS["joint"])
+    net, samples = setting(METHODS["joint"])
     auxiliary = lend_attention(net)
-    whole = distill_attention(auxiliary, rows, config(4, tmp_path / "whole.ckpt"))
+    whole = distill_attention(auxiliary, samples, config(4, tmp_path / "whole.ckpt"))
     with killed_at_save(monkeypatch):
-        distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"))
-    resumed = distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"))
+        distill_attention(auxiliary, samples, config(4, tmp_path / "broken.ckpt"))
+    resumed = distill_attention(auxiliary, samples, config(4, tmp_path / "broken.ckpt"))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     with pytest.raises(FitError, match="attention 1.*attention 2"):
-        distill_attention(auxiliary, rows, config(4, tmp_path / "broken.ckpt"), attention=2.0)
+        distill_attention(auxiliary, samples, config(4, tmp_path / "broken.ckpt"), attention=2.0)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
@@ -257,13 +256,13 @@ def test_a_mask_is_exported_and_the_module_is_not(tmp_path: Path) -> None:
     dx.export(detached, tmp_path / "out", policy=dx.Policy.always(2), spec=SPEC, formats=["onnx"])
     logits = torch.from_numpy(OnnxNet(tmp_path / "out").run(x.numpy()).logits)
     torch.testing.assert_close(logits, detached.all_exits(x)[:, 0], rtol=1e-3, atol=1e-4)
-    kept = {one.name for one in onnx.load(tmp_path / "out" / "exit_00.onnx").graph.initializer}
+    kept = {tensor.name for tensor in onnx.load(tmp_path / "out" / "exit_00.onnx").graph.initializer}
     assert any("embedder" in name for name in kept)
-    assert not any("lookout" in name for name in kept)
+    assert not any("attention_module" in name for name in kept)
 
 
 def test_what_cannot_learn_is_refused() -> None:
-    net, rows = setting(METHODS["joint"])
+    net, samples = setting(METHODS["joint"])
     with pytest.raises(FitError, match="this net has none: attach some"):
         lend_attention(dx.DynamicNet(net.staged, []))
     with pytest.raises(FitError, match="is a cascade"):
@@ -273,19 +272,19 @@ def test_what_cannot_learn_is_refused() -> None:
     with pytest.raises(FitError, match="squeeze=0; give how many"):
         lend_attention(net, squeeze=0)
     with pytest.raises(FitError, match="alpha 2"):
-        distill_attention(lend_attention(net), rows, config(), alpha=2)
+        distill_attention(lend_attention(net), samples, config(), alpha=2)
     spec = dx.InputSpec(shape=(3, 4, 4), mean=SPEC.mean, std=SPEC.std)
-    small = dx.data.Samples(pixels=rows.pixels[..., :4, :4], y=rows.y, spec=spec)
+    small = dx.data.Samples(pixels=samples.pixels[..., :4, :4], y=samples.y, spec=spec)
     auxiliary = lend_attention(net)
     with pytest.raises(dx.errors.SourceError, match=r"samples of shape \(3, 4, 4\)"):
         distill_attention(auxiliary, small, config())
     with pytest.raises(FitError, match="makes no map"):
-        transfer_attention(dx.attach(net.staged, dx.heads.pooled_heads(10)), rows, config())
+        transfer_attention(dx.attach(net.staged, dx.heads.pooled_heads(10)), samples, config())
     for heads in (
         dx.heads.attention_heads(10),
         dx.heads.masked_heads(dx.heads.conv_heads(10)),
     ):  # a mask stands before the first map
         with pytest.raises(FitError, match="makes no map"):
-            transfer_attention(dx.attach(net.staged, heads), rows, config())
+            transfer_attention(dx.attach(net.staged, heads), samples, config())
     with pytest.raises(FitError, match="no early exit"):
-        transfer_attention(dx.DynamicNet(net.staged, []), rows, config())
+        transfer_attention(dx.DynamicNet(net.staged, []), samples, config())

@@ -1,4 +1,4 @@
-"""Attention maps are the papers', in every layout, and looking changes nothing."""
+"""Attention maps are the papers', in every layout, and computing them changes nothing."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ import dynext as dx
 from dynext.losses.exits import attention_mimicry, attention_transfer
 from dynext.prune.attention_maps import (
     activation_maps,
-    align,
     as_map,
     attention_map,
     gradient_maps,
     normalized,
     of_reduced,
+    resized,
     spatial_softmax,
 )
 
@@ -27,17 +27,17 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_an_activation_map_is_the_formula(power: float) -> None:
     feature = drawn(3, 5, 4, 6)
-    wanted = np.stack([slow.attention_map(row, power) for row in feature.numpy()])
+    wanted = np.stack([slow.attention_map(sample, power) for sample in feature.numpy()])
     torch.testing.assert_close(attention_map(feature, power), torch.from_numpy(wanted))
 
 
 def test_the_losses_are_the_formulas() -> None:
     student, teacher = drawn(3, 5, 4, 6), drawn(3, 2, 4, 6, seed=1)
     a, b = attention_map(student), attention_map(teacher)
-    found = attention_transfer(normalized(a), normalized(b))
-    torch.testing.assert_close(float(found), slow.transfer(student.numpy(), teacher.numpy()))
-    found = attention_mimicry(spatial_softmax(a), spatial_softmax(b))
-    torch.testing.assert_close(float(found), slow.mimicry(student.numpy(), teacher.numpy()))
+    loss = attention_transfer(normalized(a), normalized(b))
+    torch.testing.assert_close(float(loss), slow.transfer(student.numpy(), teacher.numpy()))
+    loss = attention_mimicry(spatial_softmax(a), spatial_softmax(b))
+    torch.testing.assert_close(float(loss), slow.mimicry(student.numpy(), teacher.numpy()))
 
 
 @pytest.mark.parametrize("loss", [attention_transfer, attention_mimicry])
@@ -71,9 +71,9 @@ def test_layouts_become_maps() -> None:
 def test_later_maps_are_brought_to_the_earlier_size() -> None:
     later = drawn(1, 3, 2, 3)
     wanted = slow.bilinear(later[0].numpy(), (4, 6))
-    torch.testing.assert_close(align(later, (4, 6))[0], torch.from_numpy(wanted))
-    assert align(later, (2, 3)) is later
-    strip = align(later, (5, 1))
+    torch.testing.assert_close(resized(later, (4, 6))[0], torch.from_numpy(wanted))
+    assert resized(later, (2, 3)) is later
+    strip = resized(later, (5, 1))
     torch.testing.assert_close(strip, later.mean((2, 3), keepdim=True).expand(1, 3, 5, 1))
 
 
@@ -98,7 +98,7 @@ def test_a_gradient_map_is_the_slope_of_the_chosen_logit() -> None:
     model, example = NETS["plain"]()
     net = dx.attach(dx.split(model.double(), example.double(), after=["features.2"]), dx.heads.pooled_heads(10))
     x, y = drawn(2, 3, 8, 8), torch.tensor([3, 4])
-    (found,) = gradient_maps(net, x, y)
+    (gradient,) = gradient_maps(net, x, y)
     with torch.no_grad():
         (tap,), _ = net.taps(x)
         wanted = torch.zeros(tap.shape[1])
@@ -106,4 +106,4 @@ def test_a_gradient_map_is_the_slope_of_the_chosen_logit() -> None:
             moved = tap.clone()
             moved[0, c, 2, 5] += 1e-6
             wanted[c] = (net.staged.stages[1](moved)[0][0, 3] - net.staged.stages[1](tap)[0][0, 3]).abs() / 1e-6
-    torch.testing.assert_close(found[0, 2, 5], wanted.mean().double(), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(gradient[0, 2, 5], wanted.mean().double(), rtol=1e-4, atol=1e-8)

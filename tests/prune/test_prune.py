@@ -47,8 +47,7 @@ def test_what_is_planned_is_what_is_left(name: str) -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert plan.macs <= 0.8 * net.staged.macs
-    found = tuple(a + b for a, b in zip(small.trunk_macs_e, small.head_macs_e, strict=True))
-    assert plan.macs_e == found
+    assert plan.macs_e == tuple(a + b for a, b in zip(small.trunk_macs_e, small.head_macs_e, strict=True))
     assert plan.live_shapes == tuple(stage.live_shapes for stage in small.staged.stages)
     assert all(p.requires_grad for p in small.parameters())
     check_net(small, x)
@@ -179,9 +178,9 @@ def test_blocks_and_exits_go_too(tmp_path: Path) -> None:
     net, x = dynamic("residual", granularity="block")
     names = [stage.name for stage in net.staged.stages]
     policy = dx.Policy(threshold_e=(None, *[0.5] * (net.num_exits - 2), 0.0), temperature_e=(1.0,) * net.num_exits)
-    rows = dx.data.Samples(pixels=torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), spec=SPEC)
+    samples = dx.data.Samples(pixels=torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), spec=SPEC)
     last = net.staged.stages[net.staged.skippable[-1]].name
-    plan = dx.prune.rank(net, budget=0.6, source=rows, policy=policy)
+    plan = dx.prune.rank(net, budget=0.6, source=samples, policy=policy)
     assert plan.exits == (names[0],)
     plan = replace(plan, exits=(), cuts=(), blocks=(last,), macs_e=(), live_shapes=())
     with pytest.raises(PlanError, match="two exits stand after one stage"):
@@ -190,7 +189,7 @@ def test_blocks_and_exits_go_too(tmp_path: Path) -> None:
     assert small.num_exits == net.num_exits - 1
     assert [stage.name for stage in small.staged.stages] == [name for name in names if name != last]
     check_net(small, x)
-    ranked = dx.prune.rank(net, budget=1.0, source=rows, blocks=1, policy=dx.Policy.never(net.num_exits))
+    ranked = dx.prune.rank(net, budget=1.0, source=samples, blocks=1, policy=dx.Policy.never(net.num_exits))
     assert len(ranked.blocks) == 1
     assert ranked.exits == tuple(exit.name for exit in net.exits)
     thin = dx.prune.apply_plan(small, dx.prune.rank(small, budget=0.7))
@@ -205,8 +204,8 @@ def test_a_pruned_net_in_8_bits_is_saved_loaded_and_run(name: str, tmp_path: Pat
     net, x = dynamic(name)
     small = dx.prune.apply_plan(net, dx.prune.rank(net, budget=0.8))
     smaller = dx.prune.apply_plan(small, dx.prune.rank(small, budget=0.97))  # twice, the second on what the first left
-    rows = dx.data.Samples(pixels=SPEC.pixels(x), spec=SPEC)
-    coarse = dx.prune.quantize(smaller, rows, least_macs=0)
+    samples = dx.data.Samples(pixels=SPEC.pixels(x), spec=SPEC)
+    coarse = dx.prune.quantize(smaller, samples, least_macs=0)
     policy = dx.Policy.always(net.num_exits)
     for kept in (smaller, coarse):
         dx.save(kept, tmp_path / "net", policy=policy, spec=SPEC)
@@ -232,15 +231,15 @@ def test_a_pruned_net_in_8_bits_is_exported_in_8_bits(tmp_path: Path) -> None:
     policy = dx.Policy(threshold_e=(float(surest[5:7].mean()), 0.0), temperature_e=(1.0, 1.0))
     folder = dx.export(coarse, tmp_path / "out", policy=policy, spec=SPEC)
 
-    found, wanted = OnnxNet(folder).run(x.numpy()), coarse.run(x, policy)
-    assert found.exit.tolist() == wanted.exit.tolist()
-    assert set(found.exit.tolist()) == {0, 1}
+    answers, wanted = OnnxNet(folder).run(x.numpy()), coarse.run(x, policy)
+    assert answers.exit.tolist() == wanted.exit.tolist()
+    assert set(answers.exit.tolist()) == {0, 1}
     near = 0.02 * float(logits_bek.abs().max())  # other kernels may round a number up that stands halfway
-    torch.testing.assert_close(torch.from_numpy(found.logits), wanted.logits, rtol=0, atol=near)
+    torch.testing.assert_close(torch.from_numpy(answers.logits), wanted.logits, rtol=0, atol=near)
     assert float((logits_bek - float_bek).abs().max()) > near
     for stem, prefix in (("stage_00", "staged.stages.0."), ("stage_01", "staged.stages.1."), ("exit_00", "exits.0.")):
         kept = onnx.load(folder / f"{stem}.onnx").graph.initializer
-        weights = [one for one in kept if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1]
+        weights = [tensor for tensor in kept if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1]
         assert len(weights) == sum(layer.startswith(prefix) for layer in coarse.int8["layers"]) > 0
     program = torch.export.load(folder / "stage_01.pt2").module()
     with torch.no_grad():

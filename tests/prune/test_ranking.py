@@ -1,7 +1,5 @@
 """Ranking: what is worth least goes first, by every measure, and what cannot be ranked is refused in words."""
 
-import importlib
-
 import pytest
 import torch
 from methods import METHODS, SPEC, setting
@@ -10,8 +8,7 @@ from zoo import NETS
 import dynext as dx
 from dynext.errors import PlanError
 from dynext.prune.apply import smaller
-
-ranking = importlib.import_module("dynext.prune.ranking")  # the package's `rank` is the function
+from dynext.prune.channel_worth import attention_by_layer
 
 
 def dynamic(name: str, **options: object) -> tuple[dx.DynamicNet, torch.Tensor]:
@@ -46,45 +43,45 @@ def test_grouped_convolutions_lose_inputs_as_predicted() -> None:
 
 
 def test_a_dead_group_is_worth_nothing() -> None:
-    net, rows = setting(METHODS["joint"], n=16)
+    net, samples = setting(METHODS["joint"], n=16)
     layer = next(name for name, m in net.named_modules() if name.endswith("conv1.0"))
     with torch.no_grad():
         for module in (net.get_submodule(layer), net.get_submodule(layer[:-1] + "1")):
             for tensor in module.parameters():
                 tensor.zero_()
-    plan = dx.prune.rank(net, budget=0.7, by="taylor", source=rows)
+    plan = dx.prune.rank(net, budget=0.7, by="taylor", source=samples)
     assert [len(cut.channels) for cut in plan.cuts if cut.layer == layer] == [7]
 
 
-def test_masks_are_found_by_name_where_blocks_are_gone() -> None:
+def test_masks_go_by_the_names_of_stages_where_blocks_are_gone() -> None:
     net, x = dynamic("residual", granularity="block")
     auxiliary, names = dx.prune.lend_attention(net), [stage.name for stage in net.staged.stages]
     gone = names[net.staged.skippable[0]]
     small = smaller(net, exits=(gone,), blocks=(gone,))
-    whole, left = ranking._looks(net, auxiliary, x), ranking._looks(small, auxiliary, x)
+    whole, left = attention_by_layer(net, auxiliary, x), attention_by_layer(small, auxiliary, x)
     for s, stage in enumerate(small.staged.stages):
         assert torch.equal(left(f"staged.stages.{s}.body"), whole(f"staged.stages.{names.index(stage.name)}.body"))
     other = dx.prune.lend_attention(dynamic("plain")[0])
-    rows = dx.data.Samples(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
+    samples = dx.data.Samples(pixels=torch.rand(4, 3, 8, 8), spec=SPEC)
     with pytest.raises(PlanError, match="auxiliary= was made of another net: it has no stage"):
-        dx.prune.rank(net, budget=0.8, by="attention", source=rows, auxiliary=other)
+        dx.prune.rank(net, budget=0.8, by="attention", source=samples, auxiliary=other)
 
 
-def test_rows_to_rank_by_are_looked_at_first() -> None:
-    net, rows = setting(METHODS["joint"], n=4)
+def test_samples_to_rank_by_are_checked_first() -> None:
+    net, samples = setting(METHODS["joint"], n=4)
     gray = dx.data.Samples(pixels=torch.rand(4, 1, 8, 8), spec=dx.InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)))
     with pytest.raises(dx.errors.SourceError, match="no samples"):
-        dx.prune.rank(net, budget=0.8, by="taylor", source=rows.subset(torch.arange(0)))
+        dx.prune.rank(net, budget=0.8, by="taylor", source=samples.subset(torch.arange(0)))
     with pytest.raises(dx.errors.SourceError, match=r"samples of shape \(1, 8, 8\); the model expects \(3, 8, 8\)"):
         dx.prune.rank(net, budget=0.8, by="taylor", source=gray)
     with pytest.raises(PlanError, match="rows_per_step 0"):
-        dx.prune.rank(net, budget=0.8, by="taylor", source=rows, rows_per_step=0)
+        dx.prune.rank(net, budget=0.8, by="taylor", source=samples, rows_per_step=0)
     with pytest.raises(PlanError, match="this net has none; give by='magnitude'"):
         dx.prune.rank(grouped(), budget=0.8, by="bn")
     with pytest.raises(PlanError, match="call dx.prune.rank"):
-        dx.prune.make_smaller(net, rows, budget=0.8, by="attention")
+        dx.prune.make_smaller(net, samples, remove=dx.prune.Removal(budget=0.8, by="attention"))
     with pytest.raises(PlanError, match="split with granularity='block'"):
-        dx.prune.rank(net, budget=0.8, source=rows, blocks=9)
+        dx.prune.rank(net, budget=0.8, source=samples, blocks=9)
 
 
 def test_channels_that_cannot_be_followed_are_refused_where_some_must_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,14 +100,14 @@ def test_channels_that_cannot_be_followed_are_refused_where_some_must_go(monkeyp
 @pytest.mark.parametrize("by", ["bn", "taylor", "attention"])
 def test_every_way_of_ranking_keeps_what_it_should(by: str) -> None:
     """One channel of a layer is made worthless in every way there is: it must be the first to go."""
-    net, rows = setting(METHODS["joint"], n=32)
+    net, samples = setting(METHODS["joint"], n=32)
     auxiliary = dx.prune.lend_attention(net)
     layer = next(name for name, m in net.named_modules() if name.endswith("conv1.0"))
     conv, norm = net.get_submodule(layer), net.get_submodule(layer[:-1] + "1")
     with torch.no_grad():
         conv.weight[3], norm.weight[3], norm.bias[3], norm.running_mean[3] = 1e-5, 1e-5, 0.0, 0.0
     gradients = [p.grad for p in net.parameters()]
-    plan = dx.prune.rank(net, budget=0.7, by=by, source=rows, auxiliary=auxiliary)
+    plan = dx.prune.rank(net, budget=0.7, by=by, source=samples, auxiliary=auxiliary)
     assert gradients == [p.grad for p in net.parameters()]
     assert plan.by == by
     assert 3 in next(cut for cut in plan.cuts if cut.layer == layer).channels

@@ -22,14 +22,14 @@ def convolution(  # noqa: PLR0913  what a convolution in 8 bits is made of
     q = np.pad(quantized_input(x, scale, zero) - zero, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
     out_c, in_c, kernel, _ = weight.shape
     height, width = ((side - kernel) // stride + 1 for side in q.shape[2:])
-    found = np.zeros((len(x), out_c, height, width))
+    out = np.zeros((len(x), out_c, height, width))
     for c in range(out_c):
         first = (c // (out_c // groups)) * in_c
         for i in range(height):
             for j in range(width):
                 window = q[:, first : first + in_c, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
-                found[:, c, i, j] = (window * whole[c]).sum((1, 2, 3)) * scale * step[c] + bias[c]
-    return np.maximum(found, 0) if relu else found
+                out[:, c, i, j] = (window * whole[c]).sum((1, 2, 3)) * scale * step[c] + bias[c]
+    return np.maximum(out, 0) if relu else out
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, scale: float, zero: int) -> np.ndarray:

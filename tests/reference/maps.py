@@ -30,8 +30,8 @@ def softmax_map(feature: np.ndarray) -> np.ndarray:
 
 def mimicry(student: np.ndarray, teacher: np.ndarray) -> float:
     """SAD: mean squared difference of the two distributions over positions."""
-    rows = zip(student, teacher, strict=True)
-    return float(np.mean([((softmax_map(s) - softmax_map(t)) ** 2).mean() for s, t in rows]))
+    pairs = zip(student, teacher, strict=True)
+    return float(np.mean([((softmax_map(s) - softmax_map(t)) ** 2).mean() for s, t in pairs]))
 
 
 def truth(logits: np.ndarray, full: np.ndarray, y: np.ndarray | None, temperature: float, alpha: float) -> float:

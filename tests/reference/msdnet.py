@@ -49,14 +49,14 @@ def cell_macs(ends, side, channels):
 
 def needed(layer, s, cost):
     """All maps that the map at ``layer``, ``s`` is made of, itself included."""
-    found, waiting = set(), [(layer, s)]
+    needs, waiting = set(), [(layer, s)]
     while waiting:
         at = waiting.pop()
-        if at in cost and at not in found:
-            found.add(at)
+        if at in cost and at not in needs:
+            needs.add(at)
             layer, s = at
             waiting += [(layer - 1, s), (layer - 1, s - 1)] if layer else [(0, s - 1)]
-    return found
+    return needs
 
 
 def exit_macs(ends, side=32, channels=3, num_classes=10):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from zoo import NETS as ZOO
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError
 from dynext.graph.macs import counting
 from dynext.graph.split import split

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from zoo import NETS
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import DynextError, FitError, PolicyError, SourceError
 from dynext.net.collect import collect
 from dynext.policy.policy import Policy

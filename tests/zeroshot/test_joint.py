@@ -12,7 +12,7 @@ from torch import nn
 from zoo import NETS
 
 import dynext.zeroshot.joint as subject
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import FitError, SourceError
 from dynext.graph.split import split
 from dynext.modules.exits import default_heads

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import dynext.zeroshot.rounds as subject
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
 from dynext.testing import check_source

@@ -8,7 +8,7 @@ from reference import trust as slow
 from tables import make_table
 from torch import nn
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.policy.calibrate import calibrate
 from dynext.policy.table import ExitTable

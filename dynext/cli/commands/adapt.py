@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -128,11 +129,9 @@ def _save(output: Path, adaptation: Adaptation, kept: Artifact, names: tuple[str
     write_folder(
         output,
         net,
+        replace(kept, model_recipe=recipe, class_names=names),
         policy=adaptation.policy,
         table=adaptation.table,
-        spec=kept.spec,
-        model_recipe=recipe,
-        class_names=names,
         provenance=provenance,
         pictures={},
     )

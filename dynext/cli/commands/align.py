@@ -29,7 +29,8 @@ from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Samples, fashion_mnist
+from dynext.data.datasets import fashion_mnist
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.io.artifact import Artifact
 from dynext.net.dynamic_net import DynamicNet
@@ -192,11 +193,9 @@ def _write(where: Path, folder: Path, kept: Artifact, alignment: Alignment, rech
     write_folder(
         where,
         alignment.net.cpu(),
+        kept,
         policy=rechosen.policy,
         table=rechosen.table,
-        spec=kept.spec,
-        model_recipe=kept.model_recipe,
-        class_names=kept.class_names,
         provenance={**untimed, "alignment": alignment.to_dict(), "thresholds": f"chosen anew on {rechosen.table.rows}"},
         pictures=pictures,
     )

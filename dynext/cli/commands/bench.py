@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import click
 import torch
 
+from dynext.atomic import replaced_folder
 from dynext.cli.shared.options import artifact_options, data_options, device_option, json_option, open_artifact
 from dynext.cli.shared.samples import drawn, samples_to_time
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.errors import PolicyError
-from dynext.io.artifact import PAGE, Artifact, save
+from dynext.io.artifact import CARD, FILES, PAGE, Artifact, save
 from dynext.net.collect import timed
 from dynext.net.measure import measure
 from dynext.net.timing import side_by_side
@@ -102,15 +102,14 @@ def _within(kept: Artifact, budget_ms: float) -> Policy:
 
 def _write(folder: Path, kept: Artifact) -> None:
     """The same folder with the new times and thresholds; the report that was there stays."""
-    page = folder / PAGE
-    save(
-        kept.net,
-        folder,
-        policy=kept.policy,
-        spec=kept.spec,
-        model_recipe=kept.model_recipe,
-        class_names=kept.class_names,
-        table=kept.table,
-        provenance=kept.provenance,
-        page=(lambda path: shutil.copyfile(page, path)) if page.exists() else None,
-    )
+    with replaced_folder(folder, mark=CARD, owned=[name for name in FILES if name != PAGE]) as partial:
+        save(
+            kept.net,
+            partial,
+            policy=kept.policy,
+            spec=kept.spec,
+            model_recipe=kept.model_recipe,
+            class_names=kept.class_names,
+            table=kept.table,
+            provenance=kept.provenance,
+        )

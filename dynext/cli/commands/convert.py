@@ -25,7 +25,7 @@ from dynext.cli.shared.samples import drawn, unlabelled_samples
 from dynext.cli.shared.settings import settings_of, settings_options
 from dynext.cli.shared.show import print_json, timing_lines
 from dynext.cli.shared.work import forget_work, work_folder
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.io.artifact import PAGE
 from dynext.models.catalog import Opened
 from dynext.net.timing import Timing, side_by_side
@@ -143,11 +143,9 @@ def _saved(
     write_folder(
         output,
         conversion.net,
+        opened,
         policy=conversion.policy,
         table=conversion.table,
-        spec=opened.spec,
-        model_recipe=opened.recipe,
-        class_names=opened.class_names,
         provenance=provenance,
         pictures=_pictures(conversion, seen),
     )

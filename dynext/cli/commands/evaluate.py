@@ -15,7 +15,7 @@ from dynext.cli.shared.options import artifact_options, data_options, device_opt
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples, unlabelled_samples
 from dynext.cli.shared.show import columns, points, print_json
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError
 from dynext.io.artifact import Artifact
 from dynext.net.collect import collect
@@ -149,11 +149,9 @@ def _check(
         write_folder(
             folder,
             net.cpu(),
+            kept,
             policy=policy,
             table=table,
-            spec=kept.spec,
-            model_recipe=kept.model_recipe,
-            class_names=kept.class_names,
             provenance={**untimed, "thresholds": f"chosen anew on {told}"},
             pictures=pictures,
             same_net=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,13 @@ def _save(
     output: Path, start: MetaStart, seen: FewShot, policy: Policy, opened: Opened, provenance: dict[str, Any]
 ) -> None:
     """The net as any other, and beside it how its inner loop goes on."""
+    recipe = recipe_with_classes(opened.recipe, start.net.num_classes)
     write_folder(
         output,
         start.net,
+        replace(opened, recipe=recipe or opened.recipe, class_names=None),
         policy=policy,
         table=seen.table,
-        spec=opened.spec,
-        model_recipe=recipe_with_classes(opened.recipe, start.net.num_classes) or opened.recipe,
-        class_names=None,
         provenance=provenance,
         pictures={},
     )

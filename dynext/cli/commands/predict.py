@@ -11,8 +11,8 @@ import torch
 
 from dynext.cli.shared.options import artifact_options, device_option, open_artifact
 from dynext.cli.shared.show import columns
-from dynext.data.datasets import Samples
 from dynext.data.image_files import image
+from dynext.data.samples import Samples
 from dynext.io.artifact import Artifact
 from dynext.types import Prediction
 

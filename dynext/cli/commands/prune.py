@@ -12,7 +12,7 @@ from dynext.cli.shared.options import artifact_options, json_option, open_artifa
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.io.artifact import Artifact
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
@@ -20,7 +20,7 @@ from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.prune.apply import check_prunable
 from dynext.prune.pipeline import Pruned, make_smaller
-from dynext.prune.ranking import By
+from dynext.prune.ranking import By, Removal
 from dynext.reporting.report import report
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.synth.synthesize import synthesize
@@ -87,10 +87,12 @@ def prune(
     made = make_smaller(
         kept.net,
         source,
-        budget=budget,
-        by=by,  # type: ignore[arg-type]
-        blocks=blocks,
-        policy=kept.policy if unused_exits else None,
+        remove=Removal(
+            budget=budget,
+            by=by,  # type: ignore[arg-type]
+            blocks=blocks,
+            policy=kept.policy if unused_exits else None,
+        ),
         steps=steps,
         bits=bits,  # type: ignore[arg-type]
         seed=seed,
@@ -130,11 +132,9 @@ def _write(
     write_folder(
         output,
         made.net,
+        kept,
         policy=policy,
         table=table,
-        spec=kept.spec,
-        model_recipe=kept.model_recipe,
-        class_names=kept.class_names,
         provenance={**untimed, "pruned": made.to_dict(), "pruned_with": told},
         pictures=pictures,
     )

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from dynext.atomic import replaced_file
 from dynext.cli.shared.options import (
@@ -171,23 +169,14 @@ def write_sheet(bank: Bank, path: Path) -> None:
     pixels = bank.sheet(SHOWN)
     if pixels.shape[1] not in (1, 3):
         raise SourceError(f"samples of {pixels.shape[1]} channels cannot be shown; leave --sheet out")
-    canvas = _side_by_side(pixels)
-    height, width = canvas.shape[:2]
+    from torchvision.utils import make_grid  # only here: its import takes long
+
+    sheet = make_grid(pixels, nrow=COLUMNS, padding=max(1, pixels.shape[2] // 16), pad_value=1.0).permute(1, 2, 0)
+    height, width = sheet.shape[:2]
     figure = Figure(figsize=(8, 8 * height / width + 0.4), dpi=max(100, -(-width // 8)))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.4 / figure.get_figheight()))
-    axes.imshow(canvas, interpolation="nearest")
+    axes.imshow(sheet.numpy(), interpolation="nearest")
     axes.axis("off")
     figure.suptitle(f"{len(bank):,} samples by {bank.provenance.method}, seed {bank.provenance.seed}", fontsize=9)
     with replaced_file(path) as partial:
         figure.savefig(partial, format="png")
-
-
-def _side_by_side(pixels: Tensor) -> np.ndarray:
-    """Pictures ``[n c h w]`` in [0, 1] on one white canvas ``[height width 3]``."""
-    n, _, h, w = pixels.shape
-    gap, columns = max(1, h // 16), min(COLUMNS, n)
-    canvas = np.ones((-(-n // columns) * (h + gap) + gap, columns * (w + gap) + gap, 3), np.float32)
-    for i, picture in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
-        top, left = i // columns * (h + gap) + gap, i % columns * (w + gap) + gap
-        canvas[top : top + h, left : left + w] = picture
-    return canvas

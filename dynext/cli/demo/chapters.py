@@ -11,7 +11,7 @@ import click
 import torch
 
 from dynext.cli.shared.show import columns, macs, points, threads
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.models.catalog import Opened
 from dynext.net.collect import collect
 from dynext.net.timing import Timing, side_by_side

@@ -12,14 +12,16 @@ from typing import Any
 import click
 import torch
 
+from dynext.atomic import replaced_folder
 from dynext.cli.demo.chapters import Chapter, TestBench, final_table
 from dynext.cli.demo.trail import easy_and_hard, trail
 from dynext.cli.shared.options import output_option, seed_option
-from dynext.cli.shared.pictures import first_and_last, save_pictures, synthesized
+from dynext.cli.shared.pictures import NAME, first_and_last, save_pictures, synthesized
 from dynext.cli.shared.show import macs
-from dynext.data.datasets import Samples, bundled_sample
+from dynext.data.datasets import bundled_sample
+from dynext.data.samples import Samples
 from dynext.graph.split import split
-from dynext.io.artifact import PAGE, save
+from dynext.io.artifact import CARD, FILES, PAGE, save
 from dynext.models.catalog import Opened, open_model
 from dynext.net.collect import collect
 from dynext.reporting.page import write_page
@@ -148,22 +150,23 @@ def _keep(output: Path, opened: Opened, chapters: Sequence[Chapter], test: Sampl
     if isinstance(bank, Bank):
         pictures |= synthesized(bank)
         provenance["method"] = bank.provenance.method
-    save(
-        last.conversion.net,
-        output,
-        policy=last.conversion.policy,
-        spec=opened.spec,
-        model_recipe=opened.recipe,
-        class_names=opened.class_names,
-        table=last.conversion.table,
-        provenance=provenance,
-        page=lambda path: write_page(
-            path,
+    with replaced_folder(output, mark=CARD, owned=(*FILES, NAME)) as partial:
+        save(
+            last.conversion.net,
+            partial,
+            policy=last.conversion.policy,
+            spec=opened.spec,
+            model_recipe=opened.recipe,
+            class_names=opened.class_names,
+            table=last.conversion.table,
+            provenance=provenance,
+        )
+        write_page(
+            partial / PAGE,
             title="A Fashion-MNIST net, made dynamic in three ways",
             reports=[(c.title, c.table, c.conversion.policy, c.outcome) for c in reversed(chapters)],
             pictures=pictures,
             timing={c.title: {f"batch {t.batch}": asdict(t) for t in c.timings} for c in chapters},
             provenance=provenance,
-        ),
-    )
-    save_pictures(output, pictures)
+        )
+        save_pictures(partial, pictures)

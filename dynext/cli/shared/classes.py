@@ -10,10 +10,11 @@ import click
 import torch
 
 from dynext.cli.shared.options import Command
-from dynext.data.datasets import Samples, array, digits, fashion_mnist, images, omniglot
+from dynext.data.datasets import array, digits, fashion_mnist, images, omniglot
 from dynext.data.episodes import Episodes, split_classes
 from dynext.data.image_files import class_names
-from dynext.data.omniglot_files import Part
+from dynext.data.omniglot_files import OmniglotPart
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.types import InputSpec
 
@@ -33,7 +34,9 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
     if kind == "digits":
         rows = digits(side=side)
     elif kind == "omniglot":
-        rows = omniglot(cast("Part", part or get_args(Part)[0]), root=root, side=side, download=download)
+        rows = omniglot(
+            cast("OmniglotPart", part or get_args(OmniglotPart)[0]), root=root, side=side, download=download
+        )
     elif kind == "fashion-mnist":
         rows = fashion_mnist("train", root=root, download=download)
     else:
@@ -71,7 +74,7 @@ def same_data(one: str, other: str) -> bool:
 
 def _plain(data: str) -> str:
     if data in ("omniglot", "omniglot:"):
-        return f"omniglot:{get_args(Part)[0]}"
+        return f"omniglot:{get_args(OmniglotPart)[0]}"
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 

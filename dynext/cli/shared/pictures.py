@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dynext.atomic import replaced_file
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.errors import ArtifactError
 from dynext.policy.confidence import confidences
 from dynext.policy.policy import Policy

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dynext.data.datasets import Samples, array, bundled_sample, cifar10, fashion_mnist, images
-from dynext.data.image_files import class_names, shown
+from dynext.data.datasets import array, bundled_sample, cifar10, fashion_mnist, images
+from dynext.data.image_files import class_names, is_visible
+from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
@@ -81,7 +82,7 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
         return cifar10("test", root=root), "CIFAR-10 test images"
     path = _given(data)
     if path.is_dir():
-        labelled = any(p.is_dir() and shown(p.name) for p in path.iterdir())
+        labelled = any(p.is_dir() and is_visible(p.name) for p in path.iterdir())
         return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")

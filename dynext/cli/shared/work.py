@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dynext.data.datasets import Samples
+from dynext.data.samples import Samples
 from dynext.zeroshot.synth.synthesize import fingerprint
 
 

@@ -5,7 +5,8 @@ import torch
 from pixels import COLOR, GRAY, some_pixels
 from torch.testing import assert_close
 
-from dynext.data.datasets import Samples, augment, open_rows
+from dynext.data.datasets import open_rows
+from dynext.data.samples import Samples, augment
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.testing import check_source
@@ -25,12 +26,12 @@ class Stream:
         yield from (Batch(x=part, y=torch.zeros(3)) for part in x.split(3))
 
 
-def test_sources_become_unlabelled_rows() -> None:
+def test_sources_become_unlabelled_samples() -> None:
     pixels = torch.from_numpy(some_pixels(6)).permute(0, 3, 1, 2)
-    found = open_rows(Stream(), COLOR)
-    assert found.y is None
-    assert found.bn == "batch"
-    assert_close(found.pixels, pixels.float() / 255)
+    samples = open_rows(Stream(), COLOR)
+    assert samples.y is None
+    assert samples.bn == "batch"
+    assert_close(samples.pixels, pixels.float() / 255)
     labelled = Samples(pixels=pixels, y=torch.arange(6), spec=COLOR, batch_size=2)
     assert open_rows(labelled, COLOR).y is None
     assert labelled.y is not None
@@ -38,14 +39,14 @@ def test_sources_become_unlabelled_rows() -> None:
         open_rows(labelled, GRAY)
 
 
-def test_rows_are_a_source_and_subsets_keep_labels() -> None:
-    rows = Samples(
+def test_samples_are_a_source_and_subsets_keep_labels() -> None:
+    samples = Samples(
         pixels=torch.from_numpy(some_pixels()).permute(0, 3, 1, 2), y=torch.arange(7), spec=COLOR, batch_size=3
     )
-    check_source(rows)
-    assert [len(batch.x) for batch in rows] == [3, 3, 1]
-    assert rows.subset(torch.tensor([6, 2])).y.tolist() == [6, 2]
-    assert_close(COLOR.pixels(rows.take(torch.arange(7)).x), rows.pixels.float() / 255)
+    check_source(samples)
+    assert [len(batch.x) for batch in samples] == [3, 3, 1]
+    assert samples.subset(torch.tensor([6, 2])).y.tolist() == [6, 2]
+    assert_close(COLOR.pixels(samples.take(torch.arange(7)).x), samples.pixels.float() / 255)
 
 
 def test_augment_shifts_and_mirrors_by_its_generator() -> None:
