@@ -74,4 +74,6 @@ def augment(x: Tensor, draw: Generator, *, pad: int = 2, flip: bool = True) -> T
     rows_bh = top[:, None] + torch.arange(h)
     columns_bw = left[:, None] + columns
     index_b = torch.arange(b)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index_b, rows_bh[:, :, None], columns_bw[:, None, :]].permute(0, 3, 1, 2)
+    moved = padded.permute(0, 2, 3, 1)[index_b, rows_bh[:, :, None], columns_bw[:, None, :]]
+    # torch 2.13 has crashed in the backward pass of strided 1x1 convolutions of channels-last images
+    return moved.permute(0, 3, 1, 2).contiguous()
