@@ -12,7 +12,6 @@ function            gates                                                       
 """
 
 from dynext.modules.gates import (
-    Gates,
     feedforward_gates,
     policy_gates,
     random_gates,
@@ -21,7 +20,6 @@ from dynext.modules.gates import (
 )
 
 __all__ = [
-    "Gates",
     "feedforward_gates",
     "policy_gates",
     "random_gates",

@@ -11,6 +11,7 @@ function            head                                                        
 `token_heads`       class token and mean of the tokens, one hidden layer
 `masked_heads`      any head behind a mask of its own                                  `dynext.prune.lend_attention`
 `cosine_heads`      any head with a cosine classifier                                  Gidaris & Komodakis, CVPR 2018
+`Exit`              what all of them become: tap to embedding to logits
 =================== ================================================================== =================================
 """
 

@@ -16,11 +16,10 @@ function                what it does                                            
 ======================= ============================================================== ============================
 """
 
-from dynext.policy.batch_budget import BatchPlan, plan_batch, simulate_batch
+from dynext.policy.batch_budget import plan_batch, simulate_batch
 from dynext.policy.calibrate import reliability
 from dynext.policy.confidence import CONFIDENCES, confidence
 from dynext.policy.fronts.exact import exact_front
-from dynext.policy.fronts.front import Front
 from dynext.policy.fronts.genetic import genetic_front
 from dynext.policy.fronts.quota import quota_front
 from dynext.policy.fronts.risk_control import control_risk
@@ -29,8 +28,6 @@ from dynext.runtime.batch import run_batch
 
 __all__ = [
     "CONFIDENCES",
-    "BatchPlan",
-    "Front",
     "PlainRule",
     "SafeRule",
     "confidence",

@@ -3,7 +3,7 @@
 import torch
 
 from dynext.graph.split import split
-from dynext.models import open_model
+from dynext.models.catalog import open_model
 from dynext.modules.exits import default_heads
 from dynext.net.attach import attach
 from dynext.net.dynamic_net import DynamicNet

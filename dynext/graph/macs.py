@@ -6,7 +6,7 @@ elementwise work and normalization are free, as in the papers' tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -91,11 +91,6 @@ def layer_macs(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> 
 def param_bytes(module: nn.Module) -> int:
     """Bytes of the parameters and buffers of ``module``, shared ones once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
-
-
-def row_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes per sample of tensors whose first dimension is the batch."""
-    return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
 
 
 def _unlisted() -> dict[Any, Any]:

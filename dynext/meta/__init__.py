@@ -9,6 +9,7 @@ function                what it does, paper                                     
 `meta_train`            a net to start from: MAML (ICML 2017), Reptile (2018),     `meta_few_shot.py`
                         ANIL (ICLR 2020), Meta-SGD (2017), prototypes
 `InnerLoop`             which of these, and its settings                           `meta_held_out_exit.py`
+`MetaStart`             the net that `meta_train` gives, with its inner loop        `meta_few_shot.py`
 `evaluate_episodes`     accuracy of every exit over few-shot episodes              `meta_few_shot.py`
 `ownership`             what each exit's task owns, shares and adapts              `meta_held_out_exit.py`
 `meta_fusion`           Meta-GF, ECCV 2022: exits trained apart, then fused        benchmark `meta_fewshot.py`
@@ -17,10 +18,9 @@ function                what it does, paper                                     
 ======================= ========================================================== ==========================
 """
 
-from dynext.meta.adaptation import Adaptation, adapt
-from dynext.meta.exit_ownership import Ownership, ownership
-from dynext.meta.exit_tasks import Task, tasks
-from dynext.meta.few_shot import FewShot, evaluate_episodes
+from dynext.meta.adaptation import adapt
+from dynext.meta.exit_ownership import ownership
+from dynext.meta.few_shot import evaluate_episodes
 from dynext.meta.inner import InnerLoop
 from dynext.meta.l2w_den import weigh_samples
 from dynext.meta.meta_gf import meta_fusion
@@ -29,19 +29,14 @@ from dynext.meta.start import MetaStart
 from dynext.meta.train import meta_train
 
 __all__ = [
-    "Adaptation",
-    "FewShot",
     "InnerLoop",
     "MetaStart",
-    "Ownership",
-    "Task",
     "adapt",
     "evaluate_episodes",
     "meta_fusion",
     "meta_train",
     "ownership",
     "recipe_with_classes",
-    "tasks",
     "weigh_samples",
     "with_classes",
 ]

@@ -1,4 +1,4 @@
-"""Reference nets, and a catalog that opens nets of other libraries or of your own: `open_model` takes a reference.
+"""Reference nets, and a catalog of nets of other libraries or of your own, which `dynext.open_model` opens.
 
 ============================== ============================================== ====================================
 class or function              paper                                          reference for `dx.open_model`
@@ -13,13 +13,10 @@ torchvision's classifiers      weights are fetched only by ``@DEFAULT``       ``
 timm's classifiers             weights are fetched only by ``@pretrained``    ``timm:resnet18@pretrained``
 your own                       a function in your file that gives the net     ``path/to/file.py:factory``
 ============================== ============================================== ====================================
-
-`Opened` is what `open_model` gives; `rebuild` builds a net again, without its weights, from `Opened.recipe`.
 """
 
-from dynext.models.catalog import Opened, open_model, rebuild
 from dynext.models.compact import MobileNetV2, SqueezeNet
 from dynext.models.multi_scale_densenet import MSDNet, MSDNetConfig, msdnet
 from dynext.models.resnet import ResNet
 
-__all__ = ["MSDNet", "MSDNetConfig", "MobileNetV2", "Opened", "ResNet", "SqueezeNet", "msdnet", "open_model", "rebuild"]
+__all__ = ["MSDNet", "MSDNetConfig", "MobileNetV2", "ResNet", "SqueezeNet", "msdnet"]

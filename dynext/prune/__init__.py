@@ -5,8 +5,8 @@ function                what it does, paper                                     
 ======================= ========================================================== =====================
 `make_smaller`          rank, cut, fine-tune and quantize in one call; what goes   `prune_small.py`
                         is said by a `Removal`
-`rank`, `apply_plan`    which channels and blocks go (DepGraph, CVPR 2023), and    `prune_small.py`
-                        a net without them
+`rank`, `apply_plan`    which channels and blocks go (DepGraph, CVPR 2023), as a   `prune_small.py`
+                        `PruningPlan` of `Cut`s; and a net without them
 `finetune`              distillation from the net before, Hinton et al. 2015       `prune_small.py`
 `quantize`              8 bits, Jacob et al., CVPR 2018                            `prune_small.py`
 `distill_static`        a compact static net from a larger one                     `prune_compact.py`

@@ -19,7 +19,7 @@ function                       paper                                            
 `jei_dnn`                      JEI-DNN, ICLR 2024                                      `exits_frozen.py`
 `skipnet_pretrain`             SkipNet, ECCV 2018: gates, supervised                   `skipnet.py`
 `skipnet_reinforce`            SkipNet, ECCV 2018: hybrid reinforcement                `skipnet.py`
-`blockdrop_curriculum`         BlockDrop, CVPR 2018: policy network, frozen trunk      `blockdrop.py`
+`blockdrop_curriculum`         BlockDrop, CVPR 2018: policy network by a `Curriculum`  `blockdrop.py`
 `blockdrop_finetune`           BlockDrop, CVPR 2018: both nets                         `blockdrop.py`
 `rank_stages`, `at_equal_cost` controls: the best fixed set of blocks, chance          `skipnet.py`
 ============================== ======================================================= =====================

@@ -5,7 +5,8 @@
 ======================= ========================================================== ========================
 function                what it does, paper                                        recipe
 ======================= ========================================================== ========================
-`distill_jointly`       trunk and exits together, within a bound on drift          `zeroshot_joint.py`
+`distill_jointly`       trunk and exits together, within a bound on drift; what    `zeroshot_joint.py`
+                        is descended is a `JointLoss`
 `in_rounds`             synthesize against the exits as they are, distil again     notebook 01
 `quality`               what a bank shows: classes, entropy, BatchNorm distance    notebook 01
 `estimate_shift`        how far thresholds from synthesized samples may be off     benchmark `zeroshot.py`
@@ -15,17 +16,14 @@ function                what it does, paper                                     
 """
 
 from dynext.net.features import Features, cache_features
-from dynext.zeroshot.joint import JointLoss, JointReport, distill_jointly
+from dynext.zeroshot.joint import JointLoss, distill_jointly
 from dynext.zeroshot.rounds import in_rounds
-from dynext.zeroshot.shift import Shift, bn_distance_of, estimate_shift
-from dynext.zeroshot.synth.quality import BankQuality, quality
+from dynext.zeroshot.shift import bn_distance_of, estimate_shift
+from dynext.zeroshot.synth.quality import quality
 
 __all__ = [
-    "BankQuality",
     "Features",
     "JointLoss",
-    "JointReport",
-    "Shift",
     "bn_distance_of",
     "cache_features",
     "distill_jointly",

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from zoo import NETS
 
 from dynext.errors import SplitError
-from dynext.graph import count_macs, stages_by_hand
+from dynext.graph import stages_by_hand
+from dynext.graph.macs import count_macs
 from dynext.graph.split import split
 
 

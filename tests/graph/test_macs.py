@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dynext.graph.macs import count_macs, param_bytes, row_bytes
+from dynext.graph.macs import count_macs, param_bytes
 
 T, D, HEADS = 5, 8, 2
 PROJECTIONS = T * D * 4 * D
@@ -62,4 +62,3 @@ def test_bytes():
     norm = nn.BatchNorm2d(4)  # four vectors of 4 floats and a counter
     assert param_bytes(norm) == 4 * 4 * 4 + 8
     assert param_bytes(nn.Sequential(norm, norm)) == param_bytes(norm)
-    assert row_bytes([torch.zeros(7, 2, 3), torch.zeros(7, 5, dtype=torch.float64)]) == 6 * 4 + 5 * 8

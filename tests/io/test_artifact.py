@@ -18,7 +18,7 @@ from dynext.errors import ArtifactError, ModelError, PolicyError
 from dynext.graph import stages_by_hand
 from dynext.graph.split import split
 from dynext.io.artifact import CARD, FILES, PAGE, load, save
-from dynext.models import open_model
+from dynext.models.catalog import open_model
 from dynext.modules.exits import default_heads
 from dynext.modules.gates import GateSpec, random_gates, static_gates
 from dynext.net.attach import attach, attach_gates

@@ -11,7 +11,7 @@ from artifacts import CIFAR, SPEC, dynamic, half
 
 from dynext.errors import ArtifactError
 from dynext.io.artifact import CARD, WEIGHTS, load, save
-from dynext.models import open_model
+from dynext.models.catalog import open_model
 from dynext.policy.policy import Policy
 
 

@@ -8,7 +8,7 @@ from meta_nets import assert_untouched, smooth_net, state_of, zoo_net
 
 import dynext as dx
 from dynext.errors import FitError
-from dynext.meta.exit_tasks import separate
+from dynext.meta.exit_tasks import separate, tasks
 from dynext.net.cascade import cascade
 
 FIRST = ("staged.stages.0.body.first.0.weight", "staged.stages.0.body.first.0.bias")
@@ -85,9 +85,9 @@ def test_tasks_are_episodes_times_exits() -> None:
     net = smooth_net()
     batch = dx.data.Batch(x=torch.zeros(3, 3, 8, 8), y=torch.arange(3))
     episode = dx.data.Episode(support=batch, query=batch, classes=(4, 5, 6))
-    exits_as_tasks = dx.meta.tasks(net, [episode])
-    episodes_as_tasks = dx.meta.tasks(net, [episode] * 2, exits=[range(3)], adapts="used")
-    product = dx.meta.tasks(net, [episode] * 2, exits=[[0], [-1]])
+    exits_as_tasks = tasks(net, [episode])
+    episodes_as_tasks = tasks(net, [episode] * 2, exits=[range(3)], adapts="used")
+    product = tasks(net, [episode] * 2, exits=[[0], [-1]])
     assert [task.exits for task in exits_as_tasks] == [(0,), (1,), (2,)]
     assert [task.exits for task in episodes_as_tasks] == [(0, 1, 2)] * 2
     assert [task.exits for task in product] == [(0,), (2,)] * 2

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from dynext.data import bundled
 from dynext.data.datasets import CIFAR10_SPEC, FASHION_CLASSES, FASHION_SPEC, array
 from dynext.errors import ModelError
-from dynext.models import ResNet, open_model, rebuild
-from dynext.models.catalog import Opened, Reference
+from dynext.models import ResNet
+from dynext.models.catalog import Opened, Reference, open_model, rebuild
 
 FACTORY = """
 import torch

@@ -6,8 +6,9 @@ from torch import nn
 
 import dynext as dx
 from dynext.errors import ModelError
-from dynext.graph import count_macs
+from dynext.graph.macs import count_macs
 from dynext.models import MobileNetV2, SqueezeNet
+from dynext.models.catalog import rebuild
 
 
 def convolutions(net: nn.Module) -> int:
@@ -49,7 +50,7 @@ def test_the_catalog_opens_them_and_split_cuts_them(name: str) -> None:
     assert net.num_exits >= 3
     x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net(x), opened.model(x))
-    again = dx.models.rebuild(opened.recipe)
+    again = rebuild(opened.recipe)
     again.load_state_dict(opened.model.state_dict())
     torch.testing.assert_close(again(x), opened.model(x), rtol=0, atol=0)
 

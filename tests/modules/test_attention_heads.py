@@ -11,7 +11,7 @@ from reference import attention as slow
 from zoo import NETS
 
 from dynext.errors import SplitError
-from dynext.graph import count_macs
+from dynext.graph.macs import count_macs
 from dynext.graph.split import split
 from dynext.io.artifact import load, save
 from dynext.io.export import export

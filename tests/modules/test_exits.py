@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from dynext.errors import PolicyError, SplitError
-from dynext.graph import count_macs
+from dynext.graph.macs import count_macs
 from dynext.modules.exit_layers import Reduce
 from dynext.modules.exits import build_exit, conv_heads, default_heads, pooled_heads, token_heads
 
