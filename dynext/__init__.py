@@ -69,7 +69,7 @@ from dynext.zeroshot.distill import distill
 from dynext.zeroshot.settings import Exits, Frozen, Joint, Run, Skip, Synthesis, Target, Unlabelled
 from dynext.zeroshot.synth.synthesize import synthesize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Bank",
