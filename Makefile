@@ -13,19 +13,23 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # and what is used of it needs nothing that dynext does not bring.
 LEARN2LEARN := --no-deps --config-settings=--build-option=build_ext learn2learn==0.2.0
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint notebooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dynext demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --durations=30
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# in full, with their outputs stored; takes the better part of an hour, and Fashion-MNIST (see README)
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
