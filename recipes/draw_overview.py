@@ -101,7 +101,7 @@ def _draw_images(figure: Figure, pixels: torch.Tensor, place: float, config: Con
         sheet[:, top : top + side - 1, left : left + side - 1] = image
     width = 0.085
     inset = figure.add_axes((0.01 + 0.98 * place - width / 2, 0.37, width, 0.5))
-    inset.imshow(sheet.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    inset.imshow(sheet.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     inset.axis("off")
 
 

@@ -17,7 +17,7 @@ from dynext.prune.channels import Channels, noise
 from dynext.prune.plan import Cut
 
 
-class Candidate(NamedTuple):
+class CutCandidate(NamedTuple):
     """A group of layers that may lose channels together: one of them, and what each of its channels is worth."""
 
     layer: str
@@ -32,7 +32,7 @@ class MacAccounting:
     between tokens) stay what they are.
     """
 
-    def __init__(self, net: DynamicNet, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, net: DynamicNet, candidates: Sequence[CutCandidate]) -> None:
         self.channels, self.candidates = Channels(net), candidates
         self.macs_ul = _layer_macs_by_unit(net)
         self.layers = {layer for _, layer in self.macs_ul}
@@ -105,7 +105,7 @@ def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tu
     if not cuts:
         whole_e = tuple(trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True))
         return whole_e, tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in net.staged.stages)
-    accounting = MacAccounting(net, [Candidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
+    accounting = MacAccounting(net, [CutCandidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
     saved = accounting.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
     ends = net.exit_stages
     macs_e = [

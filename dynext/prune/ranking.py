@@ -21,7 +21,7 @@ from dynext.prune.apply import check_prunable, smaller
 from dynext.prune.auxiliary import Auxiliary
 from dynext.prune.channel_worth import By, Worth, channel_worth, known_layer
 from dynext.prune.channels import Channels, Trial, sound
-from dynext.prune.mac_accounting import Candidate, MacAccounting, predicted
+from dynext.prune.mac_accounting import CutCandidate, MacAccounting, predicted
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.train.controls import rank_stages
 from dynext.types import Source
@@ -130,7 +130,7 @@ def _least_missed(net: DynamicNet, source: Source, blocks: int) -> tuple[str, ..
     return tuple(net.staged.stages[skippable[g]].name for g in ranking.order[:blocks])
 
 
-def _candidates(net: DynamicNet, worth: Worth) -> list[Candidate]:
+def _candidates(net: DynamicNet, worth: Worth) -> list[CutCandidate]:
     """Groups that may lose channels, with what each channel is worth."""
     channels = Channels(net)
     trials: list[Trial] = []
@@ -144,11 +144,11 @@ def _candidates(net: DynamicNet, worth: Worth) -> list[Candidate]:
         coupled = dict.fromkeys(member.layer for member in members if member.side == "out")
         worth_c = worth(channels, layer)
         if len(worth_c) == channels.width(known_layer(channels, layer)):
-            candidates.append(Candidate(layer, worth_c / worth_c.mean().clamp_min(1e-12), tuple(coupled)))
+            candidates.append(CutCandidate(layer, worth_c / worth_c.mean().clamp_min(1e-12), tuple(coupled)))
     return candidates
 
 
-def _sound_cuts(net: DynamicNet, candidates: Sequence[Candidate], allowed_macs: float) -> tuple[Cut, ...]:
+def _sound_cuts(net: DynamicNet, candidates: Sequence[CutCandidate], allowed_macs: float) -> tuple[Cut, ...]:
     """Cuts that meet ``allowed_macs`` and that `dynext.prune.apply_plan` takes.
 
     Candidates were tried with every other channel; where a shortcut pads channels, other ones may still be unsound.
@@ -161,7 +161,7 @@ def _sound_cuts(net: DynamicNet, candidates: Sequence[Candidate], allowed_macs: 
     return _sound_cuts(net, [candidate for candidate in candidates if candidate.layer not in unsound], allowed_macs)
 
 
-def _cuts_for(net: DynamicNet, candidates: Sequence[Candidate], allowed_macs: float) -> tuple[Cut, ...]:
+def _cuts_for(net: DynamicNet, candidates: Sequence[CutCandidate], allowed_macs: float) -> tuple[Cut, ...]:
     """The fewest channels, those worth least, whose removal meets ``allowed_macs``."""
     order = sorted(
         (float(worth), index, channel)

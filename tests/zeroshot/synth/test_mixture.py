@@ -170,7 +170,7 @@ def test_nothing_is_filtered_without_oversampling(teacher: nn.Module, spec: Inpu
 def test_a_killed_mixture_goes_on_to_the_same_rows(teacher, student, spec, tmp_path: Path, monkeypatch) -> None:
     options = {"methods": ("leaves", "inversion"), "against": student, "shares": (1, 1)}
     options["parts"] = {"inversion": {"settings": Inversion(iterations=1), "start": "objects"}}
-    monkeypatch.setattr("dynext.zeroshot.synth.mixture.rows_per_chunk", lambda shape: 16)
+    monkeypatch.setattr("dynext.zeroshot.synth.mixture.samples_per_chunk", lambda shape: 16)
     whole = make(teacher, spec, n=40, folder=tmp_path / "whole", **options)
     write = subject.write_shard
 
