@@ -26,8 +26,8 @@ class Config:
 
     folder: Path | None = Path("demo_report")
     """``None``: the bundled net with untrained exits, to see this run."""
-    columns: int = 4
-    lines: int = 4
+    columns: int = 3
+    lines: int = 5
     out: Path = Path("docs/overview.png")
 
 
@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, object]:
     answer = net.run(x, policy)
     right_b = answer.logits.argmax(1) == test.y
     shares = [(answer.exit == e).double().mean().item() for e in range(net.num_exits)]
-    figure = Figure(figsize=(11, 4.2), dpi=110)
+    figure = Figure(figsize=(11, 4.0), dpi=110)
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
@@ -99,8 +99,8 @@ def _draw_images(figure: Figure, pixels: torch.Tensor, place: float, config: Con
     for i, image in enumerate(pixels):
         top, left = side * (i // config.columns), side * (i % config.columns)
         sheet[:, top : top + side - 1, left : left + side - 1] = image
-    width = 0.085
-    inset = figure.add_axes((0.01 + 0.98 * place - width / 2, 0.37, width, 0.5))
+    width = 0.1
+    inset = figure.add_axes((min(0.98 * place + 0.01 - width / 2, 0.995 - width), 0.37, width, 0.5), anchor="S")
     inset.imshow(sheet.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     inset.axis("off")
 
