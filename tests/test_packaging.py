@@ -24,7 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import dynext as dx
 
@@ -59,9 +61,18 @@ def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Mon
     blocks = [block for block in readme_blocks() if block.language == "python"]
     assert len(blocks) >= 1
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_photos").mkdir()
+    pixels = np.random.default_rng(0)
+    for name in range(40):
+        Image.fromarray(pixels.integers(0, 256, (36, 40), np.uint8)).save(tmp_path / "my_photos" / f"{name}.png")
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block.code, "README.md", "exec"), namespace)
+
+
+def test_the_page_of_methods_is_what_docstrings_say() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "methods.py"))["page"]()
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page, "run python docs/methods.py"
 
 
 def test_marked_shell_blocks_of_the_readme_run(tmp_path: Path) -> None:
