@@ -143,7 +143,8 @@ def test_each_namespace_opens_with_its_table_of_contents() -> None:
         contents = inspect.getdoc(space) or ""
         assert "====" in contents, f"dx.{name} has no table"
         told = re.findall(r"`(?:\w+\.)*(\w+)`", re.sub(r"`\w+\.py`", "", contents))
-        known = (space, dx, *(getattr(dx, other) for other in NAMESPACES))  # a loss names the function that it belongs to
+        # a loss names the function that it belongs to, which may stand elsewhere
+        known = (space, dx, *(getattr(dx, other) for other in NAMESPACES))
         missing = [one for one in told if not any(hasattr(place, one) for place in known)]
         assert not missing, f"dx.{name} tells of {missing}"
 
