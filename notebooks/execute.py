@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
-LARGEST = 300_000
+LARGEST = 400_000
 """Bytes of a picture, in base64, that a stored notebook may hold."""
 
 
