@@ -75,8 +75,8 @@ class Absent:
             raise ModuleNotFoundError("No module named 'learn2learn'")
 
 
-def test_the_command_is_the_one_that_make_test_runs_and_the_readme_tells() -> None:
+def test_the_command_is_the_one_that_make_test_runs_and_the_docs_tell() -> None:
     told = INSTALL.removeprefix("pip install ")
     assert told != INSTALL
     assert f"LEARN2LEARN := {told}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert f"`{INSTALL}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`{INSTALL}`" in (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
