@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from dynext.graph.batch import is_batch_read, read_anew
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import reuse_buffers
@@ -30,6 +31,9 @@ def build_body(
         if node not in copies:
             if is_kind_query(node) and node.args[0] not in copies:
                 return _kind_of_live(flow, node, copies, live_in)
+            if is_batch_read(node) and node.args[0] not in copies:
+                copies[node] = read_anew(graph, node, copies[live_in[0]])
+                return copies[node]
             copies[node] = graph.node_copy(node, copied)
             computed.append(node)
         return copies[node]

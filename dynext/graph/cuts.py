@@ -12,6 +12,7 @@ from functools import cached_property
 from torch import fx, nn
 
 from dynext.errors import SplitError
+from dynext.graph.batch import batch_values, is_batch_read
 from dynext.graph.normal import free_nodes, is_kind_query
 from dynext.graph.probe import BATCHES, NodeRecord
 
@@ -40,7 +41,8 @@ class Flow:
         nodes = tuple(self.traced.graph.nodes)
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(self, "order", {node: position for position, node in enumerate(nodes)})
-        object.__setattr__(self, "free", frozenset(free_nodes(self.traced.graph)))
+        free = free_nodes(self.traced.graph)
+        object.__setattr__(self, "free", frozenset(free | batch_values(self.traced.graph, free, self.two)))
 
     @property
     def input(self) -> fx.Node:
@@ -65,7 +67,8 @@ class Flow:
         return tuple(after)
 
     def _last_use(self, node: fx.Node) -> int:
-        return max((self.order[user] for user in node.users if not is_kind_query(user)), default=-1)
+        users = [user for user in node.users if not is_kind_query(user) and not is_batch_read(user)]
+        return max(map(self.order.__getitem__, users), default=-1)
 
     @cached_property
     def shares(self) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, fx, nn
 
 from dynext.errors import SplitError, line
 from dynext.graph import cuts, names
+from dynext.graph.batch import mark_batch_reads
 from dynext.graph.blocks import carries, inside, residual_blocks
 from dynext.graph.build import build_body
 from dynext.graph.cuts import Flow
+from dynext.graph.independence import batch_dims, check_independence
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
 from dynext.graph.probe import BATCHES, ProbeError, probe, take_samples
@@ -71,8 +73,16 @@ def _check_request(example: Tensor, after: object, granularity: str) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Nothing is recorded for gradients, the caller's random state is kept, versions of tensors can be read."""
-    with torch.inference_mode(False), torch.no_grad(), seeded(0):
+    """Nothing is recorded for gradients, the caller's random state is kept, versions of tensors can be read, and no
+    autocast of the caller is in the way.
+    """
+    with ExitStack() as modes:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        modes.enter_context(seeded(0))
         yield
 
 
@@ -83,7 +93,7 @@ def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     few = take_samples(example, min(len(example), BATCHES[0]))
     try:
         two, _ = probe(traced, take_samples(example, BATCHES[0]), count=True, fake=fake)
-        wanted = _run(private, few)  # before the modules' in-place switches are turned off
+        few, wanted = _run(private, few)  # before the modules' in-place switches are turned off
         remove_inplace(traced, {node: record.changed for node, record in two.items()})
         three, given = probe(traced, take_samples(example, BATCHES[1]), fake=fake)
     except ProbeError as error:
@@ -95,14 +105,20 @@ def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
         _check_same(traced(few), wanted)
     two.update({node: two[node.meta["copy_of"]] for node in three if "copy_of" in node.meta})
     normalize(traced, two, three)
+    mark_batch_reads(traced.graph, two, three)
+    macs = sum(record.macs for record in two.values()) // BATCHES[0]
+    check_independence(traced, example, macs, batch_dims(two, three))
     return Flow(model=private, traced=traced, two=two, three=three)
 
 
-def _run(private: nn.Module, x: Tensor) -> Any:
+def _run(private: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
+    """What the model gives, and for which samples: for two if it fails on one alone."""
     try:
         with seeded(0):
-            return private(x)
+            return x, private(x)
     except Exception as error:
+        if len(x) < BATCHES[0]:
+            return _run(private, take_samples(x, BATCHES[0]))
         raise SplitError(f"{type(private).__name__} fails on {tuple(x.shape)}: {line(error)}") from error
 
 

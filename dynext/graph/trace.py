@@ -8,53 +8,23 @@ start, and so is every BatchNorm: they keep what they do in training, and their 
 from __future__ import annotations
 
 import copy
-import operator
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute, TraceError
+from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynext.errors import SplitError, line
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.conditions import ShapeConditions
+from dynext.graph.lines import current_line
+from dynext.graph.probe import BATCHES
+from dynext.graph.questions import InPlaceProxy
+from dynext.graph.stand_ins import StandIns
 
 BY_HAND = "give its stages by hand (dx.graph.stages_by_hand)"
-
-
-class InPlaceProxy(fx.Proxy):
-    """Records ``x += y`` and ``x[i] = y`` as what they are; plain fx forgets that other names of ``x`` change too."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._record(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._record(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._record(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._record(operator.itruediv, other)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._record(operator.setitem, index, value)
-
-    def __getattr__(self, k: str) -> Attribute:
-        return InPlaceAttribute(self, k)
-
-    def __len__(self) -> int:
-        return int(self.tracer.length(self))  # type: ignore[attr-defined]
-
-    def _record(self, operation: Callable[..., Any], *others: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operation, (self, *others), {})
-
-
-class InPlaceAttribute(InPlaceProxy, Attribute):
-    """``x.shape``, which has a length of its own."""
 
 
 class ModuleTracer(fx.Tracer):
@@ -68,10 +38,26 @@ class ModuleTracer(fx.Tracer):
         super().__init__()
         self.whole = frozenset(whole)
         self.conditions = conditions
-        self.inside: list[nn.Module] = []
+        self.stand_ins = StandIns()
         self.starts: dict[str, fx.Node] = {}
         self.failed: str | None = None
         self._failure: Exception | None = None
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with self.stand_ins.placed():
+            self.stand_ins.enter(root)
+            return super().trace(root, concrete_args)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if autocast_is_on():
+            raise SplitError(
+                f"{type(self.root).__name__} turns on autocast in its forward, at {current_line()}; stages "
+                f"would compute in another precision than the net: take torch.autocast out and put it around the calls, "
+                f"or give the net the precision itself (.to(torch.bfloat16))"
+            )
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"] = current_line()
+        return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return InPlaceProxy(node, self)
@@ -79,6 +65,8 @@ class ModuleTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if next(m.children(), None) is None or isinstance(m, _BatchNorm):
             return True
+        if isinstance(m, nn.TransformerEncoder) and module_qualified_name not in self.whole:
+            return False  # torch's own, and most of the net that holds it
         return module_qualified_name in self.whole or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
@@ -104,15 +92,13 @@ class ModuleTracer(fx.Tracer):
         if self.conditions is not None and self.conditions.running:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
-        self.inside.append(m)
+        self.stand_ins.enter(m)
         try:
             out = super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if self._failure is not error:  # the first to see an error is the innermost
                 self._failure, self.failed = error, path
             raise
-        finally:
-            self.inside.pop()
         if args and isinstance(args[0], fx.Proxy):
             self.starts[path] = args[0].node
         end = out.node if isinstance(out, fx.Proxy) else next(iter(reversed(self.graph.nodes)))
@@ -120,36 +106,48 @@ class ModuleTracer(fx.Tracer):
         return out
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(self._decide(obj, bool))
+        return bool(self.decide(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[index] for index in range(self.length(obj))])  # type: ignore[index]
+        return iter([obj[index] for index in range(self.decide(obj, len))])  # type: ignore[index]
 
-    def length(self, obj: fx.Proxy) -> int:
-        return int(self._decide(obj, len))
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if self.conditions is not None and self.conditions.running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def _decide(self, obj: fx.Proxy, question: Callable[[Any], Any]) -> Any:
-        """The answer that shapes alone give, for control flow in a module that cannot be kept whole."""
-        if self.conditions is None or not all(is_most(m, self.root) for m in self.inside):
+    def answers(self, obj: fx.Proxy, question: Callable[[Any], Any], counts: Sequence[int] = BATCHES) -> list[Any]:
+        """What several numbers of samples answer.
+
+        Raises:
+            TraceError: that is not known before the net runs.
+        """
+        if self.conditions is None:
+            raise TraceError("control flow that depends on a tensor")
+        return self.conditions.answers(obj.node, question, counts)
+
+    def decide(self, obj: fx.Proxy, question: Callable[[Any], Any]) -> Any:
+        """The one answer that holds for all samples, for control flow."""
+        if self.conditions is None:
             raise TraceError("control flow that depends on a tensor")
         try:
             return self.conditions.answer(obj.node, question)
         except TraceError as error:
-            raise TraceError(f"{_asked_at()} has no answer that holds for all samples: {error}") from error
+            raise TraceError(f"{current_line()} has no answer that holds for all samples: {error}") from error
 
 
 def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """``private`` (a copy: in-place work is still in it) as a graph with one input.
 
-    With an ``example`` ``[b ...]`` of the input, control flow that depends on shapes alone is followed where keeping
-    its module whole would leave nothing to cut. ``meta["whole"]`` of the result names the modules that had to be kept
-    whole, ``meta["starts"]`` maps module paths to the node that their last call starts from.
+    With an ``example`` ``[b ...]`` of the input, control flow that is the same for all samples is followed.
+    ``meta["whole"]`` of the result names the modules that had to be kept whole, ``meta["starts"]`` maps module paths to
+    the node that their last call starts from.
 
     Raises:
         SplitError: several inputs, or untraceable even with modules kept whole.
     """
     whole: list[str] = []
-    conditions: ShapeConditions | None = None
+    conditions = None if example is None else ShapeConditions(private, example)
     while True:
         tracer = ModuleTracer(whole, conditions)
         try:
@@ -157,13 +155,9 @@ def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         except SplitError:
             raise
         except Exception as error:
-            failed = private if tracer.failed is None else private.get_submodule(tracer.failed)
-            if conditions is None and example is not None and is_most(failed, private):
-                conditions = ShapeConditions(private, example)
-            elif tracer.failed is None or tracer.failed in whole:
+            if tracer.failed is None or tracer.failed in whole:
                 raise SplitError(f"{type(private).__name__} cannot be traced ({line(error)}); {BY_HAND}") from error
-            else:
-                whole.append(tracer.failed)
+            whole.append(tracer.failed)
             continue
         traced = fx.GraphModule(private, graph)
         traced.meta.update(whole=tuple(whole), starts=tracer.starts)
@@ -178,17 +172,9 @@ def private_copy(model: nn.Module) -> nn.Module:
         raise SplitError(f"{type(model).__name__} cannot be copied ({line(error)}); {BY_HAND}") from error
 
 
-def is_most(module: nn.Module, root: nn.Module) -> bool:
-    """Whether keeping ``module`` whole would leave less than half of the parameters of ``root`` to cut between."""
-    mine, all_of_them = (sum(parameter.numel() for parameter in m.parameters()) for m in (module, root))
-    return module is root or 2 * mine > all_of_them
-
-
-def _asked_at() -> str:
-    """The line of the model's code that asks for the answer."""
-    inside = (str(Path(fx.__file__).parent), __file__)
-    frame = next(frame for frame in reversed(traceback.extract_stack()) if not frame.filename.startswith(inside))
-    return f"`{frame.line}` ({Path(frame.filename).name}, line {frame.lineno})"
+def autocast_is_on() -> bool:
+    """Whether operations on this thread choose their precision themselves."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def _default(node: fx.Node) -> Any:
