@@ -19,8 +19,9 @@ from dynext.graph.probe import BATCHES, NodeRecord
 DEFAULT_SHARES = (0.12, 0.24, 0.36, 0.55, 0.75)
 """Denser in front, where a sample that leaves saves most; an exit that `choose` leaves off costs nothing."""
 TAP_RANKS = (2, 3, 4)  # [b d], [b t d], [b c h w] or [b h w c]
-PENALTY = (0.0, 0.05, 0.10)
-"""Added to how far a cut is from its share where a block ends there, where any module ends, and elsewhere."""
+PENALTY = (0.0, 0.10, 0.14, 0.30)
+"""Added to how far a cut is from its share where a block ends there, where any module ends, elsewhere, and where what
+follows belongs to it (`dynext.graph.ends`)."""
 REACH = 0.2
 """An automatic cut farther than this from the share it was meant for is left out."""
 
@@ -127,8 +128,9 @@ def obstacle(flow: Flow, position: int) -> str | None:
             return _value_obstacle(node, two, three)
         if (two.shape or (0,))[0] != BATCHES[0] or (three.shape or (0,))[0] != BATCHES[1]:
             return (
-                f"the tensor of node {node.name!r} goes across it with shape {two.shape} for 2 samples and "
-                f"{three.shape} for 3, so its samples are not the batch's; cut before it is made or after its last use"
+                f"the tensor of node {node.name!r}{_made_at(node)} goes across it with shape {two.shape} for 2 samples "
+                f"and {three.shape} for 3, so its samples are not the batch's; cut before it is made or after its last "
+                f"use"
             )
     return None
 
@@ -136,13 +138,18 @@ def obstacle(flow: Flow, position: int) -> str | None:
 def _value_obstacle(node: fx.Node, two: NodeRecord, three: NodeRecord) -> str:
     if two.value != three.value:
         return (
-            f"the Python value of node {node.name!r} goes across it and follows the batch ({two.value} for 2 samples, "
-            f"{three.value} for 3), so it is stale once samples have left; read it again from a tensor after the cut"
+            f"the Python value of node {node.name!r}{_made_at(node)} goes across it and follows the batch "
+            f"({two.value} for 2 samples, {three.value} for 3), so it is stale once samples have left; read it again "
+            f"from a tensor after the cut"
         )
     return (
-        f"node {node.name!r} gives something that is neither a tensor nor a size and is used after it; "
+        f"node {node.name!r}{_made_at(node)} gives something that is neither a tensor nor a size and is used after it; "
         f"cut before it is made or after its last use"
     )
+
+
+def _made_at(node: fx.Node) -> str:
+    return f", {node.meta['line']}," if node.meta.get("line") else ""
 
 
 def place(

@@ -54,11 +54,6 @@ def best_names(flow: Flow, named: Mapping[str, fx.Node]) -> dict[fx.Node, str]:
     return {node: min(names, key=lambda name: _preference(flow.model, name)) for node, names in groups.items()}
 
 
-def tiers(flow: Flow) -> dict[fx.Node, int]:
-    """Per node 0 where a block ends, 1 where some module ends, 2 elsewhere."""
-    return {node: _tier(flow.model, node.meta.get("ends", ())) for node in flow.nodes}
-
-
 def is_block(root: nn.Module, path: str) -> bool:
     """Whether a module is one of several like parts: it has children, and stands in a sequence or beside its like."""
     module, parent = root.get_submodule(path), root.get_submodule(path.rpartition(".")[0])
@@ -74,12 +69,6 @@ def _calls(flow: Flow) -> dict[str, list[fx.Node]]:
         for path in node.meta.get("ends", ()):
             calls.setdefault(path, []).append(node)
     return calls
-
-
-def _tier(root: nn.Module, ends: list[str] | tuple[()]) -> int:
-    if any(is_block(root, path) for path in ends):
-        return 0
-    return 1 if ends else 2
 
 
 def _preference(root: nn.Module, name: str) -> tuple[bool, bool, int, str]:

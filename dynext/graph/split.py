@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dynext.errors import SplitError, line
-from dynext.graph import cuts, names
+from dynext.graph import cuts, ends, names
 from dynext.graph.batch import mark_batch_reads
 from dynext.graph.blocks import carries, inside, residual_blocks
 from dynext.graph.build import build_body
@@ -18,9 +18,10 @@ from dynext.graph.cuts import Flow
 from dynext.graph.independence import batch_dims, check_independence
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
+from dynext.graph.notes import notes_on, why_whole
 from dynext.graph.probe import BATCHES, ProbeError, probe, take_samples
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
-from dynext.graph.trace import private_copy, trace
+from dynext.graph.trace import BY_HAND, private_copy, trace
 from dynext.seeding import seeded
 
 FAKE_FROM = 32_768
@@ -181,7 +182,9 @@ def _named(flow: Flow, after: Sequence[str], named: dict[str, fx.Node]) -> dict[
 def _placed(
     flow: Flow, after: Sequence[str] | Sequence[float] | None, allowed: Sequence[fx.Node], crowded: Sequence[fx.Node]
 ) -> list[fx.Node]:
-    tiers = names.tiers(flow)
+    if not allowed and not crowded and (whole := why_whole(flow)) is not None:
+        raise SplitError(f"no cut at all: {whole}; {BY_HAND}")
+    tiers = ends.tiers(flow)
     if after is None:
         return cuts.place_default(flow, allowed, crowded, tiers)
     shares = [item for item in after if isinstance(item, int | float) and 0 < item < 1]
@@ -202,9 +205,11 @@ def _assemble(flow: Flow, chosen: dict[fx.Node, str], example: Tensor, granulari
         stages.append(_stage(flow, (start, end), live_in, live_out, name))
         start, live_in = end, live_out
     num_classes = (flow.three[flow.output].shape or ())[-1]
-    return StagedNet(
+    staged = StagedNet(
         stages, input_shape=tuple(example.shape[1:]), num_classes=num_classes, granularity=granularity
     ).eval()
+    staged.notes = notes_on(flow, list(chosen))
+    return staged
 
 
 def _stage(

@@ -78,6 +78,7 @@ class StagedNet(nn.Module):
         cuts: names such that ``split(model, example, after=cuts, granularity=granularity)`` builds the same stages.
         granularity: ``"stage"`` or ``"block"``, or ``"hand"`` where the stages were given by hand.
         input_shape: of one sample.
+        notes: what is in the way of an exit that saves something, in words; empty where nothing is.
         shrunk: what `dynext.graph.shrink` took away since, as JSON; ``None`` where the stages are the model's.
     """
 
@@ -92,6 +93,7 @@ class StagedNet(nn.Module):
         self.granularity = granularity
         self.cosine = False
         """Whether a cosine classifier stands in the place of the layer that gave the logits."""
+        self.notes: tuple[str, ...] = ()
         self.shrunk: dict[str, Any] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,5 +137,8 @@ class StagedNet(nn.Module):
             lines.append((str(index), str(stage.name), shapes, f"{stage.macs:,}", share, skippable))
         return lines
 
+    def extra_repr(self) -> str:
+        return "\n".join(f"note: {note}" for note in self.notes)
+
     def __str__(self) -> str:
-        return self.table()
+        return "\n".join([self.table(), *(f"\nNote: {note}" for note in self.notes)])

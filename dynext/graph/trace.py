@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynext.errors import SplitError, line
 from dynext.graph.calls import calling_from_dicts
 from dynext.graph.conditions import ShapeConditions
-from dynext.graph.lines import current_line
+from dynext.graph.lines import current_line, line_of_error
 from dynext.graph.probe import BATCHES
 from dynext.graph.questions import InPlaceProxy
 from dynext.graph.stand_ins import StandIns
@@ -52,8 +52,8 @@ class ModuleTracer(fx.Tracer):
         if autocast_is_on():
             raise SplitError(
                 f"{type(self.root).__name__} turns on autocast in its forward, at {current_line()}; stages "
-                f"would compute in another precision than the net: take torch.autocast out and put it around the calls, "
-                f"or give the net the precision itself (.to(torch.bfloat16))"
+                f"would compute in another precision than the net: take it out and put it around the calls, or give "
+                f"the net the precision itself (.to(torch.bfloat16))"
             )
         node = super().create_node(*args, **kwargs)
         node.meta["line"] = current_line()
@@ -140,13 +140,14 @@ def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """``private`` (a copy: in-place work is still in it) as a graph with one input.
 
     With an ``example`` ``[b ...]`` of the input, control flow that is the same for all samples is followed.
-    ``meta["whole"]`` of the result names the modules that had to be kept whole, ``meta["starts"]`` maps module paths to
-    the node that their last call starts from.
+    ``meta["whole"]`` of the result names the modules that had to be kept whole, ``meta["reasons"]`` says why, and
+    ``meta["starts"]`` maps module paths to the node that their last call starts from.
 
     Raises:
         SplitError: several inputs, or untraceable even with modules kept whole.
     """
     whole: list[str] = []
+    reasons: dict[str, str] = {}
     conditions = None if example is None else ShapeConditions(private, example)
     while True:
         tracer = ModuleTracer(whole, conditions)
@@ -158,9 +159,10 @@ def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
             if tracer.failed is None or tracer.failed in whole:
                 raise SplitError(f"{type(private).__name__} cannot be traced ({line(error)}); {BY_HAND}") from error
             whole.append(tracer.failed)
+            reasons[tracer.failed] = f"{line(error)}, at {line_of_error(error)}"
             continue
         traced = fx.GraphModule(private, graph)
-        traced.meta.update(whole=tuple(whole), starts=tracer.starts)
+        traced.meta.update(whole=tuple(whole), reasons=reasons, starts=tracer.starts)
         return traced
 
 

@@ -55,6 +55,8 @@ def attached(task: ConversionTask) -> DynamicNet:
         staged = split(task.teacher, example, after)
         net = attach(staged, heads or default_heads(staged.num_classes), seed=seed)
         check_reach(task, net)  # skipping may cost less than the cheapest exit
+    for note in net.staged.notes:
+        log.warning("%s", note)
     check_record(task, net)
     net.cost = measure(net)
     log.info("split after %s", ", ".join(net.exit_names[:-1]))

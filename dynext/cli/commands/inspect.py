@@ -51,6 +51,8 @@ def inspect(
     click.echo(f"{model}{weights}: expects {size}, answers {opened.num_classes:,} classes")
     click.echo(f"{_parameters(opened):,} parameters, {macs(staged.macs)} MACs a sample\n")
     click.echo(staged.table())
+    for note in staged.notes:
+        click.echo(f"\nNote: {note}.")
     click.echo(f"\nExits of their own accord would stand after {', '.join(automatic)} (--after moves them).")
 
 
@@ -68,6 +70,7 @@ def _described(model: str, opened: Opened, staged: StagedNet, automatic: tuple[s
         "parameters": _parameters(opened),
         "macs": staged.macs,
         "granularity": staged.granularity,
+        "notes": list(staged.notes),
         "automatic_exits": list(automatic),
         "stages": [
             {
