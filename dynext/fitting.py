@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dynext.atomic import replaced_file
 from dynext.errors import FitError
 from dynext.seeding import generator
+from dynext.usual_modes import usual_modes
 
 Step = Callable[[nn.Module, Generator, float], Tensor]
 """``step(module, draw, done)`` draws samples with ``draw`` and gives a loss; ``done`` is the share of steps done."""
@@ -151,6 +152,7 @@ def rate_at(config: FitConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+@usual_modes()
 def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = None) -> FitResult:
     """Train ``module`` in place by ``step``'s loss; parameters that need no gradient stay as they are.
 

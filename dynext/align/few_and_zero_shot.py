@@ -16,8 +16,10 @@ from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import Prototypes, prototypes
 from dynext.net.reclassify import reclassify
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def few_shot(
     net: DynamicNet, examples: Source, *, space: ProjectionHeads | None = None, center_on: Source | None = None
 ) -> DynamicNet:
@@ -45,6 +47,7 @@ def few_shot(
     return reclassify(net, vectors, projections=None if space is None else list(space.early))
 
 
+@in_usual_modes
 def zero_shot(net: DynamicNet, space: ProjectionHeads, *, rows: Source | None = None) -> DynamicNet:
     """A copy of ``net`` whose early exits know all classes that the final exit knows, also those they never saw.
 

@@ -13,6 +13,7 @@ from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.reporting.report import Report, report
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +49,7 @@ class Rechosen:
         }
 
 
+@in_usual_modes
 def rechoose(
     before: DynamicNet,
     aligned: DynamicNet,

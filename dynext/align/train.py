@@ -27,12 +27,14 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.train.drift import DriftGuard, drift_of, split_held_out
 from dynext.train.frozen_teacher import Guide
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 TRUNK_LR = 1e-4
 
 USUAL = FitConfig(steps=2000, lr=2e-3, trunk_lr=TRUNK_LR, batch_size=128)
 
 
+@in_usual_modes
 def align_exits(
     net: DynamicNet,
     source: Source,

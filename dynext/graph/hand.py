@@ -13,8 +13,10 @@ from dynext.graph.macs import counting
 from dynext.graph.probe import BATCHES, take_samples
 from dynext.graph.stage import OUTPUT, LiveTensors, Stage, StagedNet
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequence[str] | None = None) -> StagedNet:
     """Chain modules that each take and give a tensor, or several live tensors, into a staged net of their copies.
 

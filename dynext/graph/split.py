@@ -23,6 +23,7 @@ from dynext.graph.probe import BATCHES, ProbeError, probe, take_samples
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
 from dynext.graph.trace import BY_HAND, private_copy, trace
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 FAKE_FROM = 32_768
 """Numbers in a sample from which probing without content is the cheaper way."""
@@ -30,6 +31,7 @@ FAKE_FROM = 32_768
 Granularity = Literal["stage", "block"]
 
 
+@in_usual_modes
 def split(
     model: nn.Module,
     example: Tensor,

@@ -41,6 +41,7 @@ from dynext.policy.table import ExitTable
 from dynext.runtime.cost import CostTable
 from dynext.seeding import seeded
 from dynext.types import InputSpec
+from dynext.usual_modes import in_usual_modes
 
 FORMAT, VERSION = "dynext", 1
 CARD, WEIGHTS, TABLE, PAGE = "net.json", "net.safetensors", "table.safetensors", "report.html"
@@ -64,6 +65,7 @@ class Artifact:
     versions: dict[str, str]
 
 
+@in_usual_modes
 def save(
     net: DynamicNet,
     folder: Path | str,
@@ -121,6 +123,7 @@ def save(
     return folder
 
 
+@in_usual_modes
 def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     """The dynamic net that `save` wrote into ``folder``.
 

@@ -26,6 +26,7 @@ from dynext.modules.gates import Gates
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.types import InputSpec
+from dynext.usual_modes import in_usual_modes
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 CARD, RUNNER = "policy.json", "run_onnx.py"
@@ -65,6 +66,7 @@ class _OneGate(nn.Module):
         return (logit_b, *memory)
 
 
+@in_usual_modes
 def export(
     net: DynamicNet,
     folder: Path | str,

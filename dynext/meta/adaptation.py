@@ -28,6 +28,7 @@ from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.types import Batch, Source
+from dynext.usual_modes import in_usual_modes
 
 FOLDS = 32
 """Up to this many samples each is left out alone; of more samples, groups are, at most so many, one after the other."""
@@ -44,6 +45,7 @@ class Adaptation:
     calibration: Calibration | None
 
 
+@in_usual_modes
 def adapt(
     net: DynamicNet | MetaStart,
     support: Source | Batch,

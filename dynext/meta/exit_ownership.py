@@ -20,6 +20,7 @@ from dynext.meta.functional import Learner, called_with
 from dynext.meta.prototypes import classifier_of
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
+from dynext.usual_modes import in_usual_modes
 
 Adapts = Literal["head", "classifier", "owned", "used"]
 """What the inner loop changes: an exit's head (of the last exit: the net's last stage), its last linear layer alone
@@ -63,6 +64,7 @@ class Ownership:
         return sum(self.sizes[name] for name in names)
 
 
+@in_usual_modes
 def ownership(net: DynamicNet, exits: Sequence[Sequence[int]] | None = None, *, adapts: Adapts = "head") -> Ownership:
     """Who owns, shares and adapts what.
 

@@ -23,6 +23,7 @@ from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable, simulate
+from dynext.usual_modes import in_usual_modes
 
 NORMAL_95 = 1.96
 """Half the width of a 95 % interval, in standard errors (hundreds of episodes)."""
@@ -72,6 +73,7 @@ class FewShot:
         return MeanAccuracy.of(torch.bincount(self.episode_n, right_n) / count)
 
 
+@in_usual_modes
 def evaluate_episodes(
     net: DynamicNet | MetaStart,
     episodes: Episodes | Iterable[Episode],

@@ -25,6 +25,7 @@ from dynext.seeding import generator, seeded
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, handed_back, labelled
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
@@ -114,6 +115,7 @@ def _losses(logits_e: Sequence[Tensor], y_b: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(logits, y_b, reduction="none") for logits in logits_e], dim=1)
 
 
+@in_usual_modes
 def weigh_samples(
     net: DynamicNet,
     source: Source,

@@ -23,6 +23,7 @@ from dynext.seeding import generator
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, handed_back, labelled
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
@@ -30,6 +31,7 @@ SETTLED = 512
 """Samples that the running statistics are taken from in the end."""
 
 
+@in_usual_modes
 def meta_fusion(
     net: DynamicNet,
     source: Source,

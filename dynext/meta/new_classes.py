@@ -13,8 +13,10 @@ from dynext.net.attach import from_specs
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.reclassify import replace_last
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> DynamicNet:
     """A copy of ``net`` that answers ``num_classes`` classes: every exit's classifier is new and untrained.
 
@@ -40,6 +42,7 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
     return renewed
 
 
+@in_usual_modes
 def recipe_with_classes(recipe: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:
     """A catalog's recipe of the same architecture for ``num_classes`` classes; ``None`` for a net of one's own."""
     if recipe is None or recipe["kind"] == "file":

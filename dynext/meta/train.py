@@ -28,6 +28,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.train.exit_loop import handed_back
 from dynext.types import Batch
+from dynext.usual_modes import in_usual_modes
 
 Trunk = Literal["learned", "frozen"]
 
@@ -37,6 +38,7 @@ SETTLED = 8
 """Episodes whose samples the running statistics are taken from in the end."""
 
 
+@in_usual_modes
 def meta_train(
     net: DynamicNet,
     episodes: EpisodeSource,

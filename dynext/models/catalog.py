@@ -28,6 +28,7 @@ from dynext.models import families
 from dynext.models.checkpoint import load_state, read_state
 from dynext.seeding import seeded
 from dynext.types import InputSpec
+from dynext.usual_modes import in_usual_modes
 
 Recipe = dict[str, Any]
 """JSON that builds a model again without its weights: ``kind``, ``name``, ``arguments``."""
@@ -73,6 +74,7 @@ class Reference:
         return cls(kind=kind, name=name, weights=weights or None)
 
 
+@in_usual_modes
 def open_model(
     reference: str,
     *,

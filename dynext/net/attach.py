@@ -14,8 +14,10 @@ from dynext.modules.exits import Heads, HeadSpec, build_exit
 from dynext.modules.gates import Gates, GateSpec, build_gates
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = None, seed: int = 0) -> DynamicNet:
     """Put an untrained exit after every stage but the last, or after those named in ``at``.
 
@@ -35,6 +37,7 @@ def attach(staged: StagedNet, heads: Heads, *, at: Sequence[int | str] | None = 
         return from_specs(staged, specs, places)
 
 
+@in_usual_modes
 def attach_gates(
     net: DynamicNet | StagedNet, gates: GateSpec, *, at: Sequence[int | str] | None = None, seed: int = 0
 ) -> DynamicNet:

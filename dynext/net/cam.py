@@ -12,8 +12,10 @@ from dynext.errors import PolicyError
 from dynext.graph.stage import walk
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def class_activation(net: DynamicNet, x: Tensor, exit: int, *, target_b: Tensor | None = None) -> Tensor:
     """How much each place of the map before ``exit`` speaks for a class ``[b h w]``, 0 or more.
 

@@ -16,8 +16,10 @@ from dynext.policy.policy import Policy
 from dynext.policy.skip_record import Skipped
 from dynext.policy.table import ExitTable
 from dynext.types import BatchNormMode, Source
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 @torch.inference_mode()
 def collect(
     net: DynamicNet,

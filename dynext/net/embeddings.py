@@ -18,6 +18,7 @@ from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.last_layer import given_to, last_linear
 from dynext.types import BatchNormMode, Source
+from dynext.usual_modes import in_usual_modes
 
 
 class EmbeddedBatch(NamedTuple):
@@ -73,6 +74,7 @@ def embed_batch(net: DynamicNet, x: Tensor) -> EmbeddedBatch:
     return EmbeddedBatch([*embedding_e, given[-1]], [*logits_e, final])
 
 
+@in_usual_modes
 @torch.no_grad()
 def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Embeddings:
     """Every exit's embeddings and logits on every sample of ``source``; labels where it has some.

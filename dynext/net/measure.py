@@ -14,6 +14,7 @@ from dynext.graph.stage import LiveTensors
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.runtime.cost import CostTable
+from dynext.usual_modes import in_usual_modes
 
 T = TypeVar("T")
 NUM_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -21,6 +22,7 @@ LONG_MS = 500.0
 """Once the stages take this long for a batch, larger ones are not timed: by then time grows with the samples."""
 
 
+@in_usual_modes
 @torch.inference_mode()
 def measure(net: DynamicNet, *, rows: Sequence[int] = NUM_SAMPLES, budget_ms: float = 60.0) -> CostTable:
     """Time every stage, exit and gather of ``net`` for each number of samples in ``rows``, on its own device and dtype.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynext.errors import SourceError
 from dynext.seeding import generator
+from dynext.usual_modes import in_usual_modes
 
 SCALE = 10.0
 """What cosines are multiplied by to be logits; temperatures are calibrated on top of it."""
@@ -37,6 +38,7 @@ class Prototypes:
         return torch.stack([cosine_logits(f, vector, center) for f, vector, center in exits], dim=1)
 
 
+@in_usual_modes
 def prototypes(
     embedding_e: Sequence[Tensor],
     label_n: Tensor,

@@ -14,6 +14,7 @@ from dynext.errors import SourceError
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
+from dynext.usual_modes import in_usual_modes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Timing:
     speedup: float
 
 
+@in_usual_modes
 @torch.inference_mode()
 def side_by_side(
     static: nn.Module,

@@ -17,6 +17,7 @@ from dynext.errors import PolicyError
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.types import Basis
+from dynext.usual_modes import in_usual_modes
 
 BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -51,6 +52,7 @@ class Reliability:
     """Share of each bin's rows that are right by the table's basis; NaN for an empty bin."""
 
 
+@in_usual_modes
 def calibrate(table: ExitTable) -> Calibration:
     """The temperature of each exit that minimizes its negative log-likelihood on ``table``'s rows.
 

@@ -16,8 +16,10 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.channels import Channels, inconsistency
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def apply_plan(net: DynamicNet, plan: PruningPlan) -> DynamicNet:
     """A copy of ``net`` without what ``plan`` names; weights that stay are not changed.
 

@@ -28,6 +28,7 @@ from dynext.net.features import Features, cache_features
 from dynext.prune.attention_maps import attention_map, normalized, of_reduced, resized, spatial_softmax
 from dynext.prune.auxiliary import Auxiliary, MaskedPaths, watching
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig()
 """What training takes without a config."""
@@ -36,6 +37,7 @@ FADE = (0.25, 0.75)
 """Shares of the training between which the exits' own masks are faded out."""
 
 
+@in_usual_modes
 def distill_attention(
     auxiliary: Auxiliary,
     source: Source,
@@ -93,6 +95,7 @@ def distill_attention(
     return learner
 
 
+@in_usual_modes
 def transfer_attention(
     net: DynamicNet,
     source: Source,

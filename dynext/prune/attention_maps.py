@@ -17,6 +17,7 @@ from dynext.errors import FitError
 from dynext.modules.exits import channels_last
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
+from dynext.usual_modes import in_usual_modes
 
 
 def as_map(tap: Tensor) -> Tensor:
@@ -32,6 +33,7 @@ def of_reduced(reduced: Tensor) -> Tensor:
     return reduced.transpose(1, 2)[..., None] if reduced.ndim == 3 else reduced.flatten(1)[..., None, None]
 
 
+@in_usual_modes
 def attention_map(feature_bchw: Tensor, power: float = 2.0) -> Tensor:
     """Where a feature map is active ``[b h w]``: the mean over channels of ``|x|^power``.
 
@@ -74,6 +76,7 @@ def resized(feature_bchw: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(feature_bchw, size=size, mode="bilinear", align_corners=False)
 
 
+@in_usual_modes
 @torch.no_grad()
 def activation_maps(net: DynamicNet, x: Tensor) -> list[Tensor]:
     """Where each exit's tap is active on samples ``x [b ...]``: e - 1 maps ``[b h w]``, each the tap's own size."""
@@ -82,6 +85,7 @@ def activation_maps(net: DynamicNet, x: Tensor) -> list[Tensor]:
     return [attention_map(as_map(tap)) for tap in taps]
 
 
+@in_usual_modes
 def gradient_maps(net: DynamicNet, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
     """What the net's answer depends on: ``|d logit_y / d tap|``, mean over channels, one map ``[b h w]`` a tap.
 

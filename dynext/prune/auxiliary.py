@@ -27,6 +27,7 @@ from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.attention_module import AttentionModule
 from dynext.seeding import seeded
+from dynext.usual_modes import in_usual_modes
 
 Later = Literal["deepest", "next"]
 """What a module sees beside its exit's own feature: the last map of the net, or the tap of the next exit."""
@@ -109,6 +110,7 @@ class Auxiliary(nn.Module):
             return self.paths_of_reduced(reduced_e), final
 
 
+@in_usual_modes
 def lend_attention(
     net: DynamicNet, *, later: Later = "deepest", squeeze: int | None = None, seed: int = 0
 ) -> Auxiliary:
@@ -147,6 +149,7 @@ def lend_attention(
     return Auxiliary(student.eval(), [module.to(like) for module in attention_modules], later=later).eval()
 
 
+@in_usual_modes
 def detach(auxiliary: Auxiliary) -> DynamicNet:
     """The dynamic net without the modules; its logits are those of `Auxiliary.all_exits`, bit for bit.
 

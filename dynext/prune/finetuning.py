@@ -24,6 +24,7 @@ from dynext.modules.modes import evaluating, statistics, take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 Augment = Callable[[Tensor, Generator], Tensor]
 
@@ -34,6 +35,7 @@ USUAL = FitConfig(batch_size=64)
 """What training takes without a config."""
 
 
+@in_usual_modes
 def finetune(
     net: DynamicNet,
     teacher: nn.Module,
@@ -87,6 +89,7 @@ def finetune(
     return student.eval()
 
 
+@in_usual_modes
 def distill_static(
     student: nn.Module,
     teacher: nn.Module,

@@ -21,6 +21,7 @@ from dynext.prune.plan import PruningPlan
 from dynext.prune.quantization import quantize
 from dynext.prune.ranking import Removal, rank
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 Bits = Literal["int8"]
 
@@ -56,6 +57,7 @@ class Pruned:
         }
 
 
+@in_usual_modes
 def make_smaller(
     net: DynamicNet,
     source: Source,

@@ -20,6 +20,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.int8 import LEVELS, Chain, chains, to_int8
 from dynext.seeding import generator
 from dynext.types import BatchNormMode, Source
+from dynext.usual_modes import in_usual_modes
 
 VALUES = 1 << 12
 """How many of a layer's input values are drawn from each batch, to choose their range by."""
@@ -28,6 +29,7 @@ CLIPS = tuple(1 - 0.02 * step for step in range(26))
 """Shares of the largest input that are tried as the end of the range."""
 
 
+@in_usual_modes
 @torch.no_grad()
 def quantize(
     net: DynamicNet,

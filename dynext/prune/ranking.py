@@ -25,6 +25,7 @@ from dynext.prune.mac_accounting import CutCandidate, MacAccounting, predicted
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.train.controls import rank_stages
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 KEEP = 0.1
 """Share of a group's channels that stays whatever the budget."""
@@ -51,6 +52,7 @@ class Removal:
             )
 
 
+@in_usual_modes
 def rank(
     net: DynamicNet,
     *,

@@ -23,6 +23,7 @@ from dynext.net.masked_pass import gated, gates_of, replayed
 from dynext.policy.policy import Policy
 from dynext.reporting.report import Report, report
 from dynext.types import BatchNormMode, Source
+from dynext.usual_modes import in_usual_modes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Ranking:
         return tuple(g not in self.order[:dropped] for g in range(len(self.order)))
 
 
+@in_usual_modes
 @torch.inference_mode()
 def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
     """Drop one gated stage after the other, each time the one without which the net's answers change least.
@@ -125,6 +127,7 @@ def _regated(net: DynamicNet, gates: GateSpec) -> DynamicNet:
     return attach_gates(net, gates, at=gates_of(net).at)
 
 
+@in_usual_modes
 def at_equal_cost(
     net: DynamicNet,
     ranked_on: Source,

@@ -12,6 +12,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.types import InputSpec, Source
+from dynext.usual_modes import in_usual_modes
 from dynext.zeroshot import convert_steps as step
 from dynext.zeroshot.convert_checks import checked
 from dynext.zeroshot.settings import Exits, Frozen, Run, Synthesis, Target, Training, Unlabelled
@@ -31,6 +32,7 @@ class Conversion:
     """JSON: the settings as they were given, and what was found out on the way."""
 
 
+@in_usual_modes
 def convert(
     teacher: nn.Module,
     example: Tensor | InputSpec | None = None,

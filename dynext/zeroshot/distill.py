@@ -18,6 +18,7 @@ from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import Features, cache_features, head_logits
 from dynext.types import BatchNormMode, Source
+from dynext.usual_modes import in_usual_modes
 
 LOW = (torch.float16, torch.bfloat16)
 
@@ -27,6 +28,7 @@ __all__ = ["Features", "cache_features", "distill", "head_logits"]
 USUAL = FitConfig(steps=2000, lr=2e-3, batch_size=128)
 
 
+@in_usual_modes
 def distill(
     net: DynamicNet,
     teacher: nn.Module | None,

@@ -16,10 +16,12 @@ from dynext.seeding import seeded
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, labelled, train_whole
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def be_your_own_teacher(
     net: DynamicNet,
     source: Source,

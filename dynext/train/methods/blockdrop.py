@@ -34,6 +34,7 @@ from dynext.train.batches import Augment, TaughtBatch, TaughtBatches
 from dynext.train.frozen_teacher import BesideMode
 from dynext.train.gate_loop import GateHistory, GateStep, train_gates
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 FROZEN_NET = FitConfig(steps=20_000, lr=1e-3, batch_size=2048, schedule="constant")
 BOTH_NETS = FitConfig(steps=20_000, lr=1e-4, trunk_lr=1e-4, batch_size=256, schedule="constant")
@@ -61,6 +62,7 @@ class Curriculum:
 USUAL_CURRICULUM = Curriculum()
 
 
+@in_usual_modes
 def blockdrop_curriculum(
     net: DynamicNet,
     source: Source,
@@ -112,6 +114,7 @@ def blockdrop_curriculum(
     return train_gates(net, batches, step, config, method="BlockDrop, curriculum", options=figures)
 
 
+@in_usual_modes
 def blockdrop_finetune(
     net: DynamicNet,
     source: Source,

@@ -15,10 +15,12 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import EveryExit, HeadOutputs, check_joinable, labelled, train_heads, train_whole
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def imta(
     net: DynamicNet,
     source: Source,

@@ -19,10 +19,12 @@ from dynext.policy.policy import Policy
 from dynext.seeding import seeded
 from dynext.train.exit_loop import HeadOutputs, TrainableHeads, check_plain, labelled, train_heads
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def jei_dnn(
     net: DynamicNet,
     source: Source,

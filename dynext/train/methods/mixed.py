@@ -12,8 +12,10 @@ from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import labelled, train_whole
 from dynext.train.methods.joint import USUAL, joint
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 
+@in_usual_modes
 def mixed(
     net: DynamicNet,
     source: Source,

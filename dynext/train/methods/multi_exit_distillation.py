@@ -23,10 +23,12 @@ from dynext.train.exit_loop import (
     named_by_draws,
 )
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def multi_exit_distillation(
     net: DynamicNet,
     source: Source,

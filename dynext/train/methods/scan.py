@@ -12,10 +12,12 @@ from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_joinable, labelled
 from dynext.train.methods.be_your_own_teacher import taught_by_last_exit
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def scan(
     net: DynamicNet,
     source: Source,

@@ -24,6 +24,7 @@ from dynext.train.batches import Augment, TaughtBatch, TaughtBatches
 from dynext.train.frozen_teacher import BesideMode
 from dynext.train.gate_loop import GateHistory, GateStep, train_gates
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 PRETRAINING = FitConfig(
     steps=64_000, lr=0.1, trunk_lr=0.1, batch_size=128, optimizer="sgd", weight_decay=1e-4, schedule="milestones"
@@ -35,6 +36,7 @@ REINFORCING = FitConfig(
 )
 
 
+@in_usual_modes
 def skipnet_pretrain(
     net: DynamicNet,
     source: Source,
@@ -113,6 +115,7 @@ class SkipNetReward:
 PUBLISHED_REWARD = SkipNetReward()
 
 
+@in_usual_modes
 def skipnet_reinforce(
     net: DynamicNet,
     source: Source,

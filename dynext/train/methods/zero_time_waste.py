@@ -12,10 +12,12 @@ from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.exit_loop import HeadOutputs, check_joinable, labelled, train_heads
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def zero_time_waste(
     net: DynamicNet, source: Source, config: FitConfig | None = None, **options: Unpack[FitOptions]
 ) -> DynamicNet:

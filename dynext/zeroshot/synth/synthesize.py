@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
+from dynext.usual_modes import in_usual_modes
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
 from dynext.zeroshot.synth import procedural
 from dynext.zeroshot.synth.bn_statistics import in_full
@@ -69,6 +70,7 @@ BLIND = ("gaussian", "pink", "leaves", "objects", "patches")
 """Methods that never look at the teacher."""
 
 
+@in_usual_modes
 def synthesize(
     teacher: nn.Module,
     *,
