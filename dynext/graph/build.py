@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from dynext.graph.batch import is_batch_read, read_anew
-from dynext.graph.calls import calling_from_dicts
+from dynext.graph.body import body_of
 from dynext.graph.cuts import Flow
 from dynext.graph.inplace import reuse_buffers
 from dynext.graph.normal import is_kind_query
@@ -23,7 +23,7 @@ def build_body(
     Parameters, and whatever else does not depend on the samples, come along where they are needed, so no cut has to
     carry them; a parameter that two stages use stays one tensor.
     """
-    graph = calling_from_dicts(fx.Graph())
+    graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in live_in}
     computed: list[fx.Node] = []
 
@@ -43,7 +43,7 @@ def build_body(
             copied(node)
     graph.output(tuple(copied(node) for node in live_out))
     graph.lint()
-    body = fx.GraphModule(flow.traced, graph)
+    body = body_of(flow.traced, graph)
     reuse_buffers(body)
     return body, computed
 

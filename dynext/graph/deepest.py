@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dynext.graph.calls import calling_from_dicts
+from dynext.graph.body import body_of
 from dynext.graph.macs import count_macs
 from dynext.graph.normal import free_nodes
 from dynext.graph.stage import LiveTensors, Stage, StagedNet, walk
@@ -103,7 +103,7 @@ def _cut(staged: StagedNet, end: fx.Node, across: list[fx.Node], live: LiveTenso
 
 def _part(body: fx.GraphModule, given: list[fx.Node], wanted: list[fx.Node]) -> fx.GraphModule:
     """The piece of ``body`` that computes ``wanted`` from ``given``."""
-    graph = calling_from_dicts(fx.Graph())
+    graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in given}
 
     def copied(node: fx.Node) -> fx.Node:
@@ -114,7 +114,7 @@ def _part(body: fx.GraphModule, given: list[fx.Node], wanted: list[fx.Node]) -> 
         return copies[node]
 
     graph.output(tuple(copied(node) for node in wanted))
-    return fx.GraphModule(body, graph)
+    return body_of(body, graph)
 
 
 def _stage(body: fx.GraphModule, name: str, live_in: LiveTensors, live_out: LiveTensors) -> Stage:

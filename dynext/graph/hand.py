@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dynext.errors import SplitError, line
+from dynext.graph.hooks import has_hooks, watching_hooks
 from dynext.graph.macs import counting
+from dynext.graph.private import private_copy
 from dynext.graph.probe import BATCHES, take_samples
 from dynext.graph.stage import OUTPUT, LiveTensors, Stage, StagedNet
-from dynext.seeding import seeded
+from dynext.seeding import seeded_if_drawn
 from dynext.usual_modes import in_usual_modes
 
 
@@ -34,12 +35,19 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
             batch as first dimension, an output that is not ``[b k]``.
     """
     names = _checked_names(modules, names)
-    with torch.inference_mode(False), torch.no_grad(), seeded(0):
-        private = copy.deepcopy(list(modules))  # together, so that what they share stays shared
+    with torch.inference_mode(False), torch.no_grad(), seeded_if_drawn(0):
+        private = private_copy(nn.ModuleList(modules))  # together, so that what they share stays shared
         lives: list[LiveTensors] = [(take_samples(example.detach(), count),) for count in BATCHES]
+        modules = [part for part in private._modules.values() if part is not None]  # `children` gives each only once
+        chain = list(zip(modules, [*names, OUTPUT], strict=True))
         stages = []
-        for index, (module, name) in enumerate(zip(private, [*names, OUTPUT], strict=True)):
-            stage, lives = _stage(module.eval(), name, index, lives)
+        if has_hooks(private):
+            with watching_hooks(private):
+                live = lives[0]
+                for index, (module, name) in enumerate(chain):
+                    live = _called(module, name, index, live)
+        for index, (module, name) in enumerate(chain):
+            stage, lives = _stage(module, name, index, lives)
             stages.append(stage)
     (logits,) = lives[0] if len(lives[0]) == 1 else (None,)
     if logits is None or logits.ndim != 2:

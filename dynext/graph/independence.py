@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from dynext.errors import SplitError, line
 from dynext.graph.lines import place
 from dynext.graph.probe import NodeRecord
-from dynext.seeding import generator, seeded
+from dynext.seeding import generator, seeded_if_drawn
 
 HEAVY_MACS = 20e9
 """A net of more MACs a sample is run on four samples instead of seven."""
@@ -101,7 +101,7 @@ def _pair(example: Tensor, *, small: bool) -> _Pair:
 
 def _answers(traced: fx.GraphModule, x: Tensor) -> tuple[Tensor, bool]:
     """What the net gives for ``x``, and whether it drew random numbers for it."""
-    with seeded(0):
+    with seeded_if_drawn(0):
         before = _random_state(x)
         return fx.Interpreter(traced).run(x), not torch.equal(before, _random_state(x))
 
@@ -186,7 +186,7 @@ class _Recorder(fx.Interpreter):
         self._dims, self._row = dims, row
         self.rows: dict[fx.Node, Tensor] = {}
         self.failed: fx.Node | None = None
-        with seeded(0), suppress(Exception):
+        with seeded_if_drawn(0), suppress(Exception):
             self.run(x)
 
     def run_node(self, n: fx.Node) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -42,15 +43,30 @@ def counting() -> Iterator[MacCounter]:
     Two things would otherwise count as free: the CPU kernel of ``scaled_dot_product_attention``, which torch's
     registry does not list, and the fused path of ``nn.MultiheadAttention``, which hides its matrix products.
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    flops = FlopCounterMode(display=False, custom_mapping=_unlisted())
+    flops.mod_tracker = _Everything()  # type: ignore[assignment]
+    with _without_fused_attention(), flops:
+        yield MacCounter(flops)
+
+
+_switch = Lock()
+_counting: list[bool] = []
+"""One entry a count that is going on in some thread: how the switch stood before."""
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """The switch is the whole process's: the first to count turns it, the last turns it back."""
+    with _switch:
+        _counting.append(torch.backends.mha.get_fastpath_enabled() if not _counting else _counting[0])
+        torch.backends.mha.set_fastpath_enabled(False)
     try:
-        flops = FlopCounterMode(display=False, custom_mapping=_unlisted())
-        flops.mod_tracker = _Everything()  # type: ignore[assignment]
-        with flops:
-            yield MacCounter(flops)
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        with _switch:
+            before = _counting.pop()
+            if not _counting:
+                torch.backends.mha.set_fastpath_enabled(before)
 
 
 def count_macs(function: Callable[..., Any], *inputs: Tensor) -> int:

@@ -11,18 +11,21 @@ from torch import Tensor, fx, nn
 
 from dynext.errors import SplitError, line
 from dynext.graph import cuts, ends, names
+from dynext.graph.answers import logits_of
 from dynext.graph.batch import mark_batch_reads
 from dynext.graph.blocks import carries, inside, residual_blocks
 from dynext.graph.build import build_body
 from dynext.graph.cuts import Flow
+from dynext.graph.hooks import has_hooks, refuse_hooks, watching_hooks
 from dynext.graph.independence import batch_dims, check_independence
 from dynext.graph.inplace import remove_inplace
 from dynext.graph.normal import normalize
 from dynext.graph.notes import notes_on, why_whole
+from dynext.graph.private import private_copy
 from dynext.graph.probe import BATCHES, ProbeError, probe, take_samples
 from dynext.graph.stage import OUTPUT, Stage, StagedNet
-from dynext.graph.trace import BY_HAND, private_copy, trace
-from dynext.seeding import seeded
+from dynext.graph.trace import BY_HAND, trace
+from dynext.seeding import seeded_if_drawn
 from dynext.usual_modes import in_usual_modes
 
 FAKE_FROM = 32_768
@@ -85,15 +88,19 @@ def _undisturbed() -> Iterator[None]:
                 modes.enter_context(torch.autocast(kind, enabled=False))
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.no_grad())
-        modes.enter_context(seeded(0))
+        modes.enter_context(seeded_if_drawn(0))
         yield
 
 
 def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     """Trace, probe with 2 and with 3 samples, make in-place work functional, compare with the model, normalize."""
     private = private_copy(model)
-    traced = trace(private, example)
     few = take_samples(example, min(len(example), BATCHES[0]))
+    if has_hooks(private):
+        with watching_hooks(private):
+            _run(private, few)
+        refuse_hooks(private)
+    traced = trace(private, example)
     try:
         two, _ = probe(traced, take_samples(example, BATCHES[0]), count=True, fake=fake)
         few, wanted = _run(private, few)  # before the modules' in-place switches are turned off
@@ -104,7 +111,7 @@ def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
             raise SplitError(str(error)) from error
         return _flow(model, example, fake=False)  # something looks into its tensors: give it real ones
     _check_logits(private, wanted, given)
-    with seeded(0):
+    with seeded_if_drawn(0):
         _check_same(traced(few), wanted)
     two.update({node: two[node.meta["copy_of"]] for node in three if "copy_of" in node.meta})
     normalize(traced, two, three)
@@ -117,8 +124,10 @@ def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
 def _run(private: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
     """What the model gives, and for which samples: for two if it fails on one alone."""
     try:
-        with seeded(0):
-            return x, private(x)
+        with seeded_if_drawn(0):
+            return x, logits_of(private(x), type(private).__name__)
+    except SplitError:
+        raise
     except Exception as error:
         if len(x) < BATCHES[0]:
             return _run(private, take_samples(x, BATCHES[0]))

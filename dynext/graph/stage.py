@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dynext.graph.copying import copy_module
 from dynext.graph.macs import param_bytes
 from dynext.text_table import text_table
 
@@ -59,6 +60,9 @@ class Stage(nn.Module):
     def forward(self, *live: Tensor) -> LiveTensors:
         out = self.body(*live)
         return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy_module(self, memo)  # what a module kept whole holds may be no thing to copy
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"

@@ -7,7 +7,6 @@ start, and so is every BatchNorm: they keep what they do in training, and their 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,11 +22,12 @@ from dynext.graph.lines import current_line, line_of_error
 from dynext.graph.probe import BATCHES
 from dynext.graph.questions import InPlaceProxy
 from dynext.graph.stand_ins import StandIns
+from dynext.graph.tracer import ONE_AT_A_TIME, LocalTracer
 
 BY_HAND = "give its stages by hand (dx.graph.stages_by_hand)"
 
 
-class ModuleTracer(fx.Tracer):
+class ModuleTracer(LocalTracer):
     """Records which node each module call starts from and ends at, and which module failed.
 
     ``node.meta["ends"]`` lists the paths of the modules that end at the node, innermost first;
@@ -44,7 +44,7 @@ class ModuleTracer(fx.Tracer):
         self._failure: Exception | None = None
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with self.stand_ins.placed():
+        with ONE_AT_A_TIME, self.stand_ins.placed():
             self.stand_ins.enter(root)
             return super().trace(root, concrete_args)
 
@@ -68,23 +68,6 @@ class ModuleTracer(fx.Tracer):
         if isinstance(m, nn.TransformerEncoder) and module_qualified_name not in self.whole:
             return False  # torch's own, and most of the net that holds it
         return module_qualified_name in self.whole or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
-    ) -> tuple[Any, list[Any]]:
-        """Only the first argument is an input; the others get their defaults, or the model is refused."""
-        root_fn, (root, first, *others) = super().create_args_for_root(root_fn, is_module, concrete_args)
-        nodes = [proxy.node for proxy in others]
-        required = [node.target for node in nodes if not node.args and not str(node.target).startswith("*")]
-        if required:
-            names = ", ".join(str(name) for name in [first.node.target, *required])
-            raise SplitError(
-                f"{type(root).__name__} takes several inputs ({names}); only a net with one input tensor can be split: "
-                f"bind the others in a module around it"
-            )
-        for node in nodes:
-            self.graph.erase_node(node)
-        return root_fn, [root, first, *(_default(node) for node in nodes)]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -166,21 +149,6 @@ def trace(private: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         return traced
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode; the model itself is never run nor changed."""
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:
-        raise SplitError(f"{type(model).__name__} cannot be copied ({line(error)}); {BY_HAND}") from error
-
-
 def autocast_is_on() -> bool:
     """Whether operations on this thread choose their precision themselves."""
     return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-
-
-def _default(node: fx.Node) -> Any:
-    """What an argument besides the input is bound to: its default, ``()`` for ``*args``, ``{}`` for ``**kwargs``."""
-    if node.args:
-        return node.args[0]
-    return {} if str(node.target).startswith("**") else ()

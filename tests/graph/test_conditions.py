@@ -7,8 +7,9 @@ from zoo import build, conv
 
 from dynext.errors import SplitError
 from dynext.graph.conditions import NUM_SAMPLES
+from dynext.graph.private import private_copy
 from dynext.graph.split import split
-from dynext.graph.trace import private_copy, trace
+from dynext.graph.trace import trace
 
 
 class Decides(nn.Module):

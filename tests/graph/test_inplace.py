@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynext.graph.inplace import remove_inplace, reuse_buffers, with_item
+from dynext.graph.private import private_copy
 from dynext.graph.probe import probe
-from dynext.graph.trace import private_copy, trace
+from dynext.graph.trace import trace
 
 
 class Changes(nn.Module):

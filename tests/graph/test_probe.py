@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from zoo import NETS
 
+from dynext.graph.private import private_copy
 from dynext.graph.probe import ProbeError, holds_tensor, probe, take_samples
-from dynext.graph.trace import private_copy, trace
+from dynext.graph.trace import trace
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from zoo import NETS, KeptWhole, Residual, TwoInputs
 
 from dynext.errors import SplitError
-from dynext.graph.trace import private_copy, trace
+from dynext.graph.private import private_copy
+from dynext.graph.trace import trace
 
 
 def test_only_the_failing_module_is_kept_whole():
