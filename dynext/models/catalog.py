@@ -86,8 +86,9 @@ def open_model(
 ) -> Opened:
     """The classifier that ``reference`` names (forms above), in evaluation.
 
-    Nothing is fetched unless the reference asks for weights. Checkpoints (``.safetensors``, ``.pt``, ``.pth``,
-    ``.th``) are read as tensors only, never as code.
+    Nothing is fetched unless the reference asks for weights. Checkpoints (of `torch.save` or safetensors, whatever they
+    are called) are read as tensors only, never as code; what wrappers put around and before the weights comes off, and
+    the logger ``dynext`` says so.
 
     Args:
         checkpoint: weights to load into the model; for ``cifar:`` they also tell width, classes and option.

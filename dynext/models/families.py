@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from dynext.data.datasets import CIFAR10_SPEC
 from dynext.errors import ModelError, line
-from dynext.models.checkpoint import without_prefix
 from dynext.models.compact import MobileNetV2, SqueezeNet
 from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet
 from dynext.models.resnet import ResNet
+from dynext.models.unwrap import bare_name
 from dynext.types import InputSpec
 
 Arguments = Mapping[str, Any]
@@ -79,7 +79,10 @@ def cifar_arguments(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Width, channels, classes and shortcut option of a CIFAR ResNet, read off its weights' shapes."""
     if name in CIFAR_NETS:
         return {}
-    bare = without_prefix(state, ())
+    names = [bare_name(name) for name in state]
+    anchors = [name for name in names if re.fullmatch(r"(?!.*\blayer\d)(.*\.)?conv1\.weight", name)]
+    prefix = min(anchors, key=len, default="conv1.weight").removesuffix("conv1.weight")
+    bare = {name.removeprefix(prefix): value for name, value in zip(names, state.values(), strict=True)}
     arguments: dict[str, Any] = {}
     if "conv1.weight" in bare and bare["conv1.weight"].ndim == 4:
         arguments["width"], arguments["channels"] = bare["conv1.weight"].shape[:2]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import torch
 
+from dynext.cli.shared.progress import progress_shown
 from dynext.io.artifact import CARD, Artifact, load
 from dynext.models.catalog import Opened, Reference, open_model
 from dynext.models.families import build
@@ -89,11 +90,11 @@ class Argument(click.ParamType):
 
 def model_options(command: Command) -> Command:
     """MODEL and what opening it may need; `open_given` takes them."""
-    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    file = click.Path(exists=True, path_type=Path)
     for decorate in reversed(
         [
             click.argument("model"),
-            click.option("--checkpoint", type=file, help="Weights: .safetensors, .pt, .pth or .th."),
+            click.option("--checkpoint", type=file, help="Weights, as torch.save or safetensors write them."),
             click.option("--shape", type=Shape(), help="One input, such as 3x32x32; needed for file.py:factory."),
             click.option("--mean", type=Floats(), help="Mean of the pixels in [0, 1], per channel."),
             click.option("--std", type=Floats(), help="Their standard deviation, per channel."),
@@ -107,8 +108,9 @@ def model_options(command: Command) -> Command:
 
 
 def open_given(model: str, **given: Any) -> Opened:
-    """The model that `model_options` describe."""
-    return open_model(model, **{**given, "arguments": dict(given["arguments"])})
+    """The model that `model_options` describe; what a checkpoint's names needed is said."""
+    with progress_shown():
+        return open_model(model, **{**given, "arguments": dict(given["arguments"])})
 
 
 def opened_with_note(model: str, given: dict[str, Any]) -> Opened:
