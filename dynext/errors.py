@@ -25,6 +25,10 @@ class ArtifactError(DynextError):
     """A saved dynamic net is missing, truncated, mismatched or from the future."""
 
 
+class DiskError(ArtifactError):
+    """A disk is full, or one may not write there."""
+
+
 class FitError(DynextError):
     """Training cannot start, go on or be resumed."""
 

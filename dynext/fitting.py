@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from dynext.atomic import replaced_file
+from dynext.atomic import check_writable, replaced_file
 from dynext.errors import FitError
 from dynext.seeding import generator
 from dynext.usual_modes import usual_modes
@@ -165,9 +165,12 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
     Raises:
         FitError: nothing to train, an accelerator that is not there, a loss that is not finite, or a checkpoint of
             another run.
+        DiskError: the checkpoint's disk is full, or one may not write there.
     """
     from lightning_fabric import Fabric  # brings torchmetrics along: twice as long as torch itself
 
+    if config.checkpoint is not None:
+        _check_place(config.checkpoint)
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise FitError("no parameter of the module requires a gradient; nothing would be trained")
@@ -276,6 +279,13 @@ def _save(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, 
     }
     with replaced_file(path) as partial:
         torch.save(state, partial)
+
+
+def _check_place(path: Path) -> None:
+    """That a checkpoint can be kept at ``path``, before there is anything to lose."""
+    if path.is_dir():
+        raise FitError(f"the checkpoint {path} is a folder; name a file")
+    check_writable(path.parent)
 
 
 def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Generator, config: FitConfig) -> int:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
-from dynext.errors import DynextError
+from dynext.atomic import disk_fault
+from dynext.errors import DiskError, DynextError
 
 INTERRUPTED = 130
 RESUMED = ("convert", "synthesize", "align", "meta-train")
 """Commands that keep what they have done so far."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -39,16 +38,17 @@ class Commands(click.Group):
             _refuse(f"{said}{'' if said.endswith('?') else '.'} See '{path} --help'.")
         except click.ClickException as error:
             _refuse(error.format_message())
+        except DiskError as error:
+            _refuse(f"{error}.{_again(args)}")
         except DynextError as error:
             _refuse(str(error))
         except OSError as error:
-            if error.filename is None and error.errno not in FULL:
+            fault = disk_fault(error)
+            if error.filename is None and fault is None:
                 raise
-            _refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+            _refuse(": ".join(str(part) for part in (error.filename, fault or error.strerror) if part))
         except click.Abort:
-            asked = [*(sys.argv[1:] if args is None else args), ""][0]
-            again = " The same command again goes on where it was interrupted." if asked in RESUMED else ""
-            click.echo(f"\nStopped.{again}", err=True)
+            click.echo(f"\nStopped.{_again(args)}", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -65,6 +65,11 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order a newcomer needs them, not by the alphabet."""
         return list(self.commands)
+
+
+def _again(args: Sequence[str] | None) -> str:
+    asked = [*(sys.argv[1:] if args is None else args), ""][0]
+    return " The same command again goes on where it was interrupted." if asked in RESUMED else ""
 
 
 def _refuse(message: str) -> NoReturn:

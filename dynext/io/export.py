@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynext.atomic import replaced_folder
+from dynext.atomic import check_replaceable, check_writable, disk_fault, replaced_folder
 from dynext.errors import DynextError, PolicyError
 from dynext.io import run_onnx
+from dynext.io.onnx_ops import reason, supported
 from dynext.modules.gates import Gates
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
@@ -95,6 +96,8 @@ def export(
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
     _check_formats(formats)
+    check_replaceable(Path(folder), CARD)
+    check_writable(Path(folder))
     private = copy.deepcopy(net).cpu().eval()
     owned = [CARD, RUNNER, *(f"*{suffix}*" for suffix in FORMATS.values())]
     with replaced_folder(Path(folder), mark=CARD, owned=owned) as partial, _quiet():
@@ -154,18 +157,20 @@ def _export_program(program: _Program, name: str, folder: Path) -> None:
     batch = torch.export.Dim("batch")
     each = tuple({0: batch} for _ in program.inputs)
     shapes = (each,) if program.stem.startswith(("stage", "gate_")) else each  # these take their tensors as *args
+    exported = None
     try:
         apart = tuple(tensor.clone() for tensor in program.inputs)  # one tensor given twice would become one input
         exported = torch.export.export(program.module, apart, dynamic_shapes=shapes)
         _WRITERS[name](exported, path)
     except Exception as error:  # exporters raise many kinds
-        message = str(error).strip().split("\n")[0]
-        raise DynextError(f"{program.stem} ({name}) cannot be exported: {type(error).__name__}: {message}") from error
+        if disk_fault(error):
+            raise
+        raise DynextError(f"{program.stem} ({name}) cannot be exported: {reason(error, exported)}") from error
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
-    written = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+    written = torch.onnx.export(supported(program), dynamo=True, verbose=False, optimize=True)
     if written is None:
         raise DynextError("torch.onnx gave no program; update torch")
     written.save(path, external_data=size > _ONE_FILE)

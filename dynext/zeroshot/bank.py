@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynext.atomic import replaced_file
+from dynext.atomic import check_writable, replaced_file
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec
 
@@ -157,6 +157,7 @@ def new_folder(folder: Path | str) -> Path:
     folder = Path(folder)
     if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise SourceError(f"{folder} is not empty; name a new folder for the bank")
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from dynext.atomic import replaced_file
+from dynext.atomic import check_writable, replaced_file
 from dynext.data.indexing import check_samples
 from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError, line
@@ -83,6 +84,7 @@ def checked(
     Raises:
         SourceError: samples that are none, of another shape, or normalized otherwise; or a teacher without logits.
         FitError: a training that is none.
+        DiskError: the run's folder cannot be written, or has no room for the samples.
     """
     images = Unlabelled(calibrate) if isinstance(calibrate, Samples) else calibrate
     if images is not None and not isinstance(images, Unlabelled):
@@ -104,6 +106,8 @@ def checked(
         if source is not None:
             _check_given(source, spec, name)
     check_logits(teacher, spec)
+    if run.folder is not None:
+        check_writable(run.folder, _bank_bytes(synthesis, spec))
     return ConversionTask(
         teacher=teacher,
         spec=spec,
@@ -114,6 +118,11 @@ def checked(
         target=target,
         run=run,
     )
+
+
+def _bank_bytes(synthesis: Synthesis | Source, spec: InputSpec) -> int:
+    """What the samples to be synthesized take on disk, two bytes a pixel."""
+    return 2 * synthesis.n * math.prod(spec.shape) if isinstance(synthesis, Synthesis) else 0
 
 
 def spec_for(example: Tensor | InputSpec | None, *samples: Source | None) -> InputSpec:

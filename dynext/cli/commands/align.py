@@ -28,7 +28,7 @@ from dynext.cli.shared.options import (
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
-from dynext.cli.shared.work import forget_work, work_folder
+from dynext.cli.shared.work import forget_work, forgets_refused, work_folder
 from dynext.data.datasets import fashion_mnist
 from dynext.data.samples import Samples
 from dynext.errors import SourceError
@@ -81,6 +81,7 @@ VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
 @seed_option
 @device_option
 @json_option
+@forgets_refused
 def align(
     folder: Path,
     model: str | None,

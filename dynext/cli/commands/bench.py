@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from dynext.atomic import replaced_folder
+from dynext.atomic import check_writable, replaced_folder
 from dynext.cli.shared.options import artifact_options, data_options, device_option, json_option, open_artifact
 from dynext.cli.shared.samples import drawn, samples_to_time
 from dynext.cli.shared.show import print_json, timing_lines
@@ -60,6 +60,8 @@ def bench(
     Example: dynext bench fashion --batch 1 --batch 256
              dynext bench fashion --write --budget-ms 2.5
     """
+    if write or budget_ms is not None:
+        check_writable(folder)
     kept = open_artifact(folder, model, arguments)
     rows, words, real = samples_to_time(data, kept.spec, root=root, download=download)
     net = kept.net.to(device)

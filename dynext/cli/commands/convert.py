@@ -24,7 +24,7 @@ from dynext.cli.shared.progress import progress_shown
 from dynext.cli.shared.samples import drawn, unlabelled_samples
 from dynext.cli.shared.settings import settings_of, settings_options
 from dynext.cli.shared.show import print_json, timing_lines
-from dynext.cli.shared.work import forget_work, work_folder
+from dynext.cli.shared.work import forget_work, forgets_refused, work_folder
 from dynext.data.samples import Samples
 from dynext.io.artifact import PAGE
 from dynext.models.catalog import Opened
@@ -75,6 +75,7 @@ MADE_WITHOUT_IMAGES = [name for name in METHODS if name != "patches"]
 )
 @device_option
 @json_option
+@forgets_refused
 def convert(
     model: str,
     output: Path,

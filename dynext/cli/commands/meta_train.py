@@ -21,7 +21,7 @@ from dynext.cli.shared.options import (
     seed_option,
 )
 from dynext.cli.shared.show import columns, print_json
-from dynext.cli.shared.work import forget_work, work_folder
+from dynext.cli.shared.work import forget_work, forgets_refused, work_folder
 from dynext.fitting import FitConfig
 from dynext.graph.split import split as cut
 from dynext.io.artifact import PAGE
@@ -66,6 +66,7 @@ CHECKED = 100
 @seed_option
 @device_option
 @json_option
+@forgets_refused
 def meta_train(
     model: str,
     output: Path,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dynext.atomic import check_writable
 from dynext.cli.shared.options import artifact_options, data_options, open_artifact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples
@@ -39,6 +40,7 @@ def report(
     \b
     Example: dynext report fashion --data fashion-mnist --open
     """
+    check_writable(folder)
     kept = open_artifact(folder, model, arguments)
     shown = []
     pictures = load_pictures(folder)

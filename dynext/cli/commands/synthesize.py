@@ -19,6 +19,7 @@ from dynext.cli.shared.options import (
     open_artifact,
     open_given,
     seed_option,
+    writable_folder,
 )
 from dynext.cli.shared.show import print_json
 from dynext.errors import SourceError
@@ -38,7 +39,7 @@ def _bank_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Pat
         raise click.BadParameter(f"{value} is a file; name a folder")
     if value.is_dir() and not (value / HEAD).exists() and any(not p.name.startswith(".") for p in value.iterdir()):
         raise click.BadParameter(f"{value} holds other files and no bank; name another folder")
-    return value
+    return writable_folder(ctx, param, value)
 
 
 def _sheet_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -46,6 +47,8 @@ def _sheet_file(ctx: click.Context, param: click.Parameter, value: Path | None) 
         raise click.BadParameter(f"{value} does not end with .png; the contact sheet is a PNG")
     if value is not None and not value.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {value.absolute().parent}")
+    if value is not None:
+        writable_folder(ctx, param, value.absolute().parent)
     return value
 
 

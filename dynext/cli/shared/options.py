@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,9 @@ from typing import Any, TypeVar
 import click
 import torch
 
+from dynext.atomic import check_writable
 from dynext.cli.shared.progress import progress_shown
+from dynext.errors import DiskError
 from dynext.io.artifact import CARD, Artifact, load
 from dynext.models.catalog import Opened, Reference, open_model
 from dynext.models.families import build
@@ -182,19 +183,19 @@ def _free_folder(ctx: click.Context, param: click.Parameter, value: Path | None)
     if value is None:
         return None
     value = writable_folder(ctx, param, value)
-    if value.is_dir() and any(value.iterdir()) and not (value / CARD).exists():
+    shown = value.is_dir() and any(not path.name.startswith(".") for path in value.iterdir())
+    if shown and not (value / CARD).exists():
         raise click.BadParameter(f"{value} holds other files and no dynamic net; name another folder")
     return value
 
 
 def writable_folder(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Refuse a folder that cannot be put together beside its place and then moved there."""
+    """Refuse a folder that cannot be written."""
     folder = value if value.name not in ("", "..") else value.resolve()
-    there = folder if folder.is_file() else next(path for path in folder.absolute().parents if path.exists())
-    if not there.is_dir():
-        raise click.BadParameter(f"{there} is a file; name a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise click.BadParameter(f"you may not write in {there}; name a folder elsewhere")
+    try:
+        check_writable(folder)
+    except DiskError as error:
+        raise click.BadParameter(str(error)) from error
     return folder
 
 
