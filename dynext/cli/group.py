@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from dynext.atomic import disk_fault
+from dynext.cli.shared.progress import notes_shown
 from dynext.errors import DiskError, DynextError
 
 INTERRUPTED = 130
@@ -31,7 +32,8 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            with notes_shown():
+                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "dynext"
             said = error.format_message().rstrip(".")

@@ -27,12 +27,12 @@ from dynext.data.datasets import (
     cifar10,
     digits,
     fashion_mnist,
-    images,
     omniglot,
     open_rows,
 )
 from dynext.data.episodes import Episode, Episodes, SameClasses, split_classes, with_rotations
-from dynext.data.image_files import image
+from dynext.data.folders import images
+from dynext.data.image_pixels import image
 from dynext.data.samples import Samples, augment
 from dynext.types import Batch
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dynext.data.bundled import bundled_file
 from dynext.data.fashion_mnist_files import fashion_file, read_idx
-from dynext.data.image_files import SUFFIXES, class_names, image, image_files, is_visible
+from dynext.data.folders import images
 from dynext.data.omniglot_files import OmniglotPart, omniglot_images
 from dynext.data.samples import Samples
 from dynext.errors import SourceError
@@ -166,16 +166,17 @@ def _pixels(x: np.ndarray | Tensor, spec: InputSpec) -> Tensor:
     return x.contiguous()
 
 
-def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) -> Samples:
+def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec, *, strict: bool = False) -> Samples:
     """Unlabelled samples from an image folder, a ``.npz`` or ``.npy`` file, an array of pixels, or a Source.
 
-    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are dropped.
+    Pixels are uint8 or float in [0, 1], ``[n h w]``, ``[n h w c]`` or ``[n c h w]``. Labels are dropped. Files of a
+    folder that are no images are skipped and named, or refused if ``strict``.
 
     Raises:
         SourceError: nothing that can be read, no sample, or samples of another shape than ``spec``.
     """
     if isinstance(rows, str | Path):
-        samples = images(rows, spec) if Path(rows).is_dir() else array(rows, spec).unlabelled()
+        samples = images(rows, spec, strict=strict) if Path(rows).is_dir() else array(rows, spec).unlabelled()
     elif isinstance(rows, np.ndarray | Tensor):
         samples = Samples(pixels=_pixels(rows, spec), spec=spec)
     elif isinstance(rows, Samples):
@@ -186,32 +187,3 @@ def open_rows(rows: Path | str | np.ndarray | Tensor | Source, spec: InputSpec) 
     if not len(samples):
         raise SourceError("there is not one sample among the given ones; give some unlabelled samples")
     return samples
-
-
-def images(folder: Path | str, spec: InputSpec, *, labelled: bool = False, limit: int | None = None) -> Samples:
-    """Image files under ``folder`` as samples of ``spec.shape``: short side resized, center cropped, gray or color.
-
-    With ``labelled`` each sub-folder of ``folder`` is a class, numbered in the order of names; with ``limit`` that many
-    files are taken, spread evenly over all of them.
-
-    Raises:
-        SourceError: no folder, no image in it, a class without one, or a file that is no image.
-    """
-    folder = Path(folder)
-    files = image_files(folder)
-    if not files:
-        raise SourceError(f"no image in {folder} ({' '.join(sorted(SUFFIXES))}); name a folder that holds some")
-    names = class_names(folder)
-    if labelled and any(len(p.relative_to(folder).parts) < 2 for p in files):
-        raise SourceError(f"{folder} holds images outside sub-folders; labelled samples need one sub-folder a class")
-    empty = [p for p in folder.iterdir() if labelled and p.is_dir() and is_visible(p.name) and p.name not in names]
-    if empty:  # left out, it would shift the numbers of all classes after it
-        raise SourceError(f"sub-folder {min(empty)} holds no image; put some of its class there, or remove it")
-    if limit is not None and limit < len(files):
-        # Spread over the folder: files are often sorted by class, and the first ones then show one class alone.
-        files = [files[i * len(files) // limit] for i in range(limit)]
-    pixels = torch.empty(len(files), *spec.shape, dtype=torch.uint8)
-    for i, file in enumerate(files):
-        pixels[i] = image(file, spec)
-    y = torch.tensor([names.index(p.relative_to(folder).parts[0]) for p in files]) if labelled else None
-    return Samples(pixels=pixels, y=y, spec=spec)

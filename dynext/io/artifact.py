@@ -165,6 +165,18 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
         raise ArtifactError(f"{folder / CARD} is damaged ({reason}); convert the net again") from error
 
 
+def saved_recipe(folder: Path | str) -> dict[str, Any] | None:
+    """How the static net of ``folder`` is built again, without building it; ``None`` where it was the user's own.
+
+    Raises:
+        ArtifactError: there is no dynamic net, or its description is damaged.
+    """
+    recipe = _card(Path(folder)).get("model")
+    if recipe is not None and not (isinstance(recipe, dict) and isinstance(recipe.get("arguments"), dict)):
+        raise ArtifactError(f"{Path(folder) / CARD} is damaged (model {recipe!r}); convert the net again")
+    return recipe
+
+
 def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each tensor once, on the CPU, and the further names of tied ones, ``{further name: name}``."""
     tensors: dict[str, Tensor] = {}

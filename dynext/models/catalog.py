@@ -140,7 +140,7 @@ def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
     if kind == "file":
         raise ModelError(
             f"the static net comes from {name}, which is code of yours; open it and give model= "
-            f"(a command: --model {name})"
+            f"(a command: --trust, once, or --model {name})"
         )
     if kind not in families.KINDS or kind == "bundled" or not isinstance(name, str):
         raise ModelError(f"a model of kind {kind!r} is not known to this version of dynext; update it or give model=")
@@ -162,7 +162,13 @@ def _built(
         model = families.timm_trained(name, arguments)
     else:
         model = families.build(kind, name, arguments)
-    return model, {"kind": kind, "name": name, "arguments": arguments}
+    return model, {"kind": kind, "name": _lasting(name) if kind == "file" else name, "arguments": arguments}
+
+
+def _lasting(name: str) -> str:
+    """A file's factory as it is found from any folder."""
+    path, _, factory = name.rpartition(":")
+    return f"{Path(path).expanduser().resolve()}:{factory}"
 
 
 def _categories(parsed: Reference) -> tuple[str, ...]:

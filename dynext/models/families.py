@@ -207,7 +207,7 @@ def _timm_package() -> Any:
 def _file(name: str, arguments: Arguments) -> nn.Module:
     """Runs the user's own file, as `python FILE` would: its folder is importable while it runs."""
     path, _, factory = name.rpartition(":")
-    file = Path(path).resolve()
+    file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ModelError(f"there is no file {path}; give path/to/file.py:factory")
     spec = importlib.util.spec_from_file_location(f"dynext_user_{file.stem}", file)

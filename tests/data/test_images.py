@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from pixels import COLOR, GRAY
 
-from dynext.data.datasets import image, images, open_rows
+from dynext.data.datasets import open_rows
+from dynext.data.folders import images
 from dynext.data.image_files import class_names
+from dynext.data.image_pixels import image
 from dynext.errors import SourceError
 from dynext.types import InputSpec
 
@@ -77,7 +79,7 @@ def test_one_class_and_a_limit_spread_over_the_classes(tmp_path: Path) -> None:
     assert images(tmp_path, COLOR, labelled=True).y.tolist() == [0, 0]
 
 
-def test_hidden_images_are_no_class_and_an_empty_one_is_told(tmp_path: Path) -> None:
+def test_hidden_images_are_no_class_and_an_empty_one_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path)
     for hidden in (".ipynb_checkpoints/red.png", "__MACOSX/a/red.png", "a/._red.png"):
         (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +87,15 @@ def test_hidden_images_are_no_class_and_an_empty_one_is_told(tmp_path: Path) -> 
     assert class_names(tmp_path) == ("a", "b")
     assert images(tmp_path, COLOR, labelled=True).y.tolist() == [0, 0, 1, 1]
     (tmp_path / "aa").mkdir()
-    (tmp_path / "aa" / "photo.heic").write_bytes(b"unknown")
-    with pytest.raises(SourceError, match="aa holds no image; put some of its class there, or remove it"):
+    (tmp_path / "aa" / "photo.xyz").write_bytes(b"unknown")
+    with pytest.raises(
+        SourceError, match="aa holds no image; put some of its class there, remove it, or give the names"
+    ):
         images(tmp_path, COLOR, labelled=True)
     assert len(images(tmp_path, COLOR)) == 4
+    caplog.clear()
+    assert images(tmp_path, COLOR, labelled=True, classes=["a", "aa", "b"]).y.tolist() == [0, 0, 2, 2]
+    assert "images of 2 of 3 classes, none of 'aa'; no image in 'aa'" in caplog.text
 
 
 def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:
@@ -97,7 +104,7 @@ def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "a" / "broken.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(SourceError, match="broken.png is no image that can be read"):
-        images(tmp_path, COLOR)
+        images(tmp_path, COLOR, strict=True)
     (tmp_path / "a" / "broken.png").replace(tmp_path / "loose.png")
-    with pytest.raises(SourceError, match="holds images outside sub-folders"):
+    with pytest.raises(SourceError, match="holds images outside sub-folders, such as loose.png"):
         images(tmp_path, COLOR, labelled=True)

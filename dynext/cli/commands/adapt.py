@@ -12,11 +12,13 @@ from dynext.cli.shared.classes import class_folder
 from dynext.cli.shared.folder import write_folder
 from dynext.cli.shared.options import (
     artifact_options,
+    classes_of,
     device_option,
     json_option,
     open_artifact,
     output_option,
     seed_option,
+    strict_option,
 )
 from dynext.cli.shared.show import print_json
 from dynext.errors import SourceError
@@ -53,6 +55,7 @@ from dynext.reporting.report import report
     help="Start from class means, or from the net's own classifiers.",
 )  # fmt: skip
 @click.option("--max-drop", type=click.FloatRange(0, 1), default=0.02, show_default=True, help="Accuracy to lose.")
+@strict_option
 @click.option("--keep-thresholds", is_flag=True, help="Keep the saved ones: for one image a class.")
 @seed_option
 @device_option
@@ -61,6 +64,7 @@ def adapt(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     support: Path,
     query: Path | None,
     output: Path | None,
@@ -69,6 +73,7 @@ def adapt(
     lr: float | None,
     classifiers: Classifiers | None,
     max_drop: float,
+    strict: bool,
     keep_thresholds: bool,
     seed: int,
     device: str,
@@ -83,11 +88,12 @@ def adapt(
     \b
     Example: dynext adapt fashion --support shoes/known --query shoes/new -o shoes
     """
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     net: DynamicNet | MetaStart = kept.net.to(device)
     if (folder / FILE).exists():
         net = MetaStart.read(folder / FILE, kept.net)
-    rows, names = class_folder(support, kept.spec, kept.class_names if classifiers == "kept" else None)
+    known = classes_of(kept, None) if classifiers == "kept" else None
+    rows, names = class_folder(support, kept.spec, known, strict=strict)
     adaptation = learn(
         net, rows, steps=steps, method=method, lr=lr, classifiers=classifiers, max_drop=max_drop, seed=seed,
         policy=kept.policy if keep_thresholds else None,
@@ -99,7 +105,7 @@ def adapt(
         )
     judged = None
     if query is not None:
-        others, _ = class_folder(query, kept.spec, names)
+        others, _ = class_folder(query, kept.spec, names, strict=strict)
         judged = report(collect(adaptation.net, others, rows=f"{len(others):,} images of {query}"), adaptation.policy)
     if output is not None:
         _save(output, adaptation, kept, names, {"support": len(rows), "steps": steps, "method": method, "seed": seed})
@@ -118,7 +124,7 @@ def adapt(
 
 
 def _save(output: Path, adaptation: Adaptation, kept: Artifact, names: tuple[str, ...], told: dict[str, Any]) -> None:
-    recipe = recipe_with_classes(kept.model_recipe, adaptation.net.num_classes)
+    recipe = recipe_with_classes(kept.model_recipe, adaptation.net.num_classes) or kept.model_recipe
     provenance = {**{k: v for k, v in kept.provenance.items() if k not in ("timing", "timed_on")}, "adapted": told}
     net = adaptation.net.cpu()
     if adaptation.table is None:

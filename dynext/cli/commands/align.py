@@ -24,6 +24,7 @@ from dynext.cli.shared.options import (
     open_artifact,
     output_option,
     seed_option,
+    strict_option,
 )
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import unlabelled_samples
@@ -78,6 +79,7 @@ VIEWS = {0: None, 1: Augmentations(count=1), 2: Augmentations(count=2)}
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy that may be lost.  [default: 0.01, a point]")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Share of the static net's MACs to spend.")
 @click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where Fashion-MNIST lies.")
+@strict_option
 @seed_option
 @device_option
 @json_option
@@ -86,6 +88,7 @@ def align(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     source: str,
     output: Path | None,
     loss: Loss,
@@ -98,6 +101,7 @@ def align(
     max_drop: float | None,
     budget: float | None,
     root: Path | None,
+    strict: bool,
     seed: int,
     device: str,
     as_json: bool,
@@ -111,7 +115,7 @@ def align(
     \b
     Example: dynext align fashion --source fashion-mnist --loss cosine
     """
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     where = folder if output is None else output
     asked = {
         "source": source, "loss": loss, "weight": weight, "trunk": trunk, "rows": rows, "steps": steps,
@@ -119,7 +123,7 @@ def align(
     }  # fmt: skip
     work = work_folder(where, kept.net, None, asked)
     before = kept.net.to(device)
-    given = _Given.of(source, kept, before, rows=rows, seed=seed, root=root, work=work)
+    given = _Given.of(source, kept, before, rows=rows, seed=seed, opened={"root": root, "strict": strict}, work=work)
     alignment = align_exits(
         before,
         given.taught,
@@ -151,7 +155,7 @@ class _Given:
 
     @classmethod
     def of(
-        cls, source: str, kept: Artifact, net: DynamicNet, *, rows: int, seed: int, root: Path | None, work: Path
+        cls, source: str, kept: Artifact, net: DynamicNet, *, rows: int, seed: int, opened: dict[str, Any], work: Path
     ) -> _Given:
         if source == "bank" or (Path(source) / HEAD).is_file():
             bank = _synthesized(net, kept, METHOD, rows, seed, work / "bank") if source == "bank" else Bank.open(source)
@@ -159,9 +163,9 @@ class _Given:
             words = f"{len(apart):,} synthesized samples (leaves)"
             return cls(taught=bank, apart=apart, words=words, seed=seed)
         if source == "fashion-mnist":
-            images = replace(fashion_mnist("train", root=root).unlabelled(), spec=kept.spec)
+            images = replace(fashion_mnist("train", root=opened["root"]).unlabelled(), spec=kept.spec)
         else:
-            images = unlabelled_samples(source, kept.spec)
+            images = unlabelled_samples(source, kept.spec, strict=opened["strict"])
         order = torch.randperm(len(images), generator=generator(seed))[:rows]
         cut = min(APART, len(order) // 4)
         if cut < 1:

@@ -35,19 +35,21 @@ TIMED_ROWS = 1024
     type=click.FloatRange(min=0, min_open=True),
     help="Choose thresholds that take at most so long a sample, one at a time, by those times; keep them in DIR.",
 )
-@data_options(required=False)
+@data_options(required=False, labels=False)
 @device_option
 @json_option
 def bench(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     batches: tuple[int, ...],
     write: bool,
     budget_ms: float | None,
     data: str | None,
     root: Path | None,
     download: bool,
+    strict: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -62,8 +64,8 @@ def bench(
     """
     if write or budget_ms is not None:
         check_writable(folder)
-    kept = open_artifact(folder, model, arguments)
-    rows, words, real = samples_to_time(data, kept.spec, root=root, download=download)
+    kept = open_artifact(folder, model, arguments, trust=trust)
+    rows, words, real = samples_to_time(data, kept.spec, root=root, download=download, strict=strict)
     net = kept.net.to(device)
     if write:
         net.cost = measure(net)

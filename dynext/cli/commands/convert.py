@@ -18,6 +18,7 @@ from dynext.cli.shared.options import (
     model_options,
     opened_with_note,
     output_option,
+    strict_option,
 )
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.progress import progress_shown
@@ -69,6 +70,7 @@ MADE_WITHOUT_IMAGES = [name for name in METHODS if name != "patches"]
     help="The exits alone, the trunk too, or one of three ways to skip residual blocks as well.",
 )
 @click.option("--calibrate", metavar="DATA", help="Unlabelled images: a folder, a .npz file, or bundled.")
+@strict_option
 @click.option("--distill-on-calibration", is_flag=True, help="Distil on those images as well: saves far more.")
 @settings_options(
     Synthesis, Frozen, Joint, Skip, Target, Run, types={"method": click.Choice(MADE_WITHOUT_IMAGES), "seed": click.INT}
@@ -83,6 +85,7 @@ def convert(
     bank: str | None,
     train: str,
     calibrate: str | None,
+    strict: bool,
     distill_on_calibration: bool,
     device: str,
     as_json: bool,
@@ -100,7 +103,7 @@ def convert(
         raise click.UsageError("--distill-on-calibration needs images: give --calibrate DATA too")
     synthesis = settings_of(Synthesis, given) if bank is None else Bank.open(bank)
     opened = opened_with_note(model, given)
-    seen = None if calibrate is None else unlabelled_samples(calibrate, opened.spec)
+    seen = None if calibrate is None else unlabelled_samples(calibrate, opened.spec, strict=strict)
     teacher = opened.model.to(device)
     training = training_named(train, **{name: given[name] for name in ("steps", "joint_steps", "skip_steps")})
     asked: dict[str, Any] = {

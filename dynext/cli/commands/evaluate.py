@@ -11,10 +11,18 @@ import click
 from dynext.cli.shared.classes import episode_options
 from dynext.cli.shared.evaluate_episodes import judge_on_episodes
 from dynext.cli.shared.folder import write_folder
-from dynext.cli.shared.options import artifact_options, data_options, device_option, json_option, open_artifact
+from dynext.cli.shared.options import (
+    artifact_options,
+    classes_of,
+    data_options,
+    device_option,
+    json_option,
+    open_artifact,
+)
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples, unlabelled_samples
 from dynext.cli.shared.show import columns, points, print_json
+from dynext.data.class_lists import ClassList
 from dynext.data.samples import Samples
 from dynext.errors import PolicyError, SourceError
 from dynext.io.artifact import Artifact
@@ -55,9 +63,12 @@ def evaluate(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     data: str | None,
     root: Path | None,
     download: bool,
+    listed: ClassList | None,
+    strict: bool,
     unlabelled: str | None,
     choosing: bool,
     max_drop: float | None,
@@ -69,9 +80,11 @@ def evaluate(
 ) -> None:
     """Judge the dynamic net in DIR on test samples: at its saved policy, and along budgets.
 
-    With labels (a data set, a .npz with y, a folder with one sub-folder a class, named like the net's classes or in the
-    order of these) it tells accuracy; without, agreement with the full net. Thresholds are never chosen on test
-    samples.
+    With labels (a data set, a .npz with y, a folder with one sub-folder a class) it tells accuracy; without, agreement
+    with the full net. Thresholds are never chosen on test samples.
+
+    Sub-folders are called like the net's classes (T-shirt_top is T-shirt/top), by WordNet ids, or 0, 1 and so on; or a
+    class_to_idx.json beside them, or --class-names, says which is which. Classes may be missing.
 
     With --unlabelled a few hundred images of the kind that the net now sees are enough to check its thresholds, which
     were chosen on others or on synthesized ones; and to choose them anew in seconds (--choose), with class biases that
@@ -92,20 +105,24 @@ def evaluate(
         raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
     if choosing and unlabelled is None:
         raise click.UsageError("--choose takes --unlabelled images, never the test samples of --data")
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     if episodes is not None:
         if data is None:
             raise click.UsageError("--episodes are drawn from labelled --data; give some, such as digits")
         kept.net.to(device)
         judge_on_episodes(
-            folder, kept, data, root=root, download=download, count=episodes, shaped=shaped, as_json=as_json
-        )
+            folder, kept, data, opened={"root": root, "download": download, "strict": strict}, count=episodes,
+            shaped=shaped, as_json=as_json,
+        )  # fmt: skip
         return
     if unlabelled is not None:
-        _check(folder, kept, unlabelled, choosing, max_drop, budget, device, as_json)
+        rows = unlabelled_samples(unlabelled, kept.spec, strict=strict)
+        judged = _Judged(net=kept.net.to(device), rows=rows, words=f"{len(rows):,} unlabelled samples of {unlabelled}")
+        _check(folder, kept, judged, unlabelled, (max_drop, budget) if choosing else None, as_json)
         return
     assert data is not None  # noqa: S101
-    rows, words = open_samples(data, kept.spec, root=root, download=download, names=kept.class_names)
+    classes = classes_of(kept, listed)
+    rows, words = open_samples(data, kept.spec, root=root, download=download, classes=classes, strict=strict)
     judged = _Judged(net=kept.net.to(device), rows=rows, words=words)
     saved = judged.report(kept.policy)
     along = [] if kept.table is None else _along_budgets(kept.table, kept.policy, judged)
@@ -124,25 +141,23 @@ def evaluate(
 def _check(
     folder: Path,
     kept: Artifact,
+    judged: _Judged,
     unlabelled: str,
-    choosing: bool,
-    max_drop: float | None,
-    budget: float | None,
-    device: str,
+    wishes: tuple[float | None, float | None] | None,
     as_json: bool,
 ) -> None:
-    """The saved thresholds on images without labels, and, if asked for, better ones in their place."""
-    rows = unlabelled_samples(unlabelled, kept.spec)
+    """The saved thresholds on images without labels, and better ones in their place where there are wishes: the largest
+    drop and the budget.
+    """
+    rows, told = judged.rows, judged.words
     if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
         raise SourceError(
             f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
             f"that they have not seen"
         )
-    told = f"{len(rows):,} unlabelled samples of {unlabelled}"
-    judged = _Judged(net=kept.net.to(device), rows=rows, words=told)
     before = now = judged.report(kept.policy)
-    if choosing:
-        net, policy, table = _chosen(judged, kept.policy, max_drop, budget)
+    if wishes is not None:
+        net, policy, table = _chosen(judged, kept.policy, *wishes)
         now = report(table, policy)
         pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
         untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
@@ -157,11 +172,11 @@ def _check(
             same_net=True,
         )
     if as_json:
-        chosen = now.to_dict() if choosing else None
+        chosen = None if wishes is None else now.to_dict()
         print_json({"folder": str(folder), "saved_policy": before.to_dict(), "chosen_policy": chosen})
         return
     click.echo(before)
-    if choosing:
+    if wishes is not None:
         click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
     elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
         click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")

@@ -31,6 +31,7 @@ def export(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     output: Path,
     formats: tuple[str, ...],
 ) -> None:
@@ -41,7 +42,7 @@ def export(
     \b
     Example: dynext export fashion -o fashion_onnx
     """
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     export_net(
         kept.net, output, policy=kept.policy, spec=kept.spec, formats=list(formats), class_names=kept.class_names
     )

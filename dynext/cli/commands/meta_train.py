@@ -19,6 +19,7 @@ from dynext.cli.shared.options import (
     open_given,
     output_option,
     seed_option,
+    strict_option,
 )
 from dynext.cli.shared.show import columns, print_json
 from dynext.cli.shared.work import forget_work, forgets_refused, work_folder
@@ -48,6 +49,7 @@ CHECKED = 100
 @click.option("--data", default="digits", show_default=True, metavar="DATA", help=KINDS)
 @click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the data set lies.")
 @click.option("--download", is_flag=True, help="Fetch it if it is nowhere.")
+@strict_option
 @click.option(
     "--classes", metavar="A/B", help="Train on A classes, keep B others apart for dynext evaluate --episodes."
 )
@@ -73,6 +75,7 @@ def meta_train(
     data: str,
     root: Path | None,
     download: bool,
+    strict: bool,
     classes: str | None,
     after: tuple[str, ...] | tuple[float, ...] | None,
     method: str,
@@ -97,7 +100,8 @@ def meta_train(
     """
     shaped = {key: given.pop(key) for key in ("way", "shot", "queries")}
     opened = open_given(model, **given)
-    taught, _ = split_rows(class_rows(data, opened.spec, root=root, download=download), classes, seed)
+    rows = class_rows(data, opened.spec, root=root, download=download, strict=strict)
+    taught, _ = split_rows(rows, classes, seed)
     episodes = episodes_of(taught, shaped, seed)
     staged = cut(opened.model, torch.zeros(1, *opened.spec.shape), after=after)
     net = with_classes(attach(staged, default_heads(opened.num_classes), seed=seed), episodes.way, seed=seed)

@@ -8,7 +8,14 @@ from typing import Any, get_args
 import click
 
 from dynext.cli.shared.folder import write_folder
-from dynext.cli.shared.options import artifact_options, json_option, open_artifact, output_option, seed_option
+from dynext.cli.shared.options import (
+    artifact_options,
+    json_option,
+    open_artifact,
+    output_option,
+    seed_option,
+    strict_option,
+)
 from dynext.cli.shared.pictures import first_and_last, synthesized
 from dynext.cli.shared.samples import unlabelled_samples
 from dynext.cli.shared.show import print_json
@@ -46,6 +53,7 @@ WAYS = [way for way in get_args(By) if way != "attention"]
 @click.option("--blocks", type=click.IntRange(min=0), default=0, help="Residual blocks to leave out (cut by blocks).")
 @click.option("--unused-exits", is_flag=True, help="Leave out exits that the saved thresholds never use.")
 @click.option("--unlabelled", metavar="DATA", help="Images without labels to work on; else samples are synthesized.")
+@strict_option
 @click.option(
     "--samples", "rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Samples to synthesize."
 )
@@ -57,6 +65,7 @@ def prune(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     output: Path,
     budget: float,
     bits: str | None,
@@ -64,6 +73,7 @@ def prune(
     blocks: int,
     unused_exits: bool,
     unlabelled: str | None,
+    strict: bool,
     rows: int,
     steps: int,
     max_drop: float | None,
@@ -80,9 +90,9 @@ def prune(
     """
     if budget == 1 and bits is None and not blocks and not unused_exits:
         raise click.UsageError("nothing to do: give --budget below 1, --quantize, --blocks or --unused-exits")
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     check_prunable(kept.net)  # before samples are synthesized
-    seen = None if unlabelled is None else unlabelled_samples(unlabelled, kept.spec)
+    seen = None if unlabelled is None else unlabelled_samples(unlabelled, kept.spec, strict=strict)
     source = seen if seen is not None else _bank(kept, METHOD, rows, seed)
     made = make_smaller(
         kept.net,

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from dynext.atomic import check_writable
-from dynext.cli.shared.options import artifact_options, data_options, open_artifact
+from dynext.cli.shared.options import artifact_options, classes_of, data_options, open_artifact
 from dynext.cli.shared.pictures import first_and_last, load_pictures
 from dynext.cli.shared.samples import Watched, open_samples
 from dynext.cli.shared.show import page_facts
+from dynext.data.class_lists import ClassList
 from dynext.errors import ArtifactError
 from dynext.io.artifact import PAGE
 from dynext.net.collect import collect
@@ -28,9 +29,12 @@ def report(
     folder: Path,
     model: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    trust: bool,
     data: str | None,
     root: Path | None,
     download: bool,
+    listed: ClassList | None,
+    strict: bool,
     show: bool,
 ) -> None:
     """Write DIR/report.html: one page with everything in it, plots and pictures too.
@@ -41,11 +45,12 @@ def report(
     Example: dynext report fashion --data fashion-mnist --open
     """
     check_writable(folder)
-    kept = open_artifact(folder, model, arguments)
+    kept = open_artifact(folder, model, arguments, trust=trust)
     shown = []
     pictures = load_pictures(folder)
     if data is not None:
-        rows, words = open_samples(data, kept.spec, root=root, download=download, names=kept.class_names)
+        classes = classes_of(kept, listed)
+        rows, words = open_samples(data, kept.spec, root=root, download=download, classes=classes, strict=strict)
         table = collect(kept.net, Watched(rows=rows), keep=kept.policy.skip_rule, rows=words)
         shown.append(("Test samples", table, kept.policy, report_on(table, kept.policy)))
         pictures |= first_and_last(table, kept.policy, rows)

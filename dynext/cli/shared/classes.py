@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
-import torch
 
 from dynext.cli.shared.options import Command
-from dynext.data.datasets import array, digits, fashion_mnist, images, omniglot
+from dynext.data.class_lists import Classes, ClassList
+from dynext.data.datasets import array, digits, fashion_mnist, omniglot
 from dynext.data.episodes import Episodes, split_classes
+from dynext.data.folders import images
 from dynext.data.image_files import class_names
 from dynext.data.omniglot_files import OmniglotPart
 from dynext.data.samples import Samples
@@ -23,7 +23,9 @@ SPLIT = "class_split"
 """Where provenance says which classes a net was meta-trained on."""
 
 
-def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False) -> Samples:
+def class_rows(
+    data: str, spec: InputSpec, *, root: Path | None = None, download: bool = False, strict: bool = False
+) -> Samples:
     """Labelled samples to draw episodes from, as ``spec`` wants them; gray images are repeated over its channels.
 
     Raises:
@@ -43,7 +45,7 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
         path = Path(data)
         if not data or not path.exists():
             raise SourceError(f"no {data or 'data'}; give {KINDS}")
-        rows = images(path, spec, labelled=True) if path.is_dir() else array(path, spec)
+        rows = class_folder(path, spec, strict=strict)[0] if path.is_dir() else array(path, spec)
     if rows.y is None:
         raise SourceError(f"the samples of {data} have no labels, and episodes are drawn by class; give them as 'y'")
     gray = rows.pixels.shape[1] == 1 < channels
@@ -51,20 +53,17 @@ def class_rows(data: str, spec: InputSpec, *, root: Path | None = None, download
 
 
 def class_folder(
-    folder: Path, spec: InputSpec, names: tuple[str, ...] | None = None
+    folder: Path, spec: InputSpec, classes: Classes | None = None, *, strict: bool = False
 ) -> tuple[Samples, tuple[str, ...]]:
-    """Samples of a folder with one sub-folder a class, and the classes' names; numbered as in ``names`` if given.
+    """Samples of a folder with one sub-folder a class, and the classes' names: those of ``classes``, or its own.
 
     Raises:
-        SourceError: no such folder, or a class that is not in ``names``.
+        SourceError: no such folder, or a class that is not among ``classes``.
     """
-    rows, there = images(folder, spec, labelled=True), class_names(folder)
-    if names is None:
-        return rows, there
-    strange = [name for name in there if name not in names]
-    if strange:
-        raise SourceError(f"{folder} has a class {strange[0]!r} that was not learned; learned were {', '.join(names)}")
-    return replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y]), names
+    own = {name: number for number, name in enumerate(class_names(folder))} or None
+    rows = images(folder, spec, labelled=True, classes=own if classes is None else classes, strict=strict)
+    known = ClassList.of(classes or own or 1)
+    return rows, tuple(known.name(number) for number in range(known.count))
 
 
 def same_data(one: str, other: str) -> bool:

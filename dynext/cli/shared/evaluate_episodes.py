@@ -22,8 +22,7 @@ def judge_on_episodes(
     kept: Artifact,
     data: str,
     *,
-    root: Path | None,
-    download: bool,
+    opened: dict[str, Any],
     count: int,
     shaped: dict[str, Any],
     as_json: bool,
@@ -32,7 +31,7 @@ def judge_on_episodes(
 
     Where it was meta-trained on some classes of the same data, the others are used, and the output says so.
     """
-    rows = class_rows(data, kept.spec, root=root, download=download)
+    rows = class_rows(data, kept.spec, **opened)
     taught = str(kept.provenance["data"]) if SPLIT in kept.provenance else None
     split = kept.provenance[SPLIT] if taught is not None and same_data(taught, data) else None
     apart = None if split is None else split_rows(rows, split, kept.provenance["seed"])[1]

@@ -12,8 +12,10 @@ import torch
 
 from dynext.atomic import check_writable
 from dynext.cli.shared.progress import progress_shown
-from dynext.errors import DiskError
-from dynext.io.artifact import CARD, Artifact, load
+from dynext.cli.shared.trust import Call, check_trusted, is_trusted, own_call, remember
+from dynext.data.class_lists import Classes, ClassList, read_classes
+from dynext.errors import DiskError, SourceError
+from dynext.io.artifact import CARD, Artifact, load, saved_recipe
 from dynext.models.catalog import Opened, Reference, open_model
 from dynext.models.families import build
 
@@ -102,33 +104,48 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--argument", "arguments", type=Argument(), multiple=True, help="For the model's constructor; repeat."
             ),
+            click.option("--trust", is_flag=True, help="Find a file.py:factory again later, unless it was changed."),
         ]
     ):
         command = decorate(command)
     return command
 
 
-def open_given(model: str, **given: Any) -> Opened:
-    """The model that `model_options` describe; what a checkpoint's names needed is said."""
-    with progress_shown():
-        return open_model(model, **{**given, "arguments": dict(given["arguments"])})
+def open_given(model: str, *, trust: bool, **given: Any) -> Opened:
+    """The model that `model_options` describe. How a trusted file is called here, it may be called again."""
+    if trust and Reference.parse(model).kind != "file":
+        raise click.UsageError(f"--trust is about files of your own, file.py:factory; {model} needs none")
+    with progress_shown():  # what a checkpoint's names needed
+        opened = open_model(model, **{**given, "arguments": dict(given["arguments"])})
+    if opened.recipe["kind"] == "file":
+        call = Call.of(opened.recipe["name"], opened.recipe["arguments"])
+        if trust or is_trusted(call.file):
+            remember(call)
+    return opened
 
 
 def opened_with_note(model: str, given: dict[str, Any]) -> Opened:
     """The same out of all options of a command, which are left without those; random weights are told of."""
-    names = ("checkpoint", "shape", "mean", "std", "arguments")
+    names = ("checkpoint", "shape", "mean", "std", "arguments", "trust")
     opened = open_given(model, **{name: given.pop(name) for name in names})
     if not opened.trained and opened.recipe["kind"] != "file":
         click.echo(f"Note: {model} has random weights; give --checkpoint, or weights by name@WEIGHTS.", err=True)
     return opened
 
 
-def data_options(*, required: bool) -> Callable[[Command], Command]:
-    """``--data``, ``--root`` and ``--download``; `open_samples` takes them."""
+strict_option = click.option("--strict", is_flag=True, help="Refuse image files that cannot be read; else skip them.")
+
+
+def data_options(*, required: bool, labels: bool = True) -> Callable[[Command], Command]:
+    """``--data``, ``--root``, ``--download``, ``--strict`` and, for ``labels``, ``--class-names``; `open_samples` takes
+    them.
+    """
     kinds = "fashion-mnist, cifar10, bundled (the sample that ships with dynext), a folder of images, or a .npz file."
 
     def decorate(command: Command) -> Command:
         for option in (
+            strict_option,
+            *([class_names_option] if labels else []),
             click.option("--download", is_flag=True, help="Fetch Fashion-MNIST if it is nowhere (30 MB)."),
             click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the data set lies."),
             click.option("--data", required=required, metavar="DATA", help=kinds),
@@ -137,6 +154,29 @@ def data_options(*, required: bool) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def _class_names(ctx: click.Context, param: click.Parameter, value: Path | None) -> ClassList | None:
+    return None if value is None else read_classes(value)
+
+
+class_names_option = click.option(
+    "--class-names", "listed", type=click.Path(exists=True, dir_okay=False, path_type=Path), callback=_class_names,
+    metavar="FILE", help="What sub-folders call the net's classes: a name a line, or JSON (name: number).",
+)  # fmt: skip
+
+
+def classes_of(kept: Artifact, listed: ClassList | None) -> Classes:
+    """The net's classes: as the user's file says, as the net's folder does, or their number.
+
+    Raises:
+        SourceError: the file has more classes than the net.
+    """
+    if listed is None:
+        return kept.class_names or kept.net.num_classes
+    if listed.count > kept.net.num_classes:
+        raise SourceError(f"--class-names has {listed.count} classes, the net {kept.net.num_classes}; give its own")
+    return listed
 
 
 def device_option(command: Command) -> Command:
@@ -157,20 +197,34 @@ def artifact_options(command: Command) -> Command:
     for decorate in reversed(
         [
             click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-            click.option("--model", help="The model again, where it came from a file.py:factory."),
+            click.option("--model", help="The model again, where it came from a file.py:factory not trusted yet."),
             click.option("--argument", "arguments", type=Argument(), multiple=True, help="For that factory; repeat."),
+            click.option("--trust", is_flag=True, help="Run that file now and later, as long as nobody changes it."),
         ]
     ):
         command = decorate(command)
     return command
 
 
-def open_artifact(folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...]) -> Artifact:
-    """The dynamic net that `artifact_options` describe."""
+def open_artifact(
+    folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...], *, trust: bool = False
+) -> Artifact:
+    """The dynamic net that `artifact_options` describe. A file of the user's own is run if he names or trusts it."""
     if model is None:
-        return load(folder)
-    parsed = Reference.parse(model)
-    return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)))
+        call = own_call(folder, saved_recipe(folder))
+        if call is None:
+            return load(folder)
+        if not trust:
+            check_trusted(call, folder)
+    else:
+        parsed = Reference.parse(model)
+        if parsed.kind != "file":
+            return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)))
+        call = Call.of(parsed.name, dict(arguments))
+    kept = load(folder, model=build("file", call.reference, call.arguments))
+    if trust:
+        remember(call, folder)
+    return kept
 
 
 def output_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from dynext.data.datasets import array, bundled_sample, cifar10, fashion_mnist, images
-from dynext.data.image_files import class_names, is_visible
+from dynext.data.class_lists import Classes
+from dynext.data.datasets import array, bundled_sample, cifar10, fashion_mnist
+from dynext.data.folders import images
+from dynext.data.image_files import class_folders
 from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
@@ -50,22 +52,25 @@ def open_samples(
     *,
     root: Path | None = None,
     download: bool = False,
-    names: Sequence[str] | None = None,
+    classes: Classes | None = None,
+    strict: bool = False,
 ) -> tuple[Samples, str]:
     """Test samples for a net that expects ``spec``, normalized as it wants them, and what they are in words.
 
     Args:
-        names: of the net's classes. Sub-folders that all bear one of these are numbered so, others in their own order.
+        classes: the net's, by which sub-folders are told apart; without them images of a folder are unlabelled.
+        strict: refuse an image file that cannot be read.
 
     Raises:
         SourceError: nothing there, or samples of another shape than the model expects.
     """
-    rows, words = _open(data, spec, root, download)
+    path = None if data in NAMES else _given(data)
+    if path is not None and path.is_dir():
+        labelled = classes is not None and bool(class_folders(path))
+        rows, words = images(path, spec, labelled=labelled, classes=classes, strict=strict), f"images of {path}"
+    else:
+        rows, words = _open(data, spec, root, download)
     rows = replace(rows, spec=spec)
-    if names and rows.y is not None and data not in NAMES and Path(data).is_dir():
-        there = class_names(data)
-        if set(there) <= set(names):
-            rows = replace(rows, y=torch.tensor([names.index(name) for name in there])[rows.y])
     if not len(rows):
         raise SourceError(f"{data} holds no sample; give some")
     return rows, f"{len(rows):,} {words}" + ("" if rows.y is not None else ", unlabelled")
@@ -81,9 +86,6 @@ def _open(data: str, spec: InputSpec, root: Path | None, download: bool) -> tupl
             raise SourceError("where is CIFAR-10? Give --root, torchvision's folder or a .npz with x and y")
         return cifar10("test", root=root), "CIFAR-10 test images"
     path = _given(data)
-    if path.is_dir():
-        labelled = any(p.is_dir() and is_visible(p.name) for p in path.iterdir())
-        return images(path, spec, labelled=labelled), f"images of {path}"
     if not path.exists():
         raise SourceError(f"no {data}; give {', '.join(NAMES)}, a folder of images, or a .npz file")
     return array(path, spec), f"samples of {path}"
@@ -96,8 +98,10 @@ def _given(data: str) -> Path:
     return Path(data)
 
 
-def unlabelled_samples(data: str, spec: InputSpec) -> Samples:
+def unlabelled_samples(data: str, spec: InputSpec, *, strict: bool = False) -> Samples:
     """Images to calibrate on: a folder, an array file or the bundled sample. Labels are dropped before anybody looks.
+
+    Files of a folder that cannot be read are skipped, and named; with ``strict`` they are refused.
 
     Raises:
         SourceError: no image there, or samples of another shape than the model expects.
@@ -107,7 +111,7 @@ def unlabelled_samples(data: str, spec: InputSpec) -> Samples:
     path = _given(data)
     if not path.exists():
         raise SourceError(f"no {data}; give a folder of images, a .npz or .npy file, or bundled (the shipped sample)")
-    return (images(path, spec) if path.is_dir() else array(path, spec)).unlabelled()
+    return (images(path, spec, strict=strict) if path.is_dir() else array(path, spec)).unlabelled()
 
 
 def drawn(rows: int, count: int) -> torch.Tensor:
@@ -116,11 +120,11 @@ def drawn(rows: int, count: int) -> torch.Tensor:
 
 
 def samples_to_time(
-    data: str | None, spec: InputSpec, *, root: Path | None, download: bool
+    data: str | None, spec: InputSpec, *, root: Path | None, download: bool, strict: bool = False
 ) -> tuple[Samples, str, bool]:
     """Samples for a benchmark, in words, and whether they are real: ``data``, else the bundled sample, else noise."""
     if data is not None:
-        return (*open_samples(data, spec, root=root, download=download), True)
+        return (*open_samples(data, spec, root=root, download=download, strict=strict), True)
     sample = bundled_sample()[1]
     if sample.shape == spec.shape:
         return (*open_samples("bundled", spec), True)

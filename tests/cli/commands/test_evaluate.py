@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shell import done, refused
+from shell import done, refused, run
 
 import dynext as dx
 from dynext.zeroshot.convert_checks import pixels_digest
@@ -82,10 +82,13 @@ def test_images_that_were_distilled_on_judge_nothing(net: Path, images: Path) ->
 def test_a_folder_with_a_sub_folder_a_class(net: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    for label in ("a", "b"):
+    for label in ("0", "7"):
         (tmp_path / "data" / label).mkdir(parents=True)
         Image.new("RGB", (40, 50), (200, 10, 10)).save(tmp_path / "data" / label / "x.png")
-    told = json.loads(done("evaluate", net, "--data", tmp_path / "data", "--json"))
+    result = run("evaluate", net, "--data", tmp_path / "data", "--json")
+    assert "Note:" in result.stderr
+    assert "images of 2 of 10 classes, none of '1', '2', '3'" in result.stderr
+    told = json.loads(result.stdout)
     assert told["saved_policy"]["num_rows"] == 2
     assert told["saved_policy"]["basis"] == "labels"
 

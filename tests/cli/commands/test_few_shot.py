@@ -179,7 +179,9 @@ def test_a_class_that_was_not_learned_is_named(learned: tuple[Path, str], faces:
     (tmp_path / "q" / "gray").mkdir(parents=True)
     (tmp_path / "q" / "gray" / "0.png").write_bytes((faces / "query" / "dark" / "0.png").read_bytes())
     given = ("--support", faces / "support", "--query", tmp_path / "q", "--method", "prototypes")
-    assert "a class 'gray' that was not learned; learned were dark, light" in refused("adapt", learned[0], *given)
+    assert "none of the classes, 'gray'; classes without a sub-folder: 'dark', 'light'" in refused(
+        "adapt", learned[0], *given
+    )
 
 
 def test_mistakes(tmp_path: Path) -> None:
