@@ -169,8 +169,8 @@ def _unmatched(folder: Path, holding: Sequence[str], known: ClassList, number: d
     hints = [f"did you mean {near!r} by {name!r}?" for name in strange[:NAMED] if (near := _nearest(name, free))]
     return SourceError(
         f"{folder}: {_count(strange, 'sub-folder')} none of the classes, {_list(strange)}; classes without a "
-        f"sub-folder: {_list(list(free))}. {' '.join(hints)}{' ' if hints else ''}Rename them, take them out, or say which class "
-        f"each is in a file {FILE} beside them"
+        f"sub-folder: {_list(list(free))}. {' '.join([*hints, 'Rename'])} them, take them out, or say which class each "
+        f"is in a file {FILE} beside them"
     )
 
 

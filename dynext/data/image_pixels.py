@@ -106,7 +106,7 @@ def _image(file: Path, spec: InputSpec) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings: of a damaged EXIF, a large picture, bytes after the end. It reads those all the same."""
+    """Without Pillow's warnings, of a damaged EXIF or a large picture: it reads these all the same."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

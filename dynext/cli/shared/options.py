@@ -104,7 +104,7 @@ def model_options(command: Command) -> Command:
             click.option(
                 "--argument", "arguments", type=Argument(), multiple=True, help="For the model's constructor; repeat."
             ),
-            click.option("--trust", is_flag=True, help="Find a file.py:factory again later, unless it was changed."),
+            click.option("--trust", is_flag=True, help="Let later commands run that file.py again, unless it changes."),
         ]
     ):
         command = decorate(command)
@@ -197,9 +197,9 @@ def artifact_options(command: Command) -> Command:
     for decorate in reversed(
         [
             click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-            click.option("--model", help="The model again, where it came from a file.py:factory not trusted yet."),
+            click.option("--model", help="The net's file.py:factory, where it moved or is not trusted."),
             click.option("--argument", "arguments", type=Argument(), multiple=True, help="For that factory; repeat."),
-            click.option("--trust", is_flag=True, help="Run that file now and later, as long as nobody changes it."),
+            click.option("--trust", is_flag=True, help="Run the net's file.py, now and later, unless it changes."),
         ]
     ):
         command = decorate(command)

@@ -177,7 +177,7 @@ def _held() -> dict[str, Any]:
         held = json.loads(path.read_text(encoding="utf-8"))
         files = all(isinstance(e["sha256"], str) and isinstance(e["calls"], list) for e in held["files"].values())
         nets = all(isinstance(name, str) and isinstance(given, dict) for name, given in held["nets"].values())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {"files": {}, "nets": {}}
     except OSError as error:
         raise ModelError(f"{path}, which lists the files you trust, cannot be read ({error.strerror})") from error

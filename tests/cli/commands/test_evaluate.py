@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from shell import done, refused, run
 
 import dynext as dx
+from dynext.data import FASHION_CLASSES
 from dynext.zeroshot.convert_checks import pixels_digest
 
 
@@ -80,8 +82,6 @@ def test_images_that_were_distilled_on_judge_nothing(net: Path, images: Path) ->
 
 
 def test_a_folder_with_a_sub_folder_a_class(net: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     for label in ("0", "7"):
         (tmp_path / "data" / label).mkdir(parents=True)
         Image.new("RGB", (40, 50), (200, 10, 10)).save(tmp_path / "data" / label / "x.png")
@@ -91,6 +91,44 @@ def test_a_folder_with_a_sub_folder_a_class(net: Path, tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told["saved_policy"]["num_rows"] == 2
     assert told["saved_policy"]["basis"] == "labels"
+
+
+def test_sub_folders_are_the_nets_classes(net: Path, tmp_path: Path) -> None:
+    """What accuracy is of: images that the net calls class 4 lie in the folder of that class, however it is spelled."""
+    data = tmp_path / "data"
+    card = json.loads((net / "net.json").read_text())
+    (net / "net.json").write_text(json.dumps({**card, "class_names": [*FASHION_CLASSES]}))
+    kept = dx.load(net)
+    (data / "x").mkdir(parents=True)
+    Image.new("RGB", (32, 32), (200, 10, 10)).save(data / "x" / "x.png")
+    picture = dx.data.images(data, kept.spec)
+    answer = int(kept.net.staged(kept.spec.normalize(picture.pixels)).argmax(1))
+    (tmp_path / "words.json").write_text(json.dumps({"rot": answer}))
+    spelled = FASHION_CLASSES[answer].upper().replace("/", "_").replace(" ", "_")
+    for name, more, right in (
+        (spelled, (), 1.0),
+        (str(answer), (), 1.0),
+        ("rot", ("--class-names", tmp_path / "words.json"), 1.0),
+        (FASHION_CLASSES[answer - 1].replace("/", ":"), (), 0.0),
+    ):
+        next(data.iterdir()).rename(data / name)
+        result = run("evaluate", net, "--data", data, "--json", *more)
+        assert json.loads(result.stdout)["saved_policy"]["static_accuracy"] == right
+        assert "Note: " in result.stderr
+    assert "Wrote" in done("report", net, "--data", data)
+    (data / "Sandals").mkdir()
+    (data / "Sandals" / "torn.png").write_bytes(b"torn")
+    assert "did you mean 'Sandal' by 'Sandals'?" in refused("evaluate", net, "--data", data)
+    (data / "Sandals").rename(data / "sandal")
+    for command in ("evaluate", "report"):
+        assert "torn.png is no image" in refused(command, net, "--data", data, "--strict")
+    assert "torn.png is no image" in refused("evaluate", net, "--unlabelled", data, "--strict")
+    assert "skipped: " in run("evaluate", net, "--data", data).stderr
+    assert "Milliseconds" in done("bench", net, "--data", data, "--batch", "1")
+    (tmp_path / "many.txt").write_text("\n".join(map(str, range(11))))
+    assert "has 11 classes, the net 10" in refused(
+        "evaluate", net, "--data", data, "--class-names", tmp_path / "many.txt"
+    )
 
 
 def test_a_net_without_a_table_has_no_budgets(net: Path, images: Path) -> None:
