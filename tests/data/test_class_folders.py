@@ -58,6 +58,7 @@ def numbers(folder: Path, classes: Any = None) -> dict[str, int]:
         ("zero", "0 - zero"),
         ("tench", "tench, Tinca tinca"),
         ("n01440764", "n01440764 tench"),
+        ("n00007846", "n00007846 person"),
         ("n02085620-Chihuahua", "Chihuahua"),
         ("N01440764", "tench"),
         ("golden_retriever", "n02099601"),
@@ -148,6 +149,7 @@ def test_wordnet_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "numbered as ImageNet's 1,000 classes are" in caplog.text
     with pytest.raises(SourceError, match="which is which cannot be told"):
         numbers(tmp_path, 1001)
+    assert numbers(made(tmp_path / "more", ["n03126707_crane"]), IMAGENET) == {"n03126707_crane": 517}
 
 
 def test_ranks_only_where_none_is_missing_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,8 +83,10 @@ def test_a_png_is_right_in_whichever_mode_pillow_opens_it(tmp_path: Path, monkey
         old.format = "PNG"
         return old
 
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "dark.png")
     monkeypatch.setattr(Image, "open", as_before)
     assert image(tmp_path / "x.PNG", SQUARE)[0].numpy().tolist() == EIGHT.tolist()
+    assert image(tmp_path / "dark.png", SQUARE).unique().tolist() == [1]
 
 
 @pytest.mark.parametrize("wrong", [[[-1.0, 1.0]], [[0.0, 1e6]], [[float("nan"), 1.0]]])
