@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.fx.proxy import TraceError
+from torch.utils._pytree import tree_map_only
 
 from dynext.errors import line
 from dynext.graph.probe import BATCHES, take_samples
+from dynext.seeding import generator
 
 NUM_SAMPLES = (*BATCHES, 1, 1009)
 """One sample and very many besides the probe's numbers: ``if b == 1`` and ``if b > 64`` follow the batch too."""
@@ -79,17 +82,42 @@ class ShapeConditions:
 
     def _run(self, node: fx.Node, count: int) -> Any:
         """What the node gives for ``count`` samples."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._results[count][source])
         self.running = True
         try:
             if node.op == "placeholder":
                 return self._mode.from_tensor(take_samples(self._example, count))
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._results[count][source])
-            with self._mode:
-                return getattr(self._model, node.op)(node.target, args, kwargs)
+            try:
+                with self._mode:
+                    return getattr(self._model, node.op)(node.target, args, kwargs)
+            except Exception:
+                if node.op != "call_module":
+                    raise
+                return self._run_with_content(node, count, args, kwargs)
         except Exception as error:
             raise TraceError(f"node {node.name!r} needs more than shapes ({line(error)})") from error
         finally:
             self.running = False
+
+    def _run_with_content(self, node: fx.Node, count: int, args: Any, kwargs: Any) -> Any:
+        """A module that is kept whole because it looks into its tensors: what it gives for random ones."""
+        if count not in BATCHES:
+            small, large = (self._result(node, known) for known in BATCHES)
+            with self._mode:
+                return small.new_empty(_extrapolated(small.shape, large.shape, count))
+        module = copy.deepcopy(self._private.get_submodule(str(node.target)))
+        args, kwargs = tree_map_only(Tensor, _random_like, (args, kwargs))
+        return tree_map_only(Tensor, self._mode.from_tensor, module(*args, **kwargs))
+
+
+def _random_like(fake: Tensor) -> Tensor:
+    if not fake.is_floating_point():
+        return torch.zeros(fake.shape, dtype=fake.dtype, device=fake.device)
+    return torch.randn(fake.shape, generator=generator(0)).to(fake.device, fake.dtype)
+
+
+def _extrapolated(small: Sequence[int], large: Sequence[int], count: int) -> list[int]:
+    return [a + (b - a) * (count - BATCHES[0]) for a, b in zip(small, large, strict=True)]
 
 
 def _unknown(node: fx.Node, known: Mapping[fx.Node, Any]) -> list[fx.Node]:

@@ -32,6 +32,8 @@ OF_SPREAD_ALONE = 0.02
 """The same for one sample alone, whose kernels may be others."""
 NOISE = (1.0, 1e-5)
 """What a kernel may move a number by in batches of one size: units in the last place of the largest; of it."""
+NOISE_QUANTIZED = (1.0, 0.02)
+"""The same where a net rounds to integers."""
 NOISE_ALONE = (8.0, 3e-4)
 """The same between batches of different sizes."""
 NEIGHBOR_SCALE = 2.0
@@ -64,11 +66,12 @@ def check_independence(traced: fx.GraphModule, example: Tensor, macs: int, dims:
         first, is_random = _answers(traced, pair.first)
         second, _ = _answers(traced, pair.second)
         share, spread = _share(traced), _largest(first - first[pair.row])
-        if _largest(first[pair.row] - second[pair.row]) > max(spread * share, _noise(first, NOISE)):
+        noise = NOISE if share == OF_SPREAD else NOISE_QUANTIZED
+        if _largest(first[pair.row] - second[pair.row]) > max(spread * share, _noise(first, noise)):
             node = _culprit(traced, (pair.first, pair.row), (pair.second, pair.row), dims, NOISE)
             raise SplitError(_refusal(traced, node))
         if macs <= HEAVY_MACS and not is_random:
-            allowed = max(spread * max(OF_SPREAD_ALONE, share), _noise(first, NOISE_ALONE))
+            allowed = max(spread * max(OF_SPREAD_ALONE, share), max(_noise(first, noise), _noise(first, NOISE_ALONE)))
             _check_alone(traced, pair, first[pair.row], allowed, dims)
 
 

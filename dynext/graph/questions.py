@@ -24,7 +24,7 @@ FIXED_METHODS |= {"is_floating_point", "is_complex", "is_signed", "is_contiguous
 KINDS = ("dtype", "device")
 
 
-class Sizes(tuple[Any, ...]):
+class TracedShape(tuple[Any, ...]):
     """A shape, with recorded values where it follows the number of samples."""
 
     def __fx_create_arg__(self, tracer: fx.Tracer) -> Any:
@@ -35,10 +35,10 @@ class Sizes(tuple[Any, ...]):
 
     def __getitem__(self, index: Any) -> Any:
         items = super().__getitem__(index)
-        return Sizes(items) if isinstance(index, slice) else items
+        return TracedShape(items) if isinstance(index, slice) else items
 
     def __add__(self, other: Any) -> Any:
-        return Sizes((*self, *other)) if isinstance(other, tuple) else NotImplemented
+        return TracedShape((*self, *other)) if isinstance(other, tuple) else NotImplemented
 
 
 class InPlaceProxy(fx.Proxy):
@@ -110,7 +110,7 @@ def sizes(proxy: Any, otherwise: Any) -> Any:
     if shapes[0] is None or len({len(shape) for shape in shapes}) > 1:
         return otherwise
     record = proxy.tracer.create_proxy
-    return Sizes(
+    return TracedShape(
         each[0] if len(set(each)) == 1 else record("call_method", "size", (proxy, index), {})
         for index, each in enumerate(zip(*shapes, strict=True))
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
+from zoo.awkward import InPlacePreActivation, KeptWhole, ReadsSizesEarly, RootTensors, SharedWeights
+from zoo.einops_vit import EinopsViT
 from zoo.making import ModelAndExample, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
 from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, TwoBranches, UNetLike, ViTLike
@@ -27,4 +28,6 @@ NETS: dict[str, Callable[[], ModelAndExample]] = {
     "root_tensors": factory(RootTensors),
     "convnext_like": factory(ConvNeXtLike),
     "kept_whole": factory(KeptWhole),
+    "reads_sizes_early": factory(ReadsSizesEarly),
+    "einops_vit": factory(EinopsViT),
 }

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from zoo.making import SIDE, ModelAndExample, conv, factory
 
 
-class StaleBatch(nn.Module):
-    """Reads the batch size early and uses it late."""
+class SamplesMeet(nn.Module):
+    """A net whose samples depend on each other: ``meet`` gives ``[b 8]`` for ``[b 8]``."""
 
-    def __init__(self) -> None:
+    def __init__(self, meet: Callable[[Tensor], Tensor] | nn.Module) -> None:
         super().__init__()
-        self.first, self.second = conv(3, 8), conv(8, 8)
-        self.head = nn.Linear(8 * SIDE * SIDE, 10)
+        self.first, self.second, self.head = conv(3, 8), conv(8, 8), nn.Linear(8, 10)
+        self.meet = meet
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[0]
-        return self.head(self.second(self.first(x)).view(batch, 8 * SIDE * SIDE))
+        return self.head(self.meet(self.second(self.first(x)).mean((2, 3))))
+
+
+class InAutocast(SamplesMeet):
+    """A part of the forward in another precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.first(x)
+        return self.head(self.second(x.float()).mean((2, 3)))
 
 
 class TwoInputs(nn.Module):
@@ -71,7 +80,14 @@ class Refusal:
 
 
 REFUSED: dict[str, Refusal] = {
-    "stale_batch": Refusal(make=factory(StaleBatch), says="node 'getitem'.*stale", after=("first",)),
+    "centered": Refusal(
+        make=factory(lambda: SamplesMeet(lambda x: x - x.mean(0))),
+        says="depends on the samples beside it.*'sub'.*refused",
+    ),
+    "batch_statistics": Refusal(
+        make=factory(lambda: SamplesMeet(nn.BatchNorm1d(8, track_running_stats=False))), says=r"meet \(BatchNorm1d\)"
+    ),
+    "in_autocast": Refusal(make=factory(lambda: InAutocast(nn.Identity())), says="turns on autocast.*refused.py, line"),
     "two_inputs": Refusal(make=factory(TwoInputs), says=r"several inputs \(x, y\)"),
     "dict_output": Refusal(make=factory(DictOutput), says="gives a dict"),
     "map_output": Refusal(make=factory(MapOutput), says=r"shape \(3, 10, 8, 8\).*expected logits \[b k\]"),
