@@ -49,8 +49,11 @@ def tolerantly(value: Any, memo: dict[int, Any]) -> Any:
         copied = copy.deepcopy(value, trial)
     except Exception:
         copied = memo[id(value)] = _in_parts(value, memo)
-        return copied
-    memo.update(trial)
+        kept_alive = [value]
+    else:
+        kept_alive = trial.pop(id(trial), [])  # else whatever gets the address of `trial` next would stand for this list
+        memo.update(trial)
+    memo.setdefault(id(memo), []).extend(kept_alive)
     return copied
 
 

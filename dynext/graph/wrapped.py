@@ -17,8 +17,9 @@ INNER = {
     "ModelEmaV2": "module",
     "ModelEmaV3": "module",
     "EMA": "ema_model",
+    "LogitsOnly": "model",
 }
-"""Classes that wrap a model, by name (torch, timm, ema-pytorch), and the attribute in which they hold it."""
+"""Classes that wrap a model, by name (torch, timm, ema-pytorch, dynext), and the attribute in which they hold it."""
 
 
 def unwrapped(model: Any) -> nn.Module:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import platform
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from dynext.atomic import replaced_folder
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet
+from dynext.graph.private import private_copy
 from dynext.graph.shrink import shrink
 from dynext.graph.split import split
 from dynext.models.catalog import rebuild
@@ -282,7 +282,7 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
             raise ModelError("the static net was your own; give its architecture: dx.load(folder, model=...)")
         model = rebuild(card["model"])
     else:
-        model = copy.deepcopy(model)
+        model = private_copy(model)
     dtype = getattr(torch, card["dtype"])
     example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
     cuts = cuts if shrunk is None else shrunk["cuts"]

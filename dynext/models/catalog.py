@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dynext.data.bundled import bundled_file, bundled_folder
 from dynext.data.datasets import FASHION_CLASSES, FASHION_SPEC
 from dynext.errors import DynextError, ModelError
+from dynext.graph.teacher import plain_classifier
 from dynext.models import families
 from dynext.models.checkpoint import load_state, read_state
 from dynext.seeding import seeded
@@ -114,6 +115,7 @@ def open_model(
     model.eval()
     spec = _spec(parsed, model, recipe, shape, mean, std)
     categories = _categories(parsed)
+    model = plain_classifier(model, torch.zeros(1, *spec.shape)) if parsed.kind == "file" else model
     num_classes = _count_classes(model, spec, reference)
     return Opened(
         model=model,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from dynext.atomic import check_writable, replaced_file
@@ -16,6 +17,7 @@ from dynext.data.indexing import check_samples
 from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError, line
 from dynext.fitting import check_same_run
+from dynext.graph.teacher import plain_classifier
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
@@ -105,6 +107,7 @@ def checked(
     for name, source in samples.items():
         if source is not None:
             _check_given(source, spec, name)
+    teacher = plain_classifier(teacher, torch.zeros(1, *spec.shape))
     check_logits(teacher, spec)
     if run.folder is not None:
         check_writable(run.folder, _bank_bytes(synthesis, spec))

@@ -12,6 +12,7 @@ from zoo.awkward import InPlacePreActivation, KeptWhole, ReadsSizesEarly, RootTe
 from zoo.einops_vit import EinopsViT
 from zoo.making import ModelAndExample, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
+from zoo.used import AnyArguments, Masked, Remembering
 from zoo.usual import ConvNeXtLike, DenseConcat, Plain, Residual, TwoBranches, UNetLike, ViTLike
 
 __all__ = ["NETS", "REFUSED", "KeptWhole", "Residual", "TwoInputs", "build", "conv"]
@@ -30,4 +31,7 @@ NETS: dict[str, Callable[[], ModelAndExample]] = {
     "kept_whole": factory(KeptWhole),
     "reads_sizes_early": factory(ReadsSizesEarly),
     "einops_vit": factory(EinopsViT),
+    "masked": factory(Masked),
+    "remembering": factory(Remembering),
+    "any_arguments": factory(AnyArguments),
 }

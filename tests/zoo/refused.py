@@ -41,13 +41,28 @@ class TwoInputs(nn.Module):
         return self.left(x) + self.right(y)
 
 
-class DictOutput(nn.Module):
+class SeveralOutputs(nn.Module):
+    """A dictionary in which nothing says what the logits are."""
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.head = conv(3, 8), nn.Linear(8, 10)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.head(self.first(x).mean((2, 3)))}
+    def forward(self, x: Tensor) -> dict[str, Tensor | None]:
+        features = self.first(x).mean((2, 3))
+        return {"features": features, "loss": None, "scores": self.head(features)}
+
+
+class ChangedByHook(nn.Module):
+    """A hook does a part of the work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = conv(3, 8), conv(8, 8), nn.Linear(8, 10)
+        self.second.register_forward_hook(lambda module, given, out: out * 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)).mean((2, 3)))
 
 
 class MapOutput(nn.Module):
@@ -89,7 +104,8 @@ REFUSED: dict[str, Refusal] = {
     ),
     "in_autocast": Refusal(make=factory(lambda: InAutocast(nn.Identity())), says="turns on autocast.*refused.py, line"),
     "two_inputs": Refusal(make=factory(TwoInputs), says=r"several inputs \(x, y\)"),
-    "dict_output": Refusal(make=factory(DictOutput), says="gives a dict"),
+    "several_outputs": Refusal(make=factory(SeveralOutputs), says=r"dict of several tensors \(features, scores\)"),
+    "changed_by_hook": Refusal(make=factory(ChangedByHook), says="hook .*lambda.* on second changes what is computed"),
     "map_output": Refusal(make=factory(MapOutput), says=r"shape \(3, 10, 8, 8\).*expected logits \[b k\]"),
     "single": Refusal(make=factory(Single), says="no cut at all"),
 }
