@@ -51,7 +51,9 @@ def tolerantly(value: Any, memo: dict[int, Any]) -> Any:
         copied = memo[id(value)] = _in_parts(value, memo)
         kept_alive = [value]
     else:
-        kept_alive = trial.pop(id(trial), [])  # else whatever gets the address of `trial` next would stand for this list
+        kept_alive = trial.pop(
+            id(trial), []
+        )  # else whatever gets the address of `trial` next would stand for this list
         memo.update(trial)
     memo.setdefault(id(memo), []).extend(kept_alive)
     return copied
