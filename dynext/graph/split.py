@@ -54,11 +54,11 @@ def split(
         granularity: ``"block"`` also cuts around each residual block, which makes it a stage that a sample may skip.
 
     Raises:
-        SplitError: several inputs, an output that is no tensor ``[b k]``, an unknown name, no place to cut, samples whose
-            answer depends on their batch, autocast in ``forward``, or a model that cannot be traced.
+        SplitError: several inputs, an output that is no tensor ``[b k]``, an unknown name, no place to cut, samples
+            whose answer depends on their batch, autocast in ``forward``, or a model that cannot be traced.
 
-    Modules that cannot be traced are kept whole; what that costs is in ``notes`` of the result. Where ``forward`` itself asks for ``self.training`` in a module with
-    children, the stages keep the answer of eval mode.
+    Modules that cannot be traced are kept whole; what that costs is in ``notes`` of the result. Where ``forward``
+    itself asks for ``self.training`` in a module with children, the stages keep the answer of eval mode.
     """
     _check_request(example, after, granularity)
     with _undisturbed():
