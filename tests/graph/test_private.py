@@ -167,7 +167,7 @@ HELD: dict[str, Callable[[Net], Any]] = {
     "generator": lambda net: torch.Generator(),
     "python generator": lambda net: (i for i in range(3)),
     "logger": lambda net: logging.getLogger("tests"),
-    "file": lambda net: Path(__file__).open(),
+    "file": lambda net: Path(__file__).open(),  # noqa: SIM115
     "module of Python": lambda net: torch,
     "lambda": lambda net: lambda x: x + 1,
     "its own method": lambda net: functools.partial(net.forward),
