@@ -28,7 +28,8 @@ def stages_by_hand(modules: Sequence[nn.Module], example: Tensor, names: Sequenc
         names: what to call the place after each module but the last; ``"stage0"``, ``"stage1"``, ... by default.
 
     Exits tap the first tensor that a stage gives. A stage counts as skippable when it gives tensors of the shapes and
-    types that it takes: whether skipping it makes sense is yours to know.
+    types that it takes: whether skipping it makes sense is yours to know. Hooks that change what a module gives stay on
+    its copy; those that only watch do not.
 
     Raises:
         SplitError: fewer than two modules, a module that cannot take what the one before gives, tensors without the
