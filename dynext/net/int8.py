@@ -92,9 +92,16 @@ class Int8Layer(nn.Module):
     def _in_kernel(self, x: Tensor) -> Tensor:
         if self.conv is None:
             return self._summed(self._rounded(x))
+        out = self._convolved(x, *self.conv)
+        # the kernels lay their output out channels last, whatever they were given, and a `view` behind would fail
+        last = channels_last(x)
+        given = torch.channels_last if last else torch.contiguous_format
+        return out if channels_last(out) == last else out.clone(memory_format=given)
+
+    def _convolved(self, x: Tensor, *conv: Any) -> Tensor:
         if not self.pointwise:
-            return self._summed(self._rounded(x), *self.conv)
-        down, across = self.conv[0]
+            return self._summed(self._rounded(x), *conv)
+        down, across = conv[0]
         q_bhwc = self._rounded(x[:, :, ::down, ::across]).permute(0, 2, 3, 1)
         out = self._summed(q_bhwc.flatten(0, 2).contiguous())
         return out.view(*q_bhwc.shape[:3], -1).permute(0, 3, 1, 2)
@@ -135,6 +142,19 @@ class Int8Layer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)}, relu={self.relu}"
+
+
+def channels_last(x_bchw: Tensor) -> bool:
+    """Whether torch takes a tensor to be laid out channels last, as its float convolutions do: by strides, with
+    ``[b c 1 1]`` and other ambiguous tensors taken to be contiguous.
+    """
+    least = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = x_bchw.shape[dim], x_bchw.stride(dim)
+        if size == 0 or stride < max(least, 1) or (dim == 0 and least == x_bchw.stride(1)):
+            return False
+        least = stride * size
+    return True
 
 
 def has_kernels() -> bool:

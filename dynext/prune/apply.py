@@ -13,7 +13,8 @@ from dynext.graph.macs import count_macs
 from dynext.graph.shrink import measured, record, without
 from dynext.modules.exits import Exit, HeadSpec, build_exit
 from dynext.net.dynamic_net import DynamicNet
-from dynext.prune.channels import Channels, inconsistency
+from dynext.prune.channels import Channels, bake
+from dynext.prune.cutting import inconsistency, remove_
 from dynext.prune.plan import Cut, PruningPlan
 from dynext.seeding import seeded
 from dynext.usual_modes import in_usual_modes
@@ -35,8 +36,7 @@ def apply_plan(net: DynamicNet, plan: PruningPlan) -> DynamicNet:
     if plan.cuts:
         channels = Channels(small)
         _check_cuts(small, channels, plan.cuts)
-        for cut in plan.cuts:
-            channels.group(cut.layer, cut.channels).prune()
+        remove_(small, channels, [(cut.layer, cut.channels) for cut in plan.cuts])
         wanted = {name: p.requires_grad for name, p in before.named_parameters(remove_duplicate=False)}
         for name, parameter in small.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(wanted[name])  # cutting makes new parameters, all with gradients
@@ -94,14 +94,13 @@ def smaller(net: DynamicNet, *, exits: Sequence[str], blocks: Sequence[str]) -> 
 
 
 def _check_cuts(net: DynamicNet, channels: Channels, cuts: Sequence[Cut]) -> None:
-    owners: dict[str, Cut] = {}
     for cut in cuts:
         _check_names(channels, cut)
-        _check_apart(channels, cut, owners)
-    if inconsistency(net, [(cut.layer, cut.channels) for cut in cuts]) is None:
+    _check_apart(channels, cuts)
+    if inconsistency(net, channels, [(cut.layer, cut.channels) for cut in cuts]) is None:
         return
     for cut in cuts:  # find the one to name
-        why = inconsistency(net, [(cut.layer, cut.channels)])
+        why = inconsistency(net, channels, [(cut.layer, cut.channels)])
         if why is not None:
             raise PlanError(
                 f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: they are part of the live tensor "
@@ -120,12 +119,15 @@ def _check_names(channels: Channels, cut: Cut) -> None:
     if channels.width(module) != cut.of:
         raise PlanError(f"{cut.layer} has {channels.width(module)} channels, the plan says {cut.of}; make it anew")
     group = channels.group(cut.layer, cut.channels)
-    coupled = {member.layer for member in channels.members(group) if member.side == "out"}
+    coupled = set(channels.coupled(cut.layer, cut.channels))
     if cut.coupled and set(cut.coupled) != coupled:
         raise PlanError(
             f"{cut.layer} is coupled with {', '.join(sorted(coupled))}, the plan says {', '.join(cut.coupled)}; "
             f"it was made for another net"
         )
+    held = channels.held(group)
+    if held:
+        raise PlanError(f"{len(cut.channels)} of {cut.of} channels of {cut.layer} cannot go: {bake(held)}")
     if not channels.enough(group):
         raise PlanError(f"with {cut.layer} a layer that is coupled with it would keep no channel; cut fewer")
 
@@ -136,14 +138,15 @@ def _stage_of(net: DynamicNet, cut: Cut) -> str:
     return net.staged.stages[stage].name
 
 
-def _check_apart(channels: Channels, cut: Cut, owners: dict[str, Cut]) -> None:
-    """Two cuts may not meet at one layer's output: the second's numbers would count what the first has left."""
-    for member in channels.members(channels.group(cut.layer, cut.channels)):
-        if member.side == "out":
-            other = owners.setdefault(member.layer, cut)
+def _check_apart(channels: Channels, cuts: Sequence[Cut]) -> None:
+    """Two cuts may not decide over the same channels: one of them would not say all that goes."""
+    owners: dict[tuple[str, int], Cut] = {}
+    for cut in cuts:
+        for place in sorted(channels.owned(cut.layer, cut.channels)):
+            other = owners.setdefault(place, cut)
             if other is not cut:
                 raise PlanError(
-                    f"{cut.layer} and {other.layer} both cut the output of {member.layer}; a plan names one of the "
+                    f"{cut.layer} and {other.layer} both cut the output of {place[0]}; a plan names one of the "
                     f"layers that are coupled, with all channels that go"
                 )
 

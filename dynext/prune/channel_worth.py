@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynext.data.indexing import check_samples
@@ -59,7 +59,7 @@ def channel_worth(
     importance: Any = kinds[by]()
 
     def worth(channels: Channels, layer: str) -> Tensor:
-        width = channels.width(known_layer(channels, layer))
+        width = channels.width(channels.known(layer))
         worth_c = importance(channels.group(layer, range(width)))
         # a group that is zero everywhere is divided by a mean of zero, and is worth nothing
         return torch.ones(width) if worth_c is None else worth_c.detach().cpu().nan_to_num(nan=0.0)
@@ -68,13 +68,6 @@ def channel_worth(
         assert source is not None  # noqa: S101
         _leave_gradients(net, source, num_samples)
     return worth
-
-
-def known_layer(channels: Channels, name: str) -> nn.Module:
-    """A layer that is there, such as `Channels.roots` names."""
-    module = channels.layer(name)
-    assert module is not None  # noqa: S101
-    return module
 
 
 def _leave_gradients(net: DynamicNet, source: Source, num_samples: int) -> None:
@@ -104,7 +97,7 @@ def _by_attention(net: DynamicNet, source: Source, auxiliary: Auxiliary, num_sam
     channels = Channels(net)
     with evaluating(net), statistics(net.staged, source.bn), ExitStack() as open_hooks:
         for name in channels.roots():
-            handle = known_layer(channels, name).register_forward_hook(
+            handle = channels.known(name).register_forward_hook(
                 lambda _, __, out, name=name: outputs.update({name: out.detach()})
             )
             open_hooks.callback(handle.remove)

@@ -1,32 +1,22 @@
-"""Which channels depend on each other, across stages and exits: torch-pruning's groups, and a test of our own.
+"""Which channels depend on each other, across stages and exits: torch-pruning's groups.
 
-A channel may be removed if that changes the net's answers exactly as setting it to zero does. This holds for
-convolutions, BatchNorm and linear layers, and not where a LayerNorm averages over channels, a shortcut pads them or a
-reshape counts them: such groups stay whole. The test runs the net both ways, whatever its layers' types.
-
-Source: DepGraph, Fang et al., CVPR 2023, arXiv:2301.12900 (the groups).
+Source: DepGraph, Fang et al., CVPR 2023, arXiv:2301.12900.
 """
 
 from __future__ import annotations
 
-import copy
-import io
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from dynext.errors import PlanError, line
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
-
-TOLERANCE = 1e-3
-"""Largest difference between removing and setting to zero that is allowed, as a share of the largest logit."""
 
 
 class LayerChannels(NamedTuple):
@@ -52,7 +42,7 @@ class AllExits(nn.Module):
 
 
 class Channels:
-    """The channels of one net; what is cut here changes that very net.
+    """The channels of one net, which is not changed: groups keep the numbers that its channels have now.
 
     Layers are named as in the dynamic net: ``"staged.stages.1.body.conv1"``, ``"exits.0.embedder.0"``.
 
@@ -67,9 +57,8 @@ class Channels:
         wanted = [p.requires_grad for p in net.parameters()]
         x = noise(net)
         with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # about parameters outside of modules; a channel lost there shows as an `inconsistency`
+            # about parameters outside of modules; a channel lost there shows as a `dynext.prune.cutting.inconsistency`
+            warnings.simplefilter("ignore")
             self.module.requires_grad_(True)
             try:
                 self.graph: Any = torch_pruning.DependencyGraph().build_dependency(self.module, example_inputs=x)
@@ -81,9 +70,17 @@ class Channels:
         for parameter, needed in zip(net.parameters(), wanted, strict=True):
             parameter.requires_grad_(needed)
         self.names = {module: name for name, module in self.module.named_modules()}
+        self.computed = frozenset(name for module, name in self.names.items() if _is_computed(module))
+        """Layers whose weight is computed from other parameters; they keep their channels."""
 
     def layer(self, name: str) -> nn.Module | None:
         return dict(self.module.named_modules()).get(name)
+
+    def known(self, name: str) -> nn.Module:
+        """A layer that is there, such as `roots` names."""
+        module = self.layer(name)
+        assert module is not None  # noqa: S101
+        return module
 
     def width(self, module: nn.Module) -> int:
         return int(self.graph.get_out_channels(module))
@@ -92,7 +89,7 @@ class Channels:
         """One layer of each group of layers that lose channels together; exits' layers and the logits are left out."""
         fixed = [m for name, m in self.module.named_modules() if name.startswith("exits.")] + _last_layers(self.module)
         groups = self.graph.get_all_groups(ignored_layers=fixed, root_module_types=(nn.Conv2d, nn.Conv1d, nn.Linear))
-        return [self.names[group[0].dep.target.module] for group in groups]
+        return [self.names[group[0].dep.target.module] for group in groups if not self.held(group)]
 
     def group(self, name: str, channels: Sequence[int]) -> Any:
         """torch-pruning's group: all that must be removed together with these output channels of a layer."""
@@ -110,57 +107,57 @@ class Channels:
                 members.append(LayerChannels(name, dep.target.module, side, tuple(int(c) for c in channels)))
         return members
 
+    def held(self, group: Any) -> list[str]:
+        """Layers of the group that keep their channels: their weights are computed (`computed`)."""
+        return list(dict.fromkeys(m.layer for m in self.members(group) if m.layer in self.computed))
+
+    def coupled(self, layer: str, chosen: Sequence[int]) -> tuple[str, ...]:
+        """Every layer whose output loses channels together with these, the layer itself included."""
+        members = self.members(self.group(layer, chosen))
+        return tuple(dict.fromkeys(member.layer for member in members if member.side == "out"))
+
+    def owned(self, layer: str, chosen: Sequence[int]) -> set[tuple[str, int]]:
+        """What a cut decides over: all output channels of its layer, and those that it takes from other layers.
+
+        Layers may share a BatchNorm behind a concatenation, since each has channels of its own there.
+        """
+        taken = [m for m in self.members(self.group(layer, chosen)) if m.side == "out"]
+        own = {(layer, c) for c in range(self.width(self.known(layer)))}
+        return own | {(member.layer, c) for member in taken for c in member.channels}
+
+    def path(self, module: nn.Module | nn.Parameter) -> str | None:
+        """Where a layer, or a parameter that is in none, stands in the net."""
+        if isinstance(module, nn.Parameter):
+            name: str | None = self.graph._param_to_name.get(module)
+            return name
+        return self.names.get(module)
+
     def enough(self, group: Any) -> bool:
         """Whether every layer of the group keeps at least one channel."""
         return bool(self.graph.check_pruning_group(group))
 
 
-def zero(group: Any, channels: Channels) -> None:
-    """Set to zero in place, in every layer of the group, the output channels that would be removed."""
-    for member in channels.members(group):
-        if member.side == "out" or isinstance(member.module, _BatchNorm):
-            index = torch.tensor(member.channels)
-            transposed = isinstance(member.module, _ConvTransposeNd) and member.module.groups == 1
-            for name, tensor in member.module.named_parameters(recurse=False):
-                dim = 1 if transposed and name == "weight" else 0
-                tensor.detach().index_fill_(dim, index.to(tensor.device), 0.0)
+def bake(layers: Sequence[str]) -> str:
+    """What to do about layers whose weights are computed."""
+    rest = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    return (
+        f"the weights of {', '.join(layers[:3])}{rest} are computed from other parameters (weight_norm, spectral_norm, "
+        f"a mask), so these layers keep their channels; make them plain before dx.split, with torch.nn.utils."
+        f"parametrize.remove_parametrizations(layer, 'weight'), or remove_weight_norm, remove_spectral_norm and "
+        f"prune.remove for the older forms"
+    )
 
 
-Trial = tuple[str, Sequence[int]]
-"""A layer's name and the output channels that would be removed."""
+def _is_computed(module: nn.Module) -> bool:
+    """Whether a weight or bias is no parameter of the layer but made anew in each call, by a parametrization or a hook.
 
-
-def inconsistency(net: DynamicNet, trials: Sequence[Trial]) -> str | None:
-    """How removing all of these channels differs from setting them to zero; ``None`` where it does not.
-
-    ``net`` is not changed.
+    Cutting such a tensor would be undone by the next call, or refused by torch.
     """
-    zeroed, cut = (Channels(copy.deepcopy(net)) for _ in range(2))
-    x = noise(net)
-    try:
-        # a traced graph that fails prints itself, which would only confuse the user
-        with redirect_stderr(io.StringIO()), torch.no_grad():
-            for name, channels in trials:
-                zero(zeroed.group(name, channels), zeroed)
-                cut.group(name, channels).prune()
-            zeroed_e, cut_e = zeroed.module(x), cut.module(x)
-    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
-        return f"the rest no longer fits ({type(error).__name__})"
-    for wanted, logits in zip(zeroed_e, cut_e, strict=True):
-        scale = max(float(wanted.abs().max()), 1e-6)
-        if wanted.shape != logits.shape or not torch.allclose(wanted, logits, rtol=0, atol=TOLERANCE * scale):
-            return "what is left answers otherwise than with these channels at zero"
-    return None
-
-
-def sound(net: DynamicNet, trials: Sequence[Trial]) -> list[Trial]:
-    """Those of the trials that are consistent: all are tried at once, and halved where they fail."""
-    if not trials or inconsistency(net, trials) is None:
-        return list(trials)
-    if len(trials) == 1:
-        return []
-    middle = len(trials) // 2
-    return sound(net, trials[:middle]) + sound(net, trials[middle:])
+    if parametrize.is_parametrized(module):
+        return True
+    tensors = (name for name in ("weight", "bias") if isinstance(getattr(module, name, None), Tensor))
+    known = module._parameters.keys() | module._buffers.keys()
+    return any(name not in known for name in tensors)
 
 
 def noise(net: DynamicNet, count: int = 2) -> Tensor:

@@ -1,9 +1,7 @@
-"""What removing channels does to a net's MACs and live shapes, computed before any channel is removed."""
+"""What removing channels does to a net's MACs, computed before any channel is removed."""
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,7 +12,6 @@ from dynext.graph.macs import layer_macs
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.channels import Channels, noise
-from dynext.prune.plan import Cut
 
 
 class CutCandidate(NamedTuple):
@@ -22,7 +19,6 @@ class CutCandidate(NamedTuple):
 
     layer: str
     worth_c: Tensor
-    coupled: tuple[str, ...]
 
 
 class MacAccounting:
@@ -32,8 +28,8 @@ class MacAccounting:
     between tokens) stay what they are.
     """
 
-    def __init__(self, net: DynamicNet, candidates: Sequence[CutCandidate]) -> None:
-        self.channels, self.candidates = Channels(net), candidates
+    def __init__(self, net: DynamicNet, channels: Channels, candidates: Sequence[CutCandidate]) -> None:
+        self.channels, self.candidates = channels, candidates
         self.macs_ul = _layer_macs_by_unit(net)
         self.layers = {layer for _, layer in self.macs_ul}
         self.rest = net.staged.macs - sum(macs for (unit, _), macs in self.macs_ul.items() if unit >= 0)
@@ -98,30 +94,3 @@ def _layer_macs_by_unit(net: DynamicNet) -> dict[tuple[int, str], int]:
 def _of_first(stage: nn.Module, others: tuple[Tensor, ...]) -> Callable[[Tensor], object]:
     """The stage as a function of the first live tensor."""
     return lambda x: stage(x, *others)
-
-
-def predicted(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[int, ...], tuple[tuple[tuple[int, ...], ...], ...]]:
-    """MACs of each exit (trunk and head) and live shapes of ``net`` without what ``cuts`` name; it is not changed."""
-    if not cuts:
-        whole_e = tuple(trunk + head for trunk, head in zip(net.trunk_macs_e, net.head_macs_e, strict=True))
-        return whole_e, tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in net.staged.stages)
-    accounting = MacAccounting(net, [CutCandidate(cut.layer, torch.zeros(cut.of), cut.coupled) for cut in cuts])
-    saved = accounting.saved({index: list(cut.channels) for index, cut in enumerate(cuts)})
-    ends = net.exit_stages
-    macs_e = [
-        trunk + head - sum(less for (unit, _), less in saved.items() if 0 <= unit <= end or unit == -1 - e)
-        for e, (trunk, head, end) in enumerate(zip(net.trunk_macs_e, net.head_macs_e, ends, strict=True))
-    ]
-    return tuple(round(macs) for macs in macs_e), _shapes(net, cuts)
-
-
-def _shapes(net: DynamicNet, cuts: Sequence[Cut]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Shapes of the live tensors after each stage, once the cuts are made."""
-    small = copy.deepcopy(net)
-    channels = Channels(small)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for cut in cuts:
-            channels.group(cut.layer, cut.channels).prune()
-    with torch.no_grad():
-        return tuple(tuple(tuple(tensor.shape[1:]) for tensor in live) for _, live in small.staged.walk(noise(small)))

@@ -1,34 +1,26 @@
-"""Rank what a dynamic net could do without, and plan how to meet a budget.
-
-Shapes: c channels.
-"""
+"""Rank what a dynamic net could do without, and plan how to meet a budget."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
-
-from torch import Tensor
 
 from dynext.errors import PlanError
 from dynext.modules.gates import static_gates
 from dynext.net.attach import attach_gates
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
-from dynext.prune.apply import check_prunable, smaller
+from dynext.prune.apply import apply_plan, check_prunable, smaller
 from dynext.prune.auxiliary import Auxiliary
-from dynext.prune.channel_worth import By, Worth, channel_worth, known_layer
-from dynext.prune.channels import Channels, Trial, sound
-from dynext.prune.mac_accounting import CutCandidate, MacAccounting, predicted
-from dynext.prune.plan import Cut, PruningPlan
+from dynext.prune.channel_choice import ChannelChoice
+from dynext.prune.channel_worth import By, channel_worth
+from dynext.prune.plan import PruningPlan
 from dynext.train.controls import rank_stages
 from dynext.types import Source
 from dynext.usual_modes import in_usual_modes
 
-KEEP = 0.1
-"""Share of a group's channels that stays whatever the budget."""
+ATTEMPTS = 5
+"""How often more channels are taken where a plan leaves more MACs than was predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +85,11 @@ def rank(
     small = smaller(net, exits=left_out, blocks=())
     dropped = _least_missed(small, source, blocks) if blocks and source is not None else ()
     small = smaller(small, exits=(), blocks=dropped)
-    cuts: tuple[Cut, ...] = ()
-    if small.staged.macs > budget * net.staged.macs:
-        candidates = _candidates(small, channel_worth(small, by, source, auxiliary, rows_per_step))
-        cuts = _sound_cuts(small, candidates, budget * net.staged.macs)
-    plan = PruningPlan(cuts=cuts, blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
-    macs_e, shapes = predicted(small, cuts)
-    return replace(plan, macs_e=macs_e, live_shapes=shapes)
+    plan = PruningPlan(blocks=dropped, exits=left_out, by=by, macs_before=net.staged.macs)
+    if small.staged.macs <= budget * net.staged.macs:
+        return _measured(net, plan)
+    worth = channel_worth(small, by, source, auxiliary, rows_per_step)
+    return _within(net, plan, ChannelChoice(small, worth), budget * net.staged.macs)
 
 
 def _check_ranked_by(removal: Removal, source: Source | None, auxiliary: Auxiliary | None, num_samples: int) -> None:
@@ -132,76 +122,27 @@ def _least_missed(net: DynamicNet, source: Source, blocks: int) -> tuple[str, ..
     return tuple(net.staged.stages[skippable[g]].name for g in ranking.order[:blocks])
 
 
-def _candidates(net: DynamicNet, worth: Worth) -> list[CutCandidate]:
-    """Groups that may lose channels, with what each channel is worth."""
-    channels = Channels(net)
-    trials: list[Trial] = []
-    for layer in channels.roots():
-        tried = list(range(0, channels.width(known_layer(channels, layer)), 2))
-        if channels.enough(channels.group(layer, tried)):
-            trials.append((layer, tried))
-    candidates = []
-    for layer, removed in sound(net, trials):
-        members = channels.members(channels.group(layer, removed))
-        coupled = dict.fromkeys(member.layer for member in members if member.side == "out")
-        worth_c = worth(channels, layer)
-        if len(worth_c) == channels.width(known_layer(channels, layer)):
-            candidates.append(CutCandidate(layer, worth_c / worth_c.mean().clamp_min(1e-12), tuple(coupled)))
-    return candidates
+def _within(net: DynamicNet, plan: PruningPlan, choice: ChannelChoice, allowed_macs: float) -> PruningPlan:
+    """The plan with channels too, so that what is left spends ``allowed_macs`` at most, as counted on it.
 
-
-def _sound_cuts(net: DynamicNet, candidates: Sequence[CutCandidate], allowed_macs: float) -> tuple[Cut, ...]:
-    """Cuts that meet ``allowed_macs`` and that `dynext.prune.apply_plan` takes.
-
-    Candidates were tried with every other channel; where a shortcut pads channels, other ones may still be unsound.
+    MACs are predicted by layer, which is exact for layers whose MACs go with their channels; where others are among
+    them, more channels go.
     """
-    cuts = _cuts_for(net, candidates, allowed_macs)
-    sure = {layer for layer, _ in sound(net, [(cut.layer, cut.channels) for cut in cuts])}
-    unsound = {cut.layer for cut in cuts} - sure
-    if not unsound:
-        return cuts
-    return _sound_cuts(net, [candidate for candidate in candidates if candidate.layer not in unsound], allowed_macs)
-
-
-def _cuts_for(net: DynamicNet, candidates: Sequence[CutCandidate], allowed_macs: float) -> tuple[Cut, ...]:
-    """The fewest channels, those worth least, whose removal meets ``allowed_macs``."""
-    order = sorted(
-        (float(worth), index, channel)
-        for index, candidate in enumerate(candidates)
-        for channel, worth in enumerate(_removable(candidate.worth_c))
-        if worth < float("inf")
-    )
-    accounting = MacAccounting(net, candidates)
-    least, whole = accounting.macs(_first_channels(order, len(order))), max(net.staged.macs, 1)
-    if least > allowed_macs:
-        raise PlanError(
-            f"the budget of {allowed_macs / whole:.1%} of the MACs is out of reach: removing all but {KEEP:.0%} of "
-            f"every group of channels that may go leaves {least / whole:.1%}"
-        )
-    enough = bisect_left(
-        range(len(order)), True, key=lambda count: accounting.macs(_first_channels(order, count)) <= allowed_macs
-    )
-    return tuple(
-        Cut(
-            layer=candidates[index].layer,
-            channels=tuple(sorted(channels)),
-            of=len(candidates[index].worth_c),
-            coupled=candidates[index].coupled,
-        )
-        for index, channels in sorted(_first_channels(order, enough).items())
+    aim = allowed_macs
+    for _ in range(ATTEMPTS):
+        whole = _measured(net, replace(plan, cuts=choice.cuts(aim)))
+        if whole.macs <= allowed_macs:
+            return whole
+        aim *= allowed_macs / whole.macs
+    raise PlanError(
+        f"the budget of {allowed_macs / plan.macs_before:.1%} of the MACs is out of reach: channels that were to leave "
+        f"that leave {whole.macs / plan.macs_before:.1%}; give a larger one"
     )
 
 
-def _removable(worth_c: Tensor) -> list[float]:
-    """What channels are worth; the best of a group, which always stay, infinitely much."""
-    stay = max(1, round(KEEP * len(worth_c)))
-    best = set(worth_c.topk(stay).indices.tolist())
-    return [float("inf") if c in best else float(worth) for c, worth in enumerate(worth_c)]
-
-
-def _first_channels(order: Sequence[tuple[float, int, int]], count: int) -> dict[int, list[int]]:
-    """The first ``count`` channels in the order of their worth, by their candidate's number."""
-    channels: dict[int, list[int]] = {}
-    for _, index, channel in order[:count]:
-        channels.setdefault(index, []).append(channel)
-    return channels
+def _measured(net: DynamicNet, plan: PruningPlan) -> PruningPlan:
+    """The plan with the MACs and live shapes that it leaves, counted on the net that `apply_plan` makes of it."""
+    small = apply_plan(net, plan)
+    macs_e = tuple(trunk + head for trunk, head in zip(small.trunk_macs_e, small.head_macs_e, strict=True))
+    shapes = tuple(tuple(tuple(shape) for shape in stage.live_shapes) for stage in small.staged.stages)
+    return replace(plan, macs_e=macs_e, live_shapes=shapes)

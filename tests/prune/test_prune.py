@@ -14,7 +14,8 @@ import dynext as dx
 from dynext.errors import PlanError
 from dynext.io.run_onnx import OnnxNet
 from dynext.net.cascade import cascade
-from dynext.prune.channels import Channels, zero
+from dynext.prune.channels import Channels
+from dynext.prune.cutting import zero
 from dynext.testing import check_net
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from zoo.awkward import InPlacePreActivation, KeptWhole, ReadsSizesEarly, RootTensors, SharedWeights
 from zoo.einops_vit import EinopsViT
+from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
+from zoo.joined import DenseNorm, InceptionLike, LeNet, ShuffleLike
 from zoo.making import ModelAndExample, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
 from zoo.used import AnyArguments, Masked, Remembering
@@ -34,4 +36,8 @@ NETS: dict[str, Callable[[], ModelAndExample]] = {
     "masked": factory(Masked),
     "remembering": factory(Remembering),
     "any_arguments": factory(AnyArguments),
+    "dense_norm": factory(DenseNorm),
+    "inception_like": factory(InceptionLike),
+    "shuffle_like": factory(ShuffleLike),
+    "lenet": factory(LeNet),
 }
