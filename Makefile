@@ -2,7 +2,7 @@
 # later runs skip the setup until pyproject.toml or constraints.txt change.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := dev,notebooks,onnx,timm
+EXTRAS := dev,hf,notebooks,onnx,timm
 # a process for each core, a thread for each process: the small nets of tests gain nothing from more threads
 PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 

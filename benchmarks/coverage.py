@@ -4,6 +4,10 @@ Every torchvision classification model and the smallest model of every timm fami
 automatic cuts, then the chained stages and a never-exit run are compared with the model on two samples of its default
 input size (one sample above 4 GMACs), in float32, rtol 1e-4 and atol 1e-5 times the largest logit.
 
+A second table holds what else people have: Hugging Face's classifiers (``hf:NAME``, small configurations), forwards
+written by hand (``hand:NAME``) and models in the wrappers that training leaves around them (``wrapped:NAME``). There a
+model is covered if, beyond that, its first exit lies below 60 % of the MACs.
+
     python benchmarks/coverage.py [--quick] [--json FILE] [--markdown FILE] [--models NAME ...] [--keep]
 
 The full run takes about an hour on one core; stopped, it goes on with ``--keep`` after the last model it tried.
@@ -22,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import hugging_face_nets
 import torch
+from handwritten_nets import HANDWRITTEN, WRAPPED
 from torch import Tensor, nn
 
 import dynext as dx
@@ -30,6 +36,11 @@ import dynext as dx
 FAMILIES = Path(__file__).resolve().parent / "timm_families.json"
 """The smallest model of each timm family, kept because counting the parameters of all of timm takes long."""
 HEAVY_MACS = 4e9
+EARLY = 0.6
+"""Share of the MACs below which a model of the second table must have an exit."""
+SHARE = 0.95
+"""Of the models of the second table, how many must be covered."""
+SECOND = ("hf", "hand", "wrapped")
 QUICK = (
     "torchvision:resnet18",
     "torchvision:mobilenet_v3_small",
@@ -47,6 +58,16 @@ QUICK = (
     "timm:rexnet",
     "timm:vision_transformer",
     "timm:xcit",
+    "hf:vit",
+    "hf:swin",
+    "hf:convnext",
+    "hf:levit",
+    "hf:distilbert",
+    "hand:batch_size_first",
+    "hand:vit",
+    "hand:einops_vit",
+    "wrapped:data_parallel",
+    "wrapped:args",
 )
 
 
@@ -57,11 +78,17 @@ class Subject:
     name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
+    words: int = 0
+    """How many words there are, where a sample is ids of words."""
+
+    def samples(self) -> Tensor:
+        """Two samples: noise, or ids."""
+        return torch.randint(self.words, (2, *self.shape)) if self.words else torch.randn(2, *self.shape)
 
 
 def main() -> None:
     options = harness.parser(__doc__ or "")
-    options.add_argument("--models", nargs="+", metavar="NAME", help="only these (torchvision:NAME, timm:FAMILY)")
+    options.add_argument("--models", nargs="+", metavar="NAME", help="only these (torchvision:NAME, hf:NAME ...)")
     options.add_argument("--choose", action="store_true", help="count parameters again, write timm_families.json, end")
     options.add_argument("--keep", action="store_true", help="keep the covered models of an earlier run in --json FILE")
     given = options.parse_args()
@@ -92,13 +119,21 @@ def report(rows: list[dict[str, Any]], options: Namespace, *, quiet: bool = Fals
         covered = sum(row["covered"] for row in tried)
         allowed = 0 if options.quick or options.models else missing
         figures.append(harness.figure(f"{library} covered", covered, f"of {len(tried)}", f">= {len(tried) - allowed}"))
-    harness.write("coverage", options, figures, markdown="\n" + harness.table(rows), quiet=quiet, models=rows)
+    second = [row for row in rows if row["model"].partition(":")[0] in SECOND]
+    if second:
+        covered = sum(row["covered"] for row in second) / len(second)
+        what = f"others covered, with an exit below {EARLY:.0%} of the MACs"
+        figures.append(harness.figure(what, covered, f"of {len(second)}", f">= {SHARE}"))
+    first = [{key: row[key] for key in row if key != "first exit"} for row in rows if row not in second]
+    tables = "\n".join(harness.table(part) for part in (first, second) if part)
+    harness.write("coverage", options, figures, markdown="\n" + tables, quiet=quiet, models=rows)
 
 
 def attempt(name: str) -> dict[str, Any]:
     """Try one model; the reason when it fails."""
     row: dict[str, Any] = {"model": name, "built": "", "covered": False, "stages": 0, "GMACs": 0.0, "cuts": ""}
-    row.update({"worst difference": None, "rows": 0, "seconds": 0.0, "reason": ""})
+    row.update({"first exit": None, "worst difference": None, "rows": 0})
+    row.update({"seconds": 0.0, "reason": ""})
     begun = time.perf_counter()
     try:
         subject = subject_of(name)
@@ -106,6 +141,8 @@ def attempt(name: str) -> dict[str, Any]:
         row.update(compare(subject))
         if not row["covered"]:
             row["reason"] = "stages or run answer differently"
+        elif name.partition(":")[0] in SECOND and row["first exit"] >= EARLY:
+            row["covered"], row["reason"] = False, f"its first exit lies at {row['first exit']:.0%} of the MACs"
     except Exception as error:  # whatever goes wrong becomes a row of the table
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
     row["seconds"] = round(time.perf_counter() - begun, 1)
@@ -118,15 +155,17 @@ def attempt(name: str) -> dict[str, Any]:
 def compare(subject: Subject) -> dict[str, Any]:
     with dx.seeded(0):
         model = subject.build().eval()
-        x = torch.randn(2, *subject.shape)
+        x = subject.samples()
     staged = dx.split(model, x[:1])
     macs = sum(stage.macs for stage in staged.stages)
     x = x[:1] if macs > HEAVY_MACS else x
-    wanted = model(x)
+    answer = model(x)
+    wanted = answer["logits"] if isinstance(answer, dict) else getattr(answer, "logits", answer)
     del model
     chained = staged(x)
     net = dx.attach(staged, dx.default_heads(staged.num_classes))
     facts = {"stages": len(staged.stages), "GMACs": round(macs / 1e9, 3), "cuts": ", ".join(staged.cuts)}
+    facts["first exit"] = round(staged.stages[0].macs / max(macs, 1), 3)
     del staged
     ran = net.run(x, dx.Policy.never(net.num_exits))
     covered = agree(chained, wanted) and agree(ran.logits, wanted) and bool((ran.exit == net.num_exits - 1).all())
@@ -144,14 +183,27 @@ def all_names() -> list[str]:
     import torchvision
 
     classifiers = torchvision.models.list_models(module=torchvision.models)
-    return [f"torchvision:{name}" for name in classifiers] + [f"timm:{family}" for family in timm.list_modules()]
+    libraries = [f"torchvision:{name}" for name in classifiers] + [f"timm:{family}" for family in timm.list_modules()]
+    others = [f"hf:{name}" for name in (*hugging_face_nets.IMAGES, *hugging_face_nets.TEXTS)]
+    others += [f"hand:{name}" for name in HANDWRITTEN] + [f"wrapped:{name}" for name in WRAPPED]
+    return libraries + others
 
 
 def subject_of(name: str) -> Subject:
+    library, _, name = name.partition(":")
+    if library == "hf":
+        words = hugging_face_nets.WORDS if name in hugging_face_nets.TEXTS else 0
+        build = hugging_face_nets.builder(name)
+        return Subject(name=name, build=build, shape=hugging_face_nets.shape(name), words=words)
+    if library in SECOND:
+        return Subject(name=name, build=(HANDWRITTEN if library == "hand" else WRAPPED)[name], shape=(3, 32, 32))
+    return of_library(library, name)
+
+
+def of_library(library: str, name: str) -> Subject:
     import timm
     import torchvision
 
-    library, _, name = name.partition(":")
     if library == "torchvision":
         build = torchvision.models.get_model_builder(name)
         quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("dynext", "torch", "torchvision", "timm", "numpy", "lightly", "higher", "onnxruntime")
+PACKAGES = ("dynext", "torch", "torchvision", "timm", "transformers", "numpy", "lightly", "higher", "onnxruntime")
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,

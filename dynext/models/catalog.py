@@ -4,6 +4,7 @@
 ``bundled:fashion_resnet20``   ships with dynext, weights included
 ``torchvision:resnet18``       random weights; ``torchvision:resnet18@DEFAULT`` fetches torchvision's
 ``timm:resnet18``              random weights; ``timm:resnet18@pretrained`` fetches timm's
+``hf:microsoft/resnet-18``      fetches an image classifier of Hugging Face's hub; ``hf:FOLDER`` opens a saved one
 ``cifar:resnet20``             our CIFAR ResNet; give the public checkpoints' file
 ``cifar:msdnet_anytime``       other nets in CIFAR form: msdnet_budgeted, squeezenet, mobilenetv2
 ``path/to/file.py:factory``    your own file is run, as code, and ``factory(**arguments)`` called
@@ -25,7 +26,7 @@ from dynext.data.bundled import bundled_file, bundled_folder
 from dynext.data.datasets import FASHION_CLASSES, FASHION_SPEC
 from dynext.errors import DynextError, ModelError
 from dynext.graph.teacher import plain_classifier
-from dynext.models import families
+from dynext.models import families, hugging_face
 from dynext.models.checkpoint import load_state, read_state
 from dynext.seeding import seeded
 from dynext.types import InputSpec
@@ -63,7 +64,7 @@ class Reference:
         if path.endswith(".py") and factory:
             return cls(kind="file", name=text)
         kind, colon, rest = text.partition(":")
-        name, at, weights = rest.partition("@")
+        name, at, weights = (rest, "", "") if kind == "hf" else rest.partition("@")  # a folder may be called anything
         if not colon or not name or kind not in families.KINDS or kind == "file":
             near = families.near(kind, [k for k in families.KINDS if k != "file"])
             raise ModelError(
@@ -107,6 +108,10 @@ def open_model(
         if shape or mean or std or arguments:
             raise ModelError(f"{reference} comes as it is; leave shape, mean, std and arguments out")
         return _bundled(parsed.name)
+    if parsed.kind == "hf":
+        if checkpoint is not None or arguments:
+            raise ModelError(f"{reference} brings its own weights and sizes; leave checkpoint and arguments out")
+        return _hugging_face(parsed.name, shape, mean, std)
     state = None if checkpoint is None else read_state(checkpoint)
     with seeded(0):
         model, recipe = _built(parsed, state, dict(arguments or {}), shape)
@@ -200,6 +205,24 @@ def _spec(
     return InputSpec(shape=tuple(shape or own.shape), mean=tuple(mean or own.mean), std=tuple(std or own.std))
 
 
+def _hugging_face(
+    name: str, shape: Sequence[int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Opened:
+    told = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std)) if shape and mean and std else None
+    given = hugging_face.trained(name, told)
+    own = given.spec
+    spec = InputSpec(shape=tuple(shape or own.shape), mean=tuple(mean or own.mean), std=tuple(std or own.std))
+    num_classes = _count_classes(given.model, spec, f"hf:{name}")
+    return Opened(
+        model=given.model,
+        spec=spec,
+        recipe={"kind": "hf", "name": name, "arguments": given.arguments},
+        num_classes=num_classes,
+        class_names=given.class_names if len(given.class_names) == num_classes else None,
+        trained=True,
+    )
+
+
 def _bundled(name: str) -> Opened:
     """All bundled nets are CIFAR-style ResNets on Fashion-MNIST, made by recipes/train_static.py."""
     try:
@@ -233,6 +256,7 @@ def _count_classes(model: nn.Module, spec: InputSpec, reference: str) -> int:
         raise ModelError(
             f"{reference} does not take samples of shape {spec.shape} ({error}); give its own shape"
         ) from error
+    out = getattr(out, "logits", out)
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise ModelError(f"{reference} gives {given} for one sample; a classifier gives logits [b k]")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dynext.data.datasets import CIFAR10_SPEC
 from dynext.errors import ModelError, line
+from dynext.models import hugging_face
 from dynext.models.compact import MobileNetV2, SqueezeNet
 from dynext.models.multi_scale_densenet import CONFIGURATIONS, MSDNet
 from dynext.models.resnet import ResNet
@@ -234,5 +235,11 @@ def _file(name: str, arguments: Arguments) -> nn.Module:
     return model
 
 
-_BUILDERS = {"cifar": _cifar, "torchvision": _torchvision, "timm": _timm, "file": _file}
+_BUILDERS = {
+    "cifar": _cifar,
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "hf": hugging_face.build,
+    "file": _file,
+}
 KINDS = ("bundled", *_BUILDERS)

@@ -69,12 +69,14 @@ class Channels:
                 ) from error
         for parameter, needed in zip(net.parameters(), wanted, strict=True):
             parameter.requires_grad_(needed)
-        self.names = {module: name for name, module in self.module.named_modules()}
+        self.modules = dict(self.module.named_modules())
+        self.names = {module: name for name, module in self.modules.items()}
+        self.groups: dict[tuple[str, tuple[int, ...]], Any] = {}
         self.computed = frozenset(name for module, name in self.names.items() if _is_computed(module))
         """Layers whose weight is computed from other parameters; they keep their channels."""
 
     def layer(self, name: str) -> nn.Module | None:
-        return dict(self.module.named_modules()).get(name)
+        return self.modules.get(name)
 
     def known(self, name: str) -> nn.Module:
         """A layer that is there, such as `roots` names."""
@@ -93,9 +95,12 @@ class Channels:
 
     def group(self, name: str, channels: Sequence[int]) -> Any:
         """torch-pruning's group: all that must be removed together with these output channels of a layer."""
-        module = self.layer(name)
-        pruner = self.graph.get_pruner_of_module(module)
-        return self.graph.get_pruning_group(module, pruner.prune_out_channels, sorted(channels))
+        key = (name, tuple(sorted(channels)))
+        if key not in self.groups:  # the graph stays as it is, and going through it takes long
+            module = self.layer(name)
+            pruner = self.graph.get_pruner_of_module(module)
+            self.groups[key] = self.graph.get_pruning_group(module, pruner.prune_out_channels, list(key[1]))
+        return self.groups[key]
 
     def members(self, group: Any) -> list[LayerChannels]:
         """The channels that a group takes from each layer that has a name."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from zoo.awkward import InPlacePreActivation, KeptWhole, ReadsSizesEarly, RootTensors, SharedWeights
 from zoo.einops_vit import EinopsViT
-from zoo.awkward import InPlacePreActivation, KeptWhole, RootTensors, SharedWeights
 from zoo.joined import DenseNorm, InceptionLike, LeNet, ShuffleLike
 from zoo.making import ModelAndExample, build, conv, factory
 from zoo.refused import REFUSED, TwoInputs
