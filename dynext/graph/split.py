@@ -57,8 +57,8 @@ def split(
         SplitError: several inputs, an output without one tensor of logits ``[b k]``, an unknown name, no place to cut,
             samples whose answer depends on their batch, autocast in ``forward``, or a model that cannot be traced.
 
-    Wrappers (``DataParallel``, averaged and compiled models) are taken off, ``logits`` is taken out of an answer that is
-    an object; masks and norms of weights are worked into them. Hooks that only watch are dropped, others are refused.
+    Wrappers (``DataParallel``, averaged and compiled models) are taken off, ``logits`` is taken out of an answer that
+    is an object; masks and norms of weights are worked into them. Hooks that only watch are dropped, others refused.
     Modules that cannot be traced are kept whole; what that costs is in ``notes`` of the result. Where ``forward``
     itself asks for ``self.training`` in a module with children, the stages keep the answer of eval mode.
     """
