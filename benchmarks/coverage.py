@@ -118,6 +118,8 @@ def report(rows: list[dict[str, Any]], options: Namespace, *, quiet: bool = Fals
         tried = [row for row in rows if str(row["model"]).startswith(f"{library}:")]
         covered = sum(row["covered"] for row in tried)
         allowed = 0 if options.quick or options.models else missing
+        if not tried:
+            continue
         figures.append(harness.figure(f"{library} covered", covered, f"of {len(tried)}", f">= {len(tried) - allowed}"))
     second = [row for row in rows if row["model"].partition(":")[0] in SECOND]
     if second:

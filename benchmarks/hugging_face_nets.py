@@ -73,7 +73,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bit": (
         "BitConfig",
-        {"embedding_size": 32, "num_groups": 8, "hidden_sizes": [32, 64, 64, 128], "depths": [1, 1, 2, 1]},
+        {"embedding_size": 16, "num_groups": 8, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 2, 2, 1]},
     ),
     "mobilevit": (
         "MobileViTConfig",

@@ -11,8 +11,8 @@ class or function              paper                                          re
 a trained ResNet-20            on Fashion-MNIST, ships with dynext            ``bundled:fashion_resnet20``
 torchvision's classifiers      weights are fetched only by ``@DEFAULT``       ``torchvision:resnet18@DEFAULT``
 timm's classifiers             weights are fetched only by ``@pretrained``    ``timm:resnet18@pretrained``
-Hugging Face's classifiers     fetched from the hub, or a folder              ``hf:microsoft/resnet-18``,
-                               that ``save_pretrained`` wrote                 ``hf:FOLDER``
+Hugging Face's classifiers     fetched from the hub, or one saved in a folder ``hf:microsoft/resnet-18``,
+                               of your own                                    ``hf:FOLDER``
 your own                       a function in your file that gives the net     ``path/to/file.py:factory``
 ============================== ============================================== ====================================
 """
