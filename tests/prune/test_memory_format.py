@@ -28,7 +28,7 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def laid_out(layer: nn.Module, x: torch.Tensor) -> None:
+def check_laid_out(layer: nn.Module, x: torch.Tensor) -> None:
     """The layer in 8 bits answers with the strides of the float one."""
     with torch.no_grad():
         scale, zero = value_range(x.flatten())
@@ -44,7 +44,7 @@ def test_a_convolution_keeps_the_memory_format(kind: str, form: torch.memory_for
     with dx.seeded(0):
         layer = CONVOLUTIONS[kind]()
     x = drawn(batch, 6, 8, 8).contiguous(memory_format=form)
-    laid_out(layer, x)
+    check_laid_out(layer, x)
     last = Int8Layer(layer.to(memory_format=torch.channels_last), relu=True)(x)
     assert last.is_contiguous(memory_format=form)
 
@@ -53,11 +53,11 @@ def test_a_convolution_keeps_the_memory_format(kind: str, form: torch.memory_for
 def test_one_channel_and_odd_strides_are_told_as_torch_tells_them(form: torch.memory_format) -> None:
     with dx.seeded(0):
         gray, rgb = nn.Conv2d(1, 5, 3), nn.Conv2d(6, 5, 3)
-    laid_out(gray, drawn(2, 1, 8, 8).to(memory_format=form))
-    laid_out(rgb, drawn(2, 64, 6).transpose(1, 2).unflatten(2, (8, 8)))
-    laid_out(rgb, drawn(2, 6, 16, 16).contiguous(memory_format=form)[:, :, ::2, 1::2])
-    laid_out(rgb, drawn(2, 6, 8, 8).contiguous(memory_format=form).transpose(2, 3))
-    laid_out(rgb, drawn(2, 12, 8, 8).contiguous(memory_format=form)[:, 6:])
+    check_laid_out(gray, drawn(2, 1, 8, 8).to(memory_format=form))
+    check_laid_out(rgb, drawn(2, 64, 6).transpose(1, 2).unflatten(2, (8, 8)))
+    check_laid_out(rgb, drawn(2, 6, 16, 16).contiguous(memory_format=form)[:, :, ::2, 1::2])
+    check_laid_out(rgb, drawn(2, 6, 8, 8).contiguous(memory_format=form).transpose(2, 3))
+    check_laid_out(rgb, drawn(2, 12, 8, 8).contiguous(memory_format=form)[:, 6:])
     assert not channels_last(drawn(2, 6, 1, 1))
 
 
@@ -65,7 +65,7 @@ def test_a_linear_layer_gives_what_a_view_takes() -> None:
     with dx.seeded(0):
         linear = nn.Linear(9, 5)
     for x in (drawn(3, 9), drawn(3, 4, 9), drawn(3, 9, 4).transpose(1, 2), drawn(4, 3, 9).transpose(0, 1)):
-        laid_out(linear, x)
+        check_laid_out(linear, x)
 
 
 @pytest.mark.parametrize("form", FORMATS)
