@@ -49,6 +49,8 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
+    if given.get("generator") is not None:
+        return False
     return "scaled_dot_product" not in func.name() or bool(given.get("dropout_p", 0.0))
 
 
