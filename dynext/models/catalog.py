@@ -212,9 +212,10 @@ def _hugging_face(
     given = hugging_face.trained(name, told)
     own = given.spec
     spec = InputSpec(shape=tuple(shape or own.shape), mean=tuple(mean or own.mean), std=tuple(std or own.std))
-    num_classes = _count_classes(given.model, spec, f"hf:{name}")
+    model = plain_classifier(given.model, torch.zeros(1, *spec.shape))
+    num_classes = _count_classes(model, spec, f"hf:{name}")
     return Opened(
-        model=given.model,
+        model=model,
         spec=spec,
         recipe={"kind": "hf", "name": name, "arguments": given.arguments},
         num_classes=num_classes,
