@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +49,10 @@ def in_usual_modes(verb: Callable[P, R]) -> Callable[P, R]:
 def _usable(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_inference():
         return value.clone()
-    if isinstance(value, nn.Module) and any(t.is_inference() for t in chain(value.parameters(), value.buffers())):
+    if isinstance(value, nn.Module) and any(map(_of_inference, chain(value.parameters(), value.buffers()))):
         return copy.deepcopy(value)
     return value
+
+
+def _of_inference(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and tensor.is_inference()

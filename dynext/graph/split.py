@@ -65,8 +65,16 @@ def split(
     _check_request(example, after, granularity)
     with _undisturbed():
         flow = _flow(model, example.detach().clone(), fake=example[0].numel() > FAKE_FROM)
-        chosen = _choose(flow, after, granularity)
-        return _assemble(flow, chosen, example, granularity)
+        macs = sum(record.macs for record in flow.two.values()) // BATCHES[0]
+        check_independence(flow.traced, example, macs, batch_dims(flow.two, flow.three))
+        return _assemble(flow, _choose(flow, after, granularity), example, granularity)
+
+
+def split_again(model: nn.Module, example: Tensor, after: Sequence[str], *, granularity: Granularity) -> StagedNet:
+    """`split` of a net that was split before: that its samples do not depend on each other is known."""
+    with _undisturbed():
+        flow = _flow(model, example, fake=example[0].numel() > FAKE_FROM)
+        return _assemble(flow, _choose(flow, after, granularity), example, granularity)
 
 
 def _check_request(example: Tensor, after: object, granularity: str) -> None:
@@ -118,8 +126,6 @@ def _flow(model: nn.Module, example: Tensor, *, fake: bool) -> Flow:
     two.update({node: two[node.meta["copy_of"]] for node in three if "copy_of" in node.meta})
     normalize(traced, two, three)
     mark_batch_reads(traced.graph, two, three)
-    macs = sum(record.macs for record in two.values()) // BATCHES[0]
-    check_independence(traced, example, macs, batch_dims(two, three))
     return Flow(model=private, traced=traced, two=two, three=three)
 
 

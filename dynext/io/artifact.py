@@ -29,7 +29,7 @@ from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet
 from dynext.graph.private import private_copy
 from dynext.graph.shrink import shrink
-from dynext.graph.split import split
+from dynext.graph.split import split_again
 from dynext.models.catalog import rebuild
 from dynext.net.attach import from_specs
 from dynext.net.cascade import cascade
@@ -286,7 +286,7 @@ def _staged(card: Mapping[str, Any], cuts: Sequence[str], model: nn.Module | Non
     dtype = getattr(torch, card["dtype"])
     example = torch.zeros(1, *card["input"]["shape"], dtype=dtype)
     cuts = cuts if shrunk is None else shrunk["cuts"]
-    return shrink(split(model.cpu().to(dtype), example, cuts, granularity=stages["granularity"]), shrunk)
+    return shrink(split_again(model.cpu().to(dtype), example, cuts, granularity=stages["granularity"]), shrunk)
 
 
 def _check_stages(folder: Path, saved: Mapping[str, Any], staged: StagedNet) -> None:

@@ -10,11 +10,15 @@ from dynext.graph.probe import ProbeError, holds_tensor, probe, take_samples
 from dynext.graph.trace import trace
 
 
-@pytest.mark.parametrize("name", NETS)
+LOOKS_INSIDE = {"kept_whole"}
+"""What decides by a tensor's content fails on fake tensors, as it must."""
+
+
+@pytest.mark.parametrize("name", sorted(set(NETS) - LOOKS_INSIDE))
 def test_fake_and_real_probes_see_the_same(name):
     model, x = NETS[name]()
     with torch.no_grad():
-        traced = trace(private_copy(model))
+        traced = trace(private_copy(model), x)
         real, _ = probe(traced, x, count=True)
         fake, _ = probe(traced, x, count=True, fake=True)
     assert sum(record.macs for record in real.values()) > 0
