@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynext.graph.split import split
 from dynext.graph.private import private_copy
+from dynext.graph.split import split
 from dynext.graph.trace import trace
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 10}

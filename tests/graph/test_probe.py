@@ -9,7 +9,6 @@ from dynext.graph.private import private_copy
 from dynext.graph.probe import ProbeError, holds_tensor, probe, take_samples
 from dynext.graph.trace import trace
 
-
 LOOKS_INSIDE = {"kept_whole"}
 """What decides by a tensor's content fails on fake tensors, as it must."""
 
