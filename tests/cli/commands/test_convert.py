@@ -115,9 +115,7 @@ def test_ones_own_model_needs_its_file_again(tmp_path: Path) -> None:
     model, net = f"{tmp_path / 'mine.py'}:make", tmp_path / "net"
     np.savez(tmp_path / "rows.npz", x=np.zeros((4, 8, 8), np.uint8))
     done("convert", model, "--shape", "1x8x8", "--after", "1", "-o", net, *SMALL)
-    assert "code of yours; open it and give model= (a command: --model " in refused(
-        "evaluate", net, "--data", tmp_path / "rows.npz"
-    )
+    assert f"or --model {model} for this time" in refused("evaluate", net, "--data", tmp_path / "rows.npz")
     assert "4 samples" in done("evaluate", net, "--data", tmp_path / "rows.npz", "--model", model)
 
 
