@@ -18,6 +18,7 @@ from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map_only
 
 from dynext.errors import line
+from dynext.graph.memoized import Memoized
 from dynext.graph.probe import BATCHES, take_samples
 from dynext.seeding import generator
 
@@ -42,6 +43,10 @@ class ShapeConditions:
     @cached_property
     def _mode(self) -> FakeTensorMode:
         return FakeTensorMode(allow_non_fake_inputs=True)
+
+    @cached_property
+    def _memoized(self) -> Memoized:
+        return Memoized()
 
     @cached_property
     def _model(self) -> fx.Interpreter:
@@ -88,7 +93,7 @@ class ShapeConditions:
             if node.op == "placeholder":
                 return self._mode.from_tensor(take_samples(self._example, count))
             try:
-                with self._mode:
+                with self._mode, self._memoized.forgotten():
                     return getattr(self._model, node.op)(node.target, args, kwargs)
             except Exception:
                 if node.op != "call_module":

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dynext.errors import SplitError, line
 from dynext.graph.macs import MacCounter, counting
+from dynext.graph.memoized import Memoized
 
 BATCHES = (2, 3)
 
@@ -95,6 +96,7 @@ def probe(
     try:
         with ExitStack() as modes:
             if fake:
+                modes.enter_context(Memoized().forgotten(traced.modules()))
                 x = modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True)).from_tensor(x)
             if count:
                 runner.counter = modes.enter_context(counting())
