@@ -37,6 +37,10 @@ class PlanError(DynextError):
     """A plan of what to remove does not fit the net, or would leave it inconsistent."""
 
 
+class PluginError(DynextError):
+    """A part that another package brings cannot be imported, or is not what its place asks for."""
+
+
 def line(error: Exception) -> str:
     """An error as one line, for the message of a DynextError around it."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
