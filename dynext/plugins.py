@@ -11,13 +11,19 @@ asked for, and keeps nobody from the others. A name of dynext's own is never giv
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import CodeType
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from dynext.errors import PluginError, line
 
@@ -92,6 +98,57 @@ def reference(part: Any) -> str:
     return f"{getattr(named, '__module__', '?')}:{getattr(named, '__qualname__', type(part).__qualname__)}"
 
 
+def identity(part: Any) -> str:
+    """`reference` of ``part`` and a digest of its code and figures: what tells a run from one with another part.
+
+    Two functions written in one place, a function whose text was changed, and one with other arguments bound to it
+    (`functools.partial`, a closure, an object's fields) are told apart.
+    """
+    told = hashlib.sha256(repr(_figures(part, depth=4)).encode()).hexdigest()[:8]
+    return f"{reference(part)}, code {told}"
+
+
+def _figures(part: Any, depth: int) -> Any:
+    """What makes ``part`` what it is, in plain figures: texts of code, numbers, digests of tensors."""
+    if part is None or isinstance(part, str | int | float | bytes):
+        return part
+    if isinstance(part, Tensor):
+        flat: Tensor = part.detach().cpu().contiguous().flatten()
+        return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
+    if depth == 0:
+        return type(part).__qualname__
+    if isinstance(part, Mapping):
+        return [(str(key), _figures(value, depth - 1)) for key, value in part.items()]
+    if isinstance(part, list | tuple):
+        return [_figures(one, depth - 1) for one in part]
+    if isinstance(part, partial):
+        return _figures([part.func, part.args, part.keywords], depth)
+    if inspect.ismethod(part):
+        return _figures([part.__func__, part.__self__], depth)
+    if inspect.isfunction(part):
+        carried = [part.__defaults__, part.__kwdefaults__, inspect.getclosurevars(part).nonlocals]
+        return [_text(part), *_told(part.__code__), _figures(carried, depth)]
+    return [_text(part if inspect.isroutine(part) or isinstance(part, type) else type(part)), *_fields(part, depth)]
+
+
+def _told(code: CodeType) -> list[Any]:
+    """Names and constants of a function: two on one line have one text."""
+    kinds = {CodeType: _told, frozenset: lambda items: sorted(map(str, items))}  # a set's order is another each time
+    return [code.co_names, [kinds.get(type(const), str)(const) for const in code.co_consts]]
+
+
+def _fields(part: Any, depth: int) -> list[Any]:
+    return [] if isinstance(part, type) else [_figures(getattr(part, "__dict__", {}), depth - 1)]
+
+
+def _text(part: Any) -> str:
+    """The source of a function or a class; its name where there is none to read."""
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        return reference(part)
+
+
 def _places() -> tuple[tuple[str, int], ...]:
     """The folders of ``sys.path`` and when each last changed: what is installed meanwhile is seen."""
     folders = [path for path in sys.path if Path(path).is_dir()]
@@ -105,7 +162,7 @@ def _installed(group: str, places: tuple[tuple[str, int], ...]) -> dict[str, Par
     for entry in entry_points(group=group):
         version = "an unknown package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
         known = parts.get(entry.name)
-        rivals = ()
+        rivals: tuple[str, ...] = ()
         if known is not None and known.reference != entry.value:
             rivals = (*(known.rivals or (known.version,)), version)
         parts[entry.name] = Part(name=entry.name, reference=entry.value, version=version, rivals=rivals)

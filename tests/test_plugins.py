@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import dynext as dx
 from dynext import plugins
@@ -104,3 +105,32 @@ def test_a_reference_says_where_a_part_was_defined() -> None:
     assert plugins.reference(partial(install, 1)) == f"{install.__module__}:install"
     assert plugins.reference(dx.Policy) == "dynext.policy.policy:Policy"
     assert plugins.reference(dx.Policy.never(2)) == "dynext.policy.policy:Policy"
+
+
+def scaled(x: float, by: float) -> float:
+    return x * by
+
+
+class Scale:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, x: float) -> float:
+        return x * self.by
+
+
+def closed(by: object) -> object:
+    return lambda x: x * by
+
+
+def test_parts_with_other_figures_or_code_have_another_identity() -> None:
+    two, three = (lambda x: x * 2), (lambda x: x * 3)
+    parts = [two, three, partial(scaled, by=2), partial(scaled, by=3), Scale(2), Scale(3), closed(2), closed(3)]
+    parts += [closed(torch.ones(2)), closed(torch.zeros(2)), Scale(2).__call__, Scale(3).__call__, len, Scale, scaled]
+    assert len({plugins.identity(part) for part in parts}) == len(parts)
+
+
+def test_an_identity_stays_the_same() -> None:
+    for make in (lambda: partial(scaled, by=2), lambda: Scale(2), lambda: closed(torch.ones(2)), lambda: scaled):
+        assert plugins.identity(make()) == plugins.identity(make())
+    assert plugins.identity(scaled).startswith(f"{scaled.__module__}:scaled, code ")
