@@ -104,8 +104,12 @@ def identity(part: Any) -> str:
     Two functions written in one place, a function whose text was changed, and one with other arguments bound to it
     (`functools.partial`, a closure, an object's fields) are told apart.
     """
-    told = hashlib.sha256(repr(_figures(part, depth=4)).encode()).hexdigest()[:8]
-    return f"{reference(part)}, code {told}"
+    return f"{reference(part)}, {digest(part)}"
+
+
+def digest(part: Any) -> str:
+    """``code`` and eight hexadecimal digits that change with the code and the figures of ``part``."""
+    return f"code {hashlib.sha256(repr(_figures(part, depth=4)).encode()).hexdigest()[:8]}"
 
 
 def _figures(part: Any, depth: int) -> Any:

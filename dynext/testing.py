@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynext.errors import DynextError
 from dynext.net.collect import table_of
@@ -15,7 +18,14 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy, trunk_macs
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
-from dynext.types import Prediction, Source
+from dynext.seeding import generator
+from dynext.types import InputSpec, Prediction, Source
+from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.synth.bn_statistics import in_full
+from dynext.zeroshot.synth.method import Method, Work
+from dynext.zeroshot.synth.quality import quality
+from dynext.zeroshot.synth.registry import chosen
+from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
 
 
 class ConformanceError(DynextError, AssertionError):
@@ -135,6 +145,46 @@ def check_source(source: Source, shape: Sequence[int] | None = None) -> None:
     _expect(source.bn in ("running", "batch"), f"bn is {source.bn!r}, expected 'running' or 'batch'")
     for first, second in islice(zip(source, source, strict=True), 3):
         _expect(torch.equal(first.x, second.x), "a second pass gives other samples")
+
+
+def check_synthesizer(
+    method: Method, teacher: nn.Module, spec: InputSpec, *, seed: int = 0, n: int = 8, **options: Any
+) -> None:
+    """The promises of a method of synthesis (`dynext.zeroshot.synth.foreign`): a name, or a function.
+
+    Chunks of ``n`` samples have the right shape, are finite and normalized; they follow the seed and nothing else, each
+    without the chunks before it, so that a synthesis that was killed can go on; they differ from each other; teacher
+    and global random state stay as they are; and a bank of them can be kept, opened and measured.
+
+    Raises:
+        ConformanceError: names the promise that is broken. SourceError: the method fails, or gives no samples.
+    """
+    state, random = fingerprint(teacher), torch.get_rng_state()
+    once = _chunks(method, teacher, spec, seed, n, options)
+    again = _chunks(method, teacher, spec, seed, n, options)
+    x, later = once(seed), once(seed + 1)
+    _expect(tuple(x.shape) == (n, *spec.shape), f"{n} samples asked for, {tuple(x.shape)} given")
+    _expect(torch.equal(again(seed + 1), later), "a chunk is another one where those before it were not made")
+    _expect(torch.equal(once(seed), x), "the same generator gives other samples the second time")
+    _expect(not torch.equal(x, later), "another generator gives the very same samples")
+    _expect(n < 2 or bool((x[1:] != x[:1]).any()), f"the {n} samples of a chunk are all the same")
+    with TemporaryDirectory() as folder:
+        arguments: dict[str, Any] = {"shape": spec.shape, "spec": spec, "seed": seed, "method": method, **options}
+        bank = synthesize(teacher, n=n, folder=Path(folder) / "bank", progress=False, **arguments)
+        kept = Bank.open(Path(folder) / "bank")
+        _expect(kept.provenance == bank.provenance, "a bank that is opened again tells of another method")
+        check_source(kept, spec.shape)
+        quality(kept, teacher)
+    _expect(fingerprint(teacher) == state, "the teacher's parameters or buffers were changed")
+    _expect(torch.equal(torch.get_rng_state(), random), "the global random state was changed")
+
+
+def _chunks(
+    method: Method, teacher: nn.Module, spec: InputSpec, seed: int, n: int, options: dict[str, Any]
+) -> Callable[[int], Tensor]:
+    """Makes a chunk of ``n`` samples of the method by a generator's seed."""
+    sampler = chosen(method).make(in_full(teacher), spec, seed, **options).prepare(Work(progress=False))
+    return lambda own: sampler.sample(n, generator(own))
 
 
 def _expect(holds: bool, broken: str) -> None:

@@ -41,6 +41,7 @@ class Provenance:
     """Where a bank's samples come from: enough to make them again."""
 
     method: str
+    """Its name, or where a function was defined (``package.module:name``)."""
     seed: int
     n: int
     spec: InputSpec
@@ -54,6 +55,8 @@ class Provenance:
     dynext: str = DYNEXT_VERSION
     torch: str = torch.__version__
     seconds: float = 0.0
+    made_by: str = ""
+    """Of a method that is not dynext's own: the package and its version, or a digest of the function's code."""
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a folder and the run that goes on with it."""
@@ -62,8 +65,9 @@ class Provenance:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.spec.shape))
+        by = f" ({self.made_by})" if self.made_by else ""
         return (
-            f"{self.n:,} samples of {size} by {self.method}, seed {self.seed}, teacher {self.teacher}, "
+            f"{self.n:,} samples of {size} by {self.method}{by}, seed {self.seed}, teacher {self.teacher}, "
             f"{self.bn} statistics, {self.seconds:.1f} s (dynext {self.dynext}, torch {self.torch})"
         )
 
@@ -164,7 +168,10 @@ def new_folder(folder: Path | str) -> Path:
 
 def write_head(folder: Path, provenance: Provenance, done: int) -> None:
     """Keep the provenance and the number of finished samples, atomically."""
-    head = {"format": "dynext bank", "version": BANK_VERSION, "rows_done": done, "provenance": asdict(provenance)}
+    told = asdict(provenance)
+    if not provenance.made_by:
+        del told["made_by"]  # so that dynext 0.1 reads banks of its methods
+    head = {"format": "dynext bank", "version": BANK_VERSION, "rows_done": done, "provenance": told}
     with replaced_file(folder / HEAD) as partial:
         partial.write_text(json.dumps(head, indent=2) + "\n")
 

@@ -23,6 +23,8 @@ from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.settings import Exits, Run, Synthesis, Target, Training, Unlabelled, training_name
 from dynext.zeroshot.synth.last_layer import check_logits
+from dynext.zeroshot.synth.method import Method
+from dynext.zeroshot.synth.registry import chosen
 from dynext.zeroshot.synth.synthesize import fingerprint, in_json
 
 RECORD = "convert.json"
@@ -48,7 +50,7 @@ class ConversionTask:
         return None if isinstance(self.synthesis, Synthesis) else self.synthesis
 
     @property
-    def method(self) -> str:
+    def method(self) -> Method:
         """How samples are synthesized that exits are judged on: as those which they were distilled on."""
         return self.synthesis.method if isinstance(self.synthesis, Synthesis) else Synthesis().method
 
@@ -102,6 +104,8 @@ def checked(
         )
     if not isinstance(training, get_args(Training)):
         raise FitError(f"training={training!r}; give dx.Frozen(), dx.Joint() or dx.Skip()")
+    if isinstance(synthesis, Synthesis):
+        chosen(synthesis.method)  # or say now that there is no such method
     samples = {"calibrate": None if images is None else images.samples, "synthesis": given}
     spec = spec_for(example, *samples.values())
     for name, source in samples.items():

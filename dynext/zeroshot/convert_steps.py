@@ -30,6 +30,8 @@ from dynext.zeroshot.rounds import free_seed
 from dynext.zeroshot.settings import Joint, Skip, Synthesis
 from dynext.zeroshot.shift import Shift
 from dynext.zeroshot.skip import KEEPS, Skipper, attach_around_blocks, teach_to_skip
+from dynext.zeroshot.synth.method import Method
+from dynext.zeroshot.synth.registry import chosen
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import CAUTION, ROWS, choose_cautiously, choose_unseen, skip_tables, table_under
 from dynext.zeroshot.time_budget import (
@@ -104,7 +106,8 @@ def samples_to_distil_on(task: ConversionTask) -> Source:
         wanted = task.synthesis
         folder = None
         if task.run.folder is not None:
-            folder = task.run.folder / f"bank-{wanted.method}-{task.run.seed}"
+            name = chosen(wanted.method).name.replace(":", ".").replace("<", "").replace(">", "")
+            folder = task.run.folder / f"bank-{name}-{task.run.seed}"
         samples = synthesize(
             task.teacher,
             shape=task.spec.shape,
@@ -204,7 +207,7 @@ def decided_without_images(task: ConversionTask, students: Students) -> Decided:
     net = students.fit_heads(students.net, students.features, "heads", 1.0)
     seed = free_seed(task.run.seed + 1, task.given)
 
-    def synthesized(method: str, count: int) -> Bank:
+    def synthesized(method: Method, count: int) -> Bank:
         shape, options = task.spec.shape, {}
         if isinstance(task.synthesis, Synthesis) and method == task.synthesis.method:
             options = dict(task.synthesis.options)

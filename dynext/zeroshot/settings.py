@@ -15,6 +15,7 @@ from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.modules.exits import Heads
 from dynext.policy.choose import DEFAULT_MAX_DROP
+from dynext.zeroshot.synth.method import Method
 
 SkipKind = Literal["skipnet", "blockdrop", "static"]
 
@@ -48,7 +49,8 @@ class Synthesis:
         SourceError: fewer than one sample.
     """
 
-    method: str = _setting("fitted", "How samples are synthesized.", flag=("--method", "--synth"))
+    method: Method = _setting("fitted", "How samples are synthesized.", flag=("--method", "--synth"))  # noqa: RUF009
+    """A name, or a function ``(teacher, spec, seed, **options)``, as `dynext.synthesize` takes them."""
     n: int = _setting(SAMPLES, "Samples to synthesize.", flag=("--samples",), least=1)
     options: Mapping[str, Any] = field(default_factory=dict)
     """The method's own, as `dynext.synthesize` takes them."""

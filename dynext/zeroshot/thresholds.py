@@ -18,6 +18,7 @@ from dynext.types import Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.shift import Shift, bn_distance_of, estimate_shift
 from dynext.zeroshot.skip import Skipper
+from dynext.zeroshot.synth.method import Method
 
 CAUTION = 0.75
 """Share of the allowed loss that thresholds may use up on the samples they are chosen on. The rest is for samples
@@ -80,8 +81,8 @@ def table_under(policy: Policy, tables: Sequence[ExitTable]) -> ExitTable:
 def choose_unseen(
     net: DynamicNet,
     teacher: nn.Module,
-    synthesized: Callable[[str, int], Bank],
-    method: str,
+    synthesized: Callable[[Method, int], Bank],
+    method: Method,
     *,
     skipper: Skipper | None = None,
     max_drop: float | None = None,
@@ -98,13 +99,11 @@ def choose_unseen(
         method: the one that made the samples which the exits were distilled on.
         skipper: the same net after it learned to skip: its skip rules are tried beside not skipping.
     """
-    kinds = dict.fromkeys((method, OTHER_METHOD))
-    if len(kinds) == 1:
-        kinds["fitted"] = None
+    kinds: list[Method] = [method, "fitted" if method == OTHER_METHOD else OTHER_METHOD]
     plain, skipping, distances, spent = [], [], [], 0.0
     for kind in kinds:
         bank = synthesized(kind, ROWS)
-        told = f"{len(bank):,} synthesized samples ({kind})"
+        told = f"{len(bank):,} synthesized samples ({bank.provenance.method})"
         plain.append(collect(net, bank, rows=told))
         skipping += [] if skipper is None else skip_tables(skipper, teacher, bank, told)
         distances.append(bn_distance_of(teacher, bank, rows=ROWS // 4))

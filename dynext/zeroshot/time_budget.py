@@ -23,8 +23,9 @@ from dynext.zeroshot.distill import distill
 from dynext.zeroshot.settings import JOINT_STEPS, SAMPLES, STEPS
 from dynext.zeroshot.synth.bn_statistics import in_full
 from dynext.zeroshot.synth.generator_training import GeneratorSettings
-from dynext.zeroshot.synth.method import Work, samples_per_chunk
-from dynext.zeroshot.synth.synthesize import METHODS, synthesize
+from dynext.zeroshot.synth.method import Method, Work, samples_per_chunk
+from dynext.zeroshot.synth.registry import chosen
+from dynext.zeroshot.synth.synthesize import synthesize
 
 LEAST, MOST = 1 / 32, 8.0
 """Of that: less is not worth having, more gives nothing."""
@@ -130,7 +131,7 @@ def planned(minutes: float, speeds: Speeds, work: Workload = Workload()) -> Effo
     )
 
 
-def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: str) -> Speeds:
+def measured_speeds(net: DynamicNet, teacher: nn.Module, spec: InputSpec, method: Method) -> Speeds:
     """What samples by ``method``, painting, the net and a distillation step take here and now; nothing is changed."""
     count = samples_per_chunk(spec.shape)
     bank: list[Bank] = []
@@ -147,7 +148,7 @@ def effort_for(
     net: DynamicNet,
     teacher: nn.Module,
     spec: InputSpec,
-    method: str,
+    method: Method,
     work: Workload = Workload(),
     *,
     folder: Path | None = None,
@@ -170,11 +171,11 @@ def effort_for(
     return effort
 
 
-def pace(teacher: nn.Module, spec: InputSpec, method: str) -> Pace:
+def pace(teacher: nn.Module, spec: InputSpec, method: Method) -> Pace:
     """What ``method``, with its own defaults, takes here and now; the samples are thrown away."""
     options, longer = _shortened(method)
     began = time.monotonic()
-    sampler = METHODS[method](teacher, spec, 0, **options).prepare(Work(progress=False))
+    sampler = chosen(method).make(teacher, spec, 0, **options).prepare(Work(progress=False))
     ready = longer * (time.monotonic() - began)
     count = min(TRIED, samples_per_chunk(spec.shape))
     began = time.monotonic()
@@ -182,7 +183,7 @@ def pace(teacher: nn.Module, spec: InputSpec, method: str) -> Pace:
     return Pace(ready=ready, sample=(time.monotonic() - began) / count)
 
 
-def _shortened(method: str) -> tuple[dict[str, Any], float]:
+def _shortened(method: Method) -> tuple[dict[str, Any], float]:
     """Options with which getting ready is tried, and how many times as long it really takes."""
     if method != "generator":
         return {}, 1.0

@@ -46,7 +46,7 @@ from dynext.zeroshot.settings import (
     Unlabelled,
     training_named,
 )
-from dynext.zeroshot.synth.synthesize import METHODS
+from dynext.zeroshot.synth.registry import METHODS
 
 TIMED_SAMPLES = 512
 MADE_WITHOUT_IMAGES = [name for name in METHODS if name != "patches"]

@@ -30,6 +30,7 @@ from dynext.prune.pipeline import Pruned, make_smaller
 from dynext.prune.ranking import By, Removal
 from dynext.reporting.report import report
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.synth.method import Method
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import choose_cautiously, choose_unseen
 
@@ -116,7 +117,7 @@ def prune(
     click.echo(f"{made}\n\nThresholds chosen anew:\n\n{outcome}\n\nThe smaller net is in {output}.")
 
 
-def _bank(kept: Artifact, method: str, count: int, seed: int) -> Bank:
+def _bank(kept: Artifact, method: Method, count: int, seed: int) -> Bank:
     return synthesize(kept.net.staged, shape=kept.spec.shape, n=count, seed=seed, spec=kept.spec, method=method)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from dynext.models.catalog import Reference
 from dynext.zeroshot.bank import HEAD, Bank
 from dynext.zeroshot.synth.method import option_names
 from dynext.zeroshot.synth.quality import quality
-from dynext.zeroshot.synth.synthesize import METHODS
+from dynext.zeroshot.synth.registry import METHODS
 from dynext.zeroshot.synth.synthesize import synthesize as make_rows
 
 SHOWN, COLUMNS = 64, 8
@@ -139,7 +139,7 @@ def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[st
     names = option_names(METHODS[method])
     parameters = inspect.signature(METHODS[method]).parameters
     settings: Any = parameters["settings"].default if "settings" in names else None
-    known = {f.name: getattr(settings, f.name) for f in fields(settings)} if settings is not None else {}
+    known = {f.name: getattr(settings, f.name) for f in fields(settings)} if is_dataclass(settings) else {}
     plain = {name: parameters[name].default for name in names if name not in ("settings", "against", "image", "style")}
     options: dict[str, Any] = {}
     changed: dict[str, Any] = {}
@@ -156,6 +156,8 @@ def method_options(method: str, changes: tuple[tuple[str, Any], ...]) -> dict[st
 def _like(key: str, value: Any, default: Any) -> Any:
     """``value``, if it is of the default's kind; a list becomes a tuple."""
     value = tuple(value) if isinstance(value, list) else value
+    if default is inspect.Parameter.empty:  # somebody else's method, which names no default
+        return value
     kinds = {float: (int, float), type(None): (tuple, dict)}.get(type(default), type(default))
     fits = isinstance(value, kinds)
     if not fits or (isinstance(value, bool) and not isinstance(default, bool)):  # Python's True is an int

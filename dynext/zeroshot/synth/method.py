@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Generator, Tensor
 
+from dynext.errors import SourceError
 from dynext.types import BatchNormMode
+
+Method: TypeAlias = str | Callable[..., Any]
+"""A name, or a function ``(teacher, spec, seed, **options)`` as `dynext.zeroshot.synth.foreign` tells of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,5 +74,15 @@ def samples_per_chunk(shape: tuple[int, ...]) -> int:
 
 
 def option_names(method: Callable[..., Sampler | UntrainedSampler]) -> list[str]:
-    """The options that a method knows."""
-    return [k for k, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    """The options that a method names: what it takes beside the teacher, the spec and the seed."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, p in list(inspect.signature(method).parameters.items())[3:] if p.kind in kinds]
+
+
+def check_options(options: Iterable[str], method: Callable[..., Sampler | UntrainedSampler], name: str) -> None:
+    """Raises SourceError: an option that the method of that name does not take."""
+    known = option_names(method)
+    anything = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
+    unknown = [key for key in options if key not in known]
+    if unknown and not anything:
+        raise SourceError(f"method {name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")

@@ -14,7 +14,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.last_layer import feature_layer
-from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, option_names, samples_per_chunk
+from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, check_options, option_names, samples_per_chunk
 from dynext.zeroshot.synth.mixture_weights import best_shares, mixed_loss, moments
 from dynext.zeroshot.synth.sample_filter import Filter, keep
 from dynext.zeroshot.synth.teacher_student import check_student
@@ -111,11 +111,7 @@ def _checked(
     for name, options in parts.items():
         if name not in methods:
             raise SourceError(f"options for {name}, which is not among the methods {', '.join(methods)}")
-        unknown = [key for key in options if key not in option_names(known[name])]
-        if unknown:
-            raise SourceError(
-                f"method {name} has no option {', '.join(unknown)}; it has {', '.join(option_names(known[name]))}"
-            )
+        check_options(options, known[name], name)
     return {name: dict(parts.get(name, {})) for name in methods}
 
 

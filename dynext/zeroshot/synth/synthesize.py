@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,59 +14,16 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from dynext import plugins
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.usual_modes import in_usual_modes
 from dynext.zeroshot.bank import Bank, Provenance, open_or_start, read_shards, write_head, write_shard
-from dynext.zeroshot.synth import procedural
 from dynext.zeroshot.synth.bn_statistics import in_full
-from dynext.zeroshot.synth.fitted import fitted
-from dynext.zeroshot.synth.generator import generator as trained_generator
-from dynext.zeroshot.synth.impressions import impressions
-from dynext.zeroshot.synth.inversion import inversion
 from dynext.zeroshot.synth.last_layer import answers
-from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, option_names, samples_per_chunk
-from dynext.zeroshot.synth.mixture import mixture_of
-from dynext.zeroshot.synth.patches import patches
-from dynext.zeroshot.synth.styles import LEAVES, OBJECTS, Style
-
-
-def _gaussian(teacher: nn.Module, spec: InputSpec, seed: int) -> Sampler:
-    return Sampler(
-        sample=lambda count, draw: procedural.gaussian(count, spec.shape, draw), per_chunk=samples_per_chunk(spec.shape)
-    )
-
-
-def _painted(verb: Callable[..., Tensor], default: Style) -> Callable[..., Sampler]:
-    """A method that paints the same samples for every teacher."""
-
-    def method(teacher: nn.Module, spec: InputSpec, seed: int, *, style: Style = default) -> Sampler:
-        return Sampler(
-            sample=lambda count, draw: spec.normalize(verb(count, spec.shape, draw, style)),
-            per_chunk=samples_per_chunk(spec.shape),
-        )
-
-    return method
-
-
-METHODS: dict[str, Callable[..., Sampler | UntrainedSampler]] = {
-    "gaussian": _gaussian,
-    "pink": _painted(procedural.pink, LEAVES),
-    "leaves": _painted(procedural.leaves, LEAVES),
-    "objects": _painted(procedural.objects, OBJECTS),
-    "fitted": fitted,
-    "inversion": inversion,
-    "impressions": impressions,
-    "generator": trained_generator,
-    "patches": patches,
-}
-"""``method(teacher, spec, seed, **options) -> Sampler`` (or ``UntrainedSampler``) by name."""
-
-METHODS["mixture"] = mixture_of(METHODS)
-
-BLIND = ("gaussian", "pink", "leaves", "objects", "patches")
-"""Methods that never look at the teacher."""
+from dynext.zeroshot.synth.method import Method, Work, check_options
+from dynext.zeroshot.synth.registry import BLIND, Chosen, chosen
 
 
 @in_usual_modes
@@ -77,7 +33,7 @@ def synthesize(
     shape: tuple[int, ...],
     n: int,
     seed: int,
-    method: str = "leaves",
+    method: Method = "leaves",
     spec: InputSpec | None = None,
     folder: Path | str | None = None,
     progress: bool = True,
@@ -86,7 +42,9 @@ def synthesize(
     """``n`` samples of ``shape`` (c, h, w) made without any image; the teacher is not changed.
 
     Args:
-        method: one of `METHODS`; ``options`` are that method's own.
+        method: a name (`METHODS` and what other packages register), or a function ``(teacher, spec, seed, **options)``
+            that gives a function ``sample(count, generator)`` of normalized samples ``[count c h w]``
+            (`dynext.zeroshot.synth.foreign`); ``options`` are that method's own.
         spec: the teacher's normalization; without it mean .5 and deviation .25 in every channel are assumed.
         folder: where to keep the bank; a synthesis that was killed goes on there and ends at the same bytes.
 
@@ -94,17 +52,25 @@ def synthesize(
         SourceError: nonsense among the arguments, a teacher that is looked at and does not answer such samples with one
             tensor ``[b k]``, or a folder that holds something else.
     """
-    spec = _checked(shape, n, method, spec, options)
+    how = chosen(method)
+    spec = _checked(shape, n, how, spec, options)
     began = time.monotonic()
     precise = in_full(teacher)
-    if method not in BLIND:
+    if how.name not in BLIND:
         answers(precise, spec)  # or say now what is wrong with it
     used = {name: in_full(value) if isinstance(value, nn.Module) else value for name, value in options.items()}
-    plan = METHODS[method](precise, spec, seed, **used)
+    plan = how.make(precise, spec, seed, **used)
     provenance = Provenance(
-        method=method, seed=seed, n=n, spec=spec, bn=plan.bn, teacher=fingerprint(teacher), options=in_json(options),
+        method=how.name,
+        made_by=how.made_by,
+        seed=seed,
+        n=n,
+        spec=spec,
+        bn=plan.bn,
+        teacher=fingerprint(teacher),
+        options=in_json(options),
         per_shard=plan.per_chunk,
-    )  # fmt: skip
+    )
     done, shards = 0, []
     work = Work(folder=None if folder is None else Path(folder), progress=progress)
     if work.folder is not None:
@@ -115,7 +81,7 @@ def synthesize(
     sampler = plan.prepare(work)
     provenance = replace(provenance, notes=sampler.notes)
     before = provenance.seconds
-    bar = tqdm(total=n, initial=done, desc=method, unit="row", disable=None if progress else True, leave=False)
+    bar = tqdm(total=n, initial=done, desc=how.name, unit="row", disable=None if progress else True, leave=False)
     with bar:
         for start in range(done, n, sampler.per_chunk):
             number, count = start // sampler.per_chunk, min(sampler.per_chunk, n - start)
@@ -136,19 +102,12 @@ def _chunk_generator(seed: int, number: int) -> Generator:
     return generator(int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big"))
 
 
-def _checked(shape: tuple[int, ...], n: int, method: str, spec: InputSpec | None, options: dict[str, Any]) -> InputSpec:
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"methods are {', '.join(METHODS)}"
-        raise SourceError(f"no method {method!r}; {hint}")
+def _checked(shape: tuple[int, ...], n: int, how: Chosen, spec: InputSpec | None, options: dict[str, Any]) -> InputSpec:
     if n < 1:
         raise SourceError(f"n={n}; ask for at least one sample")
     if len(shape) != 3 or min(shape) < 1:
         raise SourceError(f"shape {tuple(shape)}; give one sample's (channels, height, width)")
-    known = option_names(METHODS[method])
-    unknown = [k for k in options if k not in known]
-    if unknown:
-        raise SourceError(f"method {method} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    check_options(options, how.make, how.name)
     if spec is None:
         return InputSpec(shape=tuple(shape), mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
     if spec.shape != tuple(shape):
@@ -182,4 +141,6 @@ def in_json(value: Any, name: str = "") -> Any:
         return {f.name: in_json(getattr(value, f.name), f.name) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): in_json(v, str(k)) for k, v in value.items()}
+    if callable(value):
+        return plugins.identity(value)
     return [in_json(v) for v in value] if isinstance(value, list | tuple) else value

@@ -15,7 +15,7 @@ import dynext as dx
 from dynext.cli.commands.synthesize import COLUMNS, SHOWN, method_options, write_sheet
 from dynext.errors import SourceError
 from dynext.zeroshot.synth.inversion import Inversion
-from dynext.zeroshot.synth.synthesize import METHODS
+from dynext.zeroshot.synth.registry import METHODS
 
 NET = ("synthesize", "cifar:resnet8", "--argument", "width=2")
 

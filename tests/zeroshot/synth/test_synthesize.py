@@ -21,8 +21,9 @@ from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.synth.generator_training import GeneratorSettings
 from dynext.zeroshot.synth.impressions import Impressions
 from dynext.zeroshot.synth.inversion import Inversion
+from dynext.zeroshot.synth.registry import METHODS
 from dynext.zeroshot.synth.styles import OBJECTS
-from dynext.zeroshot.synth.synthesize import METHODS, fingerprint, synthesize
+from dynext.zeroshot.synth.synthesize import fingerprint, synthesize
 
 QUICK = {
     "fitted": {"candidates": 8},
