@@ -10,6 +10,7 @@ import difflib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from dynext.atomic import check_writable, replaced_file
 from dynext.errors import FitError
 from dynext.seeding import generator
+from dynext.training_modes import training_what_learns
 from dynext.usual_modes import usual_modes
 
 Step = Callable[[nn.Module, Generator, float], Tensor]
@@ -33,6 +35,7 @@ CHECKPOINT_VERSION = 2
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "milestones"]
+Modes = Literal["learning", "given"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
@@ -153,14 +156,20 @@ def rate_at(config: FitConfig, step: int) -> float:
 
 
 @usual_modes()
-def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = None) -> FitResult:
+def fit(
+    module: nn.Module, step: Step, config: FitConfig, share: Share | None = None, *, modes: Modes = "learning"
+) -> FitResult:
     """Train ``module`` in place by ``step``'s loss; parameters that need no gradient stay as they are.
+
+    Meanwhile what learns is in training mode and what is frozen in evaluation, whatever ``module`` is in now: the
+    BatchNorms of a frozen trunk keep their statistics, those of heads that learn gather theirs. Flags are given back.
 
     With ``config.checkpoint`` the state (module, optimizer, generator, step count) is written there atomically
     about every ``checkpoint_seconds`` and at the end; a second call with the same config goes on from it.
 
     Args:
         share: asked anew before every step; without it all parameters get the whole rate.
+        modes: ``"given"`` leaves every part in the mode that it is in.
 
     Raises:
         FitError: nothing to train, an accelerator that is not there, a loss that is not finite, or a checkpoint of
@@ -174,6 +183,8 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise FitError("no parameter of the module requires a gradient; nothing would be trained")
+    if modes not in get_args(Modes):
+        raise FitError(f"modes={modes!r}; give 'learning' (what learns is in training) or 'given' (as it is now)")
     try:
         fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     except (ImportError, RuntimeError, ValueError) as error:
@@ -188,7 +199,7 @@ def fit(module: nn.Module, step: Step, config: FitConfig, share: Share | None = 
     bar = tqdm(
         total=config.steps, initial=start, desc=config.label, disable=None if config.progress else True, leave=False
     )
-    with bar:
+    with bar, training_what_learns(module) if modes == "learning" else nullcontext():
         for t in range(start, config.steps):
             for part, group in zip(parts, optimizer.param_groups, strict=True):
                 group["lr"] = config.lr * rate_at(config, t) * (1.0 if share is None else share(part))

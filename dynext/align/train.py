@@ -149,7 +149,9 @@ def _train(trained: _Trained, sampler: AlignmentSampler, settings: AlignmentSett
         return total
 
     slow = (config.trunk_lr or 0.0) / config.lr
-    result = fit(trained, step, config, share=lambda part: slow * trained.rate if part == "staged" else 1.0)
+    result = fit(
+        trained, step, config, share=lambda part: slow * trained.rate if part == "staged" else 1.0, modes="given"
+    )
     if guard is not None and steps and guard.checks[-1].step != steps:
         guard.check(steps)
     return result

@@ -164,7 +164,12 @@ def weigh_samples(
         assert taught.y is not None and meta.y is not None  # noqa: S101, PT018  `BatchSampler.of` has checked
         return trained(taught.x.to(like), taught.y.to(like.device), meta.x.to(like), meta.y.to(like.device))
 
-    fit(weighed.train(), step, labelled(config, "L2W", strength=strength, q=q, lr=pseudo_lr, batch=batch_size))
+    fit(
+        weighed.train(),
+        step,
+        labelled(config, "L2W", strength=strength, q=q, lr=pseudo_lr, batch=batch_size),
+        modes="given",
+    )
     x = sampler.draw(SETTLED, generator(config.seed + 1)).x
     settle(Learner(student, range(student.num_exits)), x.to(next(student.parameters())))
     return handed_back(student, net).eval()

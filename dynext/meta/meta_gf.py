@@ -76,7 +76,12 @@ def meta_fusion(
         experts = fusion.experts(support.x.to(like), support.y.to(like.device), inner_steps, size)
         return trained(experts, query.x.to(like), query.y.to(like.device))
 
-    fit(fusion.train(), step, labelled(config, "Meta-GF", steps=inner_steps, lr=inner_lr, batch=batch_size))
+    fit(
+        fusion.train(),
+        step,
+        labelled(config, "Meta-GF", steps=inner_steps, lr=inner_lr, batch=batch_size),
+        modes="given",
+    )
     x = sampler.draw(SETTLED, generator(config.seed + 1)).x
     settle(Learner(student, range(student.num_exits)), x.to(next(student.parameters())))
     return handed_back(student, net).eval()

@@ -97,7 +97,7 @@ def meta_train(
         "inner": asdict(inner), "exits": [claim.exits for claim in owned.claims], "batch": batch, "trunk": trunk,
         "way": episodes.way, "episodes": episodes.about,
     }  # fmt: skip
-    fit(module.train(), step, replace(config, label="meta-training", about=str(identity)))
+    fit(module.train(), step, replace(config, label="meta-training", about=str(identity)), modes="given")
     statistics = None
     if inner.bn == "task":
         _settle_on_episodes(student, episodes, config.seed)

@@ -256,4 +256,4 @@ class _MappedHeads(nn.Module):
 def _train(heads: nn.Module, step: Callable[[nn.Module, Generator, float], Tensor], config: FitConfig) -> None:
     """Everything in ``heads`` gets gradients and is in training meanwhile; callers give the flags back."""
     heads.requires_grad_(True).train()
-    fit(heads, step, config)
+    fit(heads, step, config, modes="given")

@@ -83,7 +83,7 @@ def finetune(
         return torch.stack([taught.loss(logits_bk, taught_bk, y_b) for logits_bk in logits_e]).sum()
 
     student.requires_grad_(True).train()
-    fit(student, step, replace(config, label="fine-tuning", about=f"{taught.about}, norms {norms}"))
+    fit(student, step, replace(config, label="fine-tuning", about=f"{taught.about}, norms {norms}"), modes="given")
     student.to(next(net.parameters()).device)
     take_flags(student, net)
     return student.eval()
@@ -124,7 +124,7 @@ def distill_static(
         return taught.loss(module(x), taught_bk, y_b)
 
     learner.requires_grad_(True).train()
-    fit(learner, step, replace(config, label="distilling a static net", about=taught.about))
+    fit(learner, step, replace(config, label="distilling a static net", about=taught.about), modes="given")
     learner.to(next(student.parameters()).device)
     take_flags(learner, student)
     return learner.eval()

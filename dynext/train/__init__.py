@@ -7,6 +7,7 @@ is taken as it is, else each method has its usual one; fields given as keywords 
 ============================== ======================================================= =====================
 function                       paper                                                   recipe
 ============================== ======================================================= =====================
+`exits`                        a method of one's own: ``loss(logits_nek, y, net)``     docs/extend.md
 `joint`                        BranchyNet, ICPR 2016; MSDNet, ICLR 2018                `exits_joint.py`
 `mixed`                        Kubaty et al., ICML 2025                                `exits_joint.py`
 `shallow_deep`                 Shallow-Deep Networks, ICML 2019                        `exits_frozen.py`
@@ -35,6 +36,7 @@ from dynext.train.methods.jei_dnn import jei_dnn
 from dynext.train.methods.joint import joint
 from dynext.train.methods.mixed import mixed
 from dynext.train.methods.multi_exit_distillation import multi_exit_distillation
+from dynext.train.methods.own_loss import exits
 from dynext.train.methods.scan import scan
 from dynext.train.methods.shallow_deep import shallow_deep
 from dynext.train.methods.skipnet import SkipNetReward, skipnet_pretrain, skipnet_reinforce
@@ -49,6 +51,7 @@ __all__ = [
     "blockdrop_curriculum",
     "blockdrop_finetune",
     "boostnet",
+    "exits",
     "imta",
     "jei_dnn",
     "joint",

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from dynext.data.indexing import check_labels, check_samples
 from dynext.errors import FitError, SourceError
 from dynext.fitting import FitConfig, fit
-from dynext.modules.modes import take_flags
+from dynext.modules.modes import evaluating, statistics, take_flags
 from dynext.net.cascade import Link, links_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
@@ -89,7 +89,7 @@ def train_whole(
         assert batch.y is not None  # noqa: S101  `BatchSampler.of` has checked
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
-    fit(module(student).train(), step, named_by_draws(config, batches.num_samples))
+    fit(module(student).train(), step, named_by_draws(config, batches.num_samples), modes="given")
     return handed_back(student, net)
 
 
@@ -139,12 +139,14 @@ def train_heads(
     *,
     module: Callable[[DynamicNet], nn.Module] = TrainableHeads,
     self_taught: bool = False,
+    teacher: nn.Module | None = None,
 ) -> DynamicNet:
     """``student``, a copy of ``net`` or a cascade of it, with its heads trained; not a bit of the trunk moves.
 
     The trunk is run once over the samples, in evaluation, and what heads see is kept (in half precision): a CPU can
     afford thousands of steps, and no BatchNorm can drift. Samples are not augmented. With ``self_taught``, samples
-    without labels are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``.
+    without labels are learned from as well: the full net's probabilities ``[b k]`` then stand for ``y``. Those of a
+    ``teacher`` do so whether there are labels or not.
 
     Raises:
         FitError: no early exit, a cascade, or a ``config.trunk_lr``, which a frozen trunk has no use for.
@@ -155,7 +157,11 @@ def train_heads(
     if config.trunk_lr:
         raise FitError(f"trunk_lr={config.trunk_lr}, but this method leaves the trunk as it is; leave trunk_lr out")
     features = cache_features(net, None, source, progress=config.progress)
-    target_n = _targets(net, source, features, self_taught=self_taught)
+    target_n = (
+        _targets(net, source, features, self_taught=self_taught)
+        if teacher is None
+        else taught_probabilities(teacher, source, net.num_classes)
+    )
     student.requires_grad_(False)
     trained = module(student)
     trained.requires_grad_(True).train()
@@ -167,7 +173,7 @@ def train_heads(
         outputs = heads(reduced_e, features.logits_nk[index].to(like))
         return loss(outputs, target_n[index].to(like.device), done)
 
-    fit(trained, step, named_by_draws(config, len(features)))
+    fit(trained, step, named_by_draws(config, len(features)), modes="given")
     return handed_back(student, net)
 
 
@@ -183,6 +189,21 @@ def _targets(net: DynamicNet, source: Source, features: Features, *, self_taught
         )
     check_labels(y_n, net.num_classes)
     return y_n
+
+
+@torch.no_grad()
+def taught_probabilities(teacher: nn.Module, source: Source, num_classes: int) -> Tensor:
+    """What ``teacher``, in evaluation, says of each sample ``[n k]``; BatchNorms as suits the samples.
+
+    Raises:
+        FitError: it knows another number of classes.
+    """
+    like = next(teacher.parameters(), torch.empty(0))
+    with evaluating(teacher), statistics(teacher, source.bn):
+        logits_nk = torch.cat([teacher(batch.x.to(like)).float().cpu() for batch in source])
+    if logits_nk.shape[1:] != (num_classes,):
+        raise FitError(f"the teacher knows {tuple(logits_nk.shape[1:])} classes, the net {num_classes}; take its own")
+    return logits_nk.softmax(-1)
 
 
 def handed_back(student: DynamicNet, net: DynamicNet) -> DynamicNet:

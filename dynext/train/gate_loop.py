@@ -156,7 +156,7 @@ def train_gates(
 
     config = replace(config, label=method, about=f"{batches.sampler.num_samples:,} rows")
     ratio = trunk_lr / config.lr
-    run = fit(student, recorded_step, config, share=lambda part: ratio if part == "staged" else 1.0)
+    run = fit(student, recorded_step, config, share=lambda part: ratio if part == "staged" else 1.0, modes="given")
     copied.to(next(net.parameters()).device)
     take_flags(copied, net)
     history = GateHistory(

@@ -84,7 +84,7 @@ def distill(
 
     label = f"distilling exits, survivors {survivors:g}" if survivors else "distilling exits"
     about = f"{len(features):,} rows, exits after {', '.join(net.exit_names[:-1])}, tau {temperature:g}"
-    fit(heads, step, replace(config, label=label, about=about))
+    fit(heads, step, replace(config, label=label, about=about), modes="given")
     if own in LOW:
         heads.to(own)
     student.to(next(net.parameters()).device)

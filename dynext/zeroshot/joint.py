@@ -151,6 +151,7 @@ def distill_jointly(
         step,
         replace(config, label="joint distillation"),
         share=lambda part: slow * guard.rate if part == "staged" else 1.0,
+        modes="given",
     )
     if config.steps and guard.checks[-1].step != config.steps:
         guard.check(config.steps)

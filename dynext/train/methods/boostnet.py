@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -11,8 +11,9 @@ from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.cascade import boost, cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.batches import Augment, BatchSampler
-from dynext.train.exit_loop import EveryExit, check_joinable, labelled, train_whole
+from dynext.train.batches import Augment
+from dynext.train.by_loss import train_by_loss
+from dynext.train.exit_loop import check_joinable, labelled
 from dynext.types import Source
 from dynext.usual_modes import in_usual_modes
 
@@ -42,16 +43,17 @@ def boostnet(
     """
     config = configured(USUAL, config, options)
     check_joinable(net)
-    batches = BatchSampler.of(source, net, augment)
-
-    def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
-        return weighted_cross_entropy(boosted(logits_e), y_b, [1.0] * len(logits_e))
-
-    trained = train_whole(net, batches, labelled(config, "BoostNet"), partial(EveryExit, balance=True), loss)
+    config = labelled(config, "BoostNet")
+    trained = train_by_loss(net, source, config, of_boosted, trunk="joint", augment=augment, balance=True)
     return cascade(trained, "boost")
 
 
-def boosted(logits_e: list[Tensor]) -> list[Tensor]:
+def of_boosted(logits_nek: Tensor, y_n: Tensor, net: DynamicNet) -> Tensor:
+    """The sum of the cross-entropies of what each exit answers on top of those before it."""
+    return weighted_cross_entropy(boosted(logits_nek.unbind(1)), y_n, [1.0] * net.num_exits)
+
+
+def boosted(logits_e: Sequence[Tensor]) -> list[Tensor]:
     """Each exit's answer ``[b k]``: its head's logits as a correction of the answer before."""
     answer_e: list[Tensor] = []
     for logits in logits_e:

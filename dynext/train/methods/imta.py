@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -12,8 +10,9 @@ from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import self_distillation, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.batches import Augment, BatchSampler
-from dynext.train.exit_loop import EveryExit, HeadOutputs, check_joinable, labelled, train_heads, train_whole
+from dynext.train.batches import Augment
+from dynext.train.by_loss import train_by_loss
+from dynext.train.exit_loop import HeadOutputs, check_joinable, labelled, train_heads
 from dynext.types import Source
 from dynext.usual_modes import in_usual_modes
 
@@ -55,13 +54,12 @@ def imta(
     if not 0 <= gamma <= 1 or not temperature > 0:
         raise FitError(f"gamma={gamma}, temperature={temperature}; give a share in [0, 1], a positive temperature")
     check_joinable(net)
-    batches = BatchSampler.of(source, net, augment)
 
-    def first(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
-        return weighted_cross_entropy(logits_e, y_b, [1.0] * len(logits_e))
+    def first(logits_nek: Tensor, y_n: Tensor, net: DynamicNet) -> Tensor:
+        return weighted_cross_entropy(logits_nek.unbind(1), y_n, [1.0] * net.num_exits)
 
     config = labelled(config, "IMTA, gradients in balance")
-    balanced = train_whole(net, batches, config, partial(EveryExit, balance=True), first)
+    balanced = train_by_loss(net, source, config, first, trunk="joint", augment=augment, balance=True)
     if heads is None:
         return balanced
 

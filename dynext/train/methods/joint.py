@@ -11,8 +11,9 @@ from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.batches import Augment, BatchSampler
-from dynext.train.exit_loop import EveryExit, labelled, train_whole
+from dynext.train.batches import Augment
+from dynext.train.by_loss import train_by_loss
+from dynext.train.exit_loop import labelled
 from dynext.types import Source
 from dynext.usual_modes import in_usual_modes
 
@@ -44,13 +45,12 @@ def joint(
     """
     config = configured(USUAL, config, options)
     weights = checked_weights(net, weight_e)
-    batches = BatchSampler.of(source, net, augment)
 
-    def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
-        return weighted_cross_entropy(logits_e, y_b, weights)
+    def loss(logits_nek: Tensor, y_n: Tensor, net: DynamicNet) -> Tensor:
+        return weighted_cross_entropy(logits_nek.unbind(1), y_n, weights)
 
     config = labelled(config, "joint training", weights=weights)
-    return train_whole(net, batches, config, EveryExit, loss)
+    return train_by_loss(net, source, config, loss, trunk="joint", augment=augment)
 
 
 def checked_weights(net: DynamicNet, weight_e: Sequence[float] | None) -> tuple[float, ...]:

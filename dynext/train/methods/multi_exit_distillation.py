@@ -82,7 +82,7 @@ def multi_exit_distillation(
         return factor * ((1 - share) * hard + share * soft)
 
     config = labelled(config, "multi-exit distillation", teachers=teachers, share=share, more=more is not None)
-    fit(trained.train(), step, named_by_draws(config, batches.num_samples))
+    fit(trained.train(), step, named_by_draws(config, batches.num_samples), modes="given")
     return handed_back(student, net)
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import shallow_deep_weights, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
-from dynext.train.batches import Augment, BatchSampler
-from dynext.train.exit_loop import EveryExit, HeadOutputs, check_joinable, labelled, train_heads, train_whole
+from dynext.train.batches import Augment
+from dynext.train.by_loss import Trunk, train_by_loss
+from dynext.train.exit_loop import check_joinable, labelled
 from dynext.types import Source
 from dynext.usual_modes import in_usual_modes
 
@@ -29,7 +26,7 @@ def shallow_deep(
     source: Source,
     config: FitConfig | None = None,
     *,
-    trunk: Literal["frozen", "joint"] = "frozen",
+    trunk: Trunk = "frozen",
     most_confident: bool = False,
     augment: Augment | None = None,
     **options: Unpack[FitOptions],
@@ -55,27 +52,19 @@ def shallow_deep(
     config = configured(USUAL, config, options)
     if most_confident:
         check_joinable(net)
-    if trunk == "frozen":
-        trained = _frozen(net, source, config)
-    elif trunk == "joint":
-        trained = _joint(net, source, config, augment)
-    else:
-        raise FitError(f"trunk={trunk!r}; give 'frozen' or 'joint'")
+    frozen = trunk == "frozen"
+    config = labelled(config, f"Shallow-Deep, {trunk}")
+    loss = of_early_exits if frozen else of_all_exits
+    trained = train_by_loss(net, source, config, loss, trunk=trunk, augment=None if frozen else augment)
     return cascade(trained, "surest") if most_confident else trained
 
 
-def _frozen(net: DynamicNet, source: Source, config: FitConfig) -> DynamicNet:
-    def loss(outputs: HeadOutputs, y_b: Tensor, done: float) -> Tensor:
-        return torch.stack([F.cross_entropy(logits, y_b) for logits in outputs.own_e]).sum()
-
-    return train_heads(net, copy.deepcopy(net), source, labelled(config, "Shallow-Deep, frozen"), loss)
+def of_early_exits(logits_nek: Tensor, y_n: Tensor, net: DynamicNet) -> Tensor:
+    """The sum of the early exits' cross-entropies."""
+    return torch.stack([F.cross_entropy(logits, y_n) for logits in logits_nek[:, :-1].unbind(1)]).sum()
 
 
-def _joint(net: DynamicNet, source: Source, config: FitConfig, augment: Augment | None) -> DynamicNet:
-    batches = BatchSampler.of(source, net, augment)
+def of_all_exits(logits_nek: Tensor, y_n: Tensor, net: DynamicNet, done: float) -> Tensor:
+    """The sum of all exits' cross-entropies, early ones weighing more from step to step."""
     depth_e = [macs / net.trunk_macs_e[-1] for macs in net.trunk_macs_e[:-1]]
-
-    def loss(logits_e: list[Tensor], y_b: Tensor, done: float) -> Tensor:
-        return weighted_cross_entropy(logits_e, y_b, shallow_deep_weights(done, depth_e))
-
-    return train_whole(net, batches, labelled(config, "Shallow-Deep, joint"), EveryExit, loss)
+    return weighted_cross_entropy(logits_nek.unbind(1), y_n, shallow_deep_weights(done, depth_e))

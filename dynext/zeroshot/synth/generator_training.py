@@ -130,7 +130,7 @@ def trained(
         x = spec.normalize(module(z_bd, class_b, *start).to(like))
         return _loss(pair, training, settings, x, z_bd, class_b)
 
-    fit(training, step, _config(settings, seed, like, work))
+    fit(training, step, _config(settings, seed, like, work), modes="given")
     return training.eval()
 
 
