@@ -35,7 +35,8 @@ import torch
 from harness import earlier, figure, parser, table, write
 
 import dynext as dx
-from dynext.net.last_layer import given_to, last_linear
+from dynext.modules.layer_outputs import given_to
+from dynext.net.last_layer import last_linear
 
 AFTER = (0.15, 0.3, 0.45, 0.7)
 HELD_OUT = (2, 5, 8)

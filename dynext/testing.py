@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.errors import DynextError
+from dynext.fitting import FitConfig
 from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy, trunk_macs
@@ -185,6 +186,49 @@ def _chunks(
     """Makes a chunk of ``n`` samples of the method by a generator's seed."""
     sampler = chosen(method).make(in_full(teacher), spec, seed, **options).prepare(Work(progress=False))
     return lambda own: sampler.sample(n, generator(own))
+
+
+Trained = DynamicNet | tuple[DynamicNet, Policy]
+
+
+def check_method(
+    method: Callable[[DynamicNet, Source, FitConfig], Trained], net: DynamicNet, source: Source, *, steps: int = 4
+) -> None:
+    """The promises of a method that trains exits: a function ``(net, source, config)``.
+
+    A loss of one's own is one by ``functools.partial(dx.train.exits, loss=...)``. The method gives a trained copy, or
+    that and a policy; its net is one like any other (`check_net`); the net it was given, its training flags and the
+    global random state stay as they are; the same config gives the same net, and a run that was finished is not run
+    again.
+
+    Raises:
+        ConformanceError: names the promise that is broken.
+    """
+    state, random = fingerprint(net), torch.get_rng_state()
+    flags = [(part.training, [p.requires_grad for p in part.parameters()]) for part in net.modules()]
+    config = FitConfig(steps=steps, progress=False)
+    with TemporaryDirectory() as folder:
+        kept = replace(config, checkpoint=Path(folder) / "run.ckpt")
+        student = _trained(method(net, source, kept))
+        _expect(fingerprint(net) == state, "the net that it was given was changed; train a copy")
+        _expect(student is not net, "it gives the very net that it was given; train a copy")
+        now = [(part.training, [p.requires_grad for p in part.parameters()]) for part in net.modules()]
+        _expect(now == flags, "training flags of the net that it was given were changed")
+        _expect(torch.equal(torch.get_rng_state(), random), "the global random state was changed")
+        _expect(all(bool(tensor.isfinite().all()) for tensor in student.parameters()), "weights are not finite")
+        _expect(fingerprint(student) != state, f"{steps} steps change nothing")
+        again = _trained(method(net, source, config))
+        _expect(fingerprint(again) == fingerprint(student), "the same config gives another net the second time")
+        resumed = _trained(method(net, source, kept))
+        _expect(fingerprint(resumed) == fingerprint(student), "a run that was finished gives another net when resumed")
+    check_net(student, next(iter(source)).x[:12].to(next(student.parameters())))
+
+
+def _trained(result: object) -> DynamicNet:
+    net = result[0] if isinstance(result, tuple) and result else result
+    if not isinstance(net, DynamicNet):
+        raise ConformanceError(f"it gives a {type(result).__name__}; give a DynamicNet, or that and a Policy")
+    return net
 
 
 def _expect(holds: bool, broken: str) -> None:

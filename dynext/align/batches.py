@@ -16,10 +16,11 @@ from torch import Generator, Tensor
 from dynext.align.augmentations import Augmentations
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
+from dynext.modules.layer_outputs import given_to
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import EmbeddedBatch, embed_batch
 from dynext.net.features import cache_features
-from dynext.net.last_layer import given_to, last_linear
+from dynext.net.last_layer import last_linear
 from dynext.seeding import generator
 from dynext.train.frozen_teacher import Guide
 from dynext.types import Batch, BatchNormMode, InputSpec, Source

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dynext.errors import FitError
 from dynext.meta.functional import Learner
 from dynext.meta.norms import Norms
+from dynext.modules.layer_outputs import given_to, logits_layer
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.last_layer import given_to, logits_layer
 
 
 def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:

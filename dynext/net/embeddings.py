@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
+from dynext.modules.layer_outputs import given_to
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.last_layer import given_to, last_linear
+from dynext.net.last_layer import last_linear
 from dynext.types import BatchNormMode, Source
 from dynext.usual_modes import in_usual_modes
 

@@ -10,22 +10,19 @@ Shapes: b samples, k classes, d features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_layers import Cosine
+from dynext.modules.layer_outputs import logits_layer, outputs_of
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
 
 Linear = nn.Linear | nn.Conv2d
 """What gives one value per class, at one place or (a 1x1 convolution) at many."""
-
-Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def last_linear(net: DynamicNet) -> nn.Linear | Cosine:
@@ -48,19 +45,6 @@ def last_linear(net: DynamicNet) -> nn.Linear | Cosine:
 
 
 @torch.no_grad()
-def logits_layer(model: nn.Module, x: Tensor, layers: Iterable[Layer]) -> Layer | None:
-    """The one of ``layers``, modules of ``model``, whose output on samples ``x [b ...]`` is the model's own as it is;
-    ``None`` where something follows each of them.
-    """
-    with evaluating(model):
-        answer, outputs = _outputs(model, x, layers)
-    for layer, output in outputs.items():
-        if output.data_ptr() == answer.data_ptr() and output.shape == answer.shape:
-            return layer
-    return None
-
-
-@torch.no_grad()
 def deciding_layer(model: nn.Module, x: Tensor) -> Linear:
     """Of the linear layers and 1x1 convolutions of ``model`` with as many outputs as there are classes, the one that
     runs last and whose outputs decide the answer to samples ``x [b ...]``.
@@ -74,7 +58,7 @@ def deciding_layer(model: nn.Module, x: Tensor) -> Linear:
     """
     with evaluating(model):
         linears = [m for m in model.modules() if isinstance(m, Linear) and _num_outputs(m)]
-        answer_bk, outputs = _outputs(model, x, linears)
+        answer_bk, outputs = outputs_of(model, x, linears)
         k = answer_bk.shape[-1]
         if answer_bk.ndim != 2 or k < 2:
             raise SourceError(
@@ -88,31 +72,6 @@ def deciding_layer(model: nn.Module, x: Tensor) -> Linear:
         f"{type(model).__name__} has no last linear layer (nn.Linear, or nn.Conv2d with a 1x1 kernel) whose {k} "
         f"outputs decide its answer"
     )
-
-
-@contextmanager
-def given_to(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layer is given, call by call, while this is open."""
-    given: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        yield given
-    finally:
-        hook.remove()
-
-
-def _outputs(model: nn.Module, x: Tensor, layers: Iterable[Layer]) -> tuple[Tensor, dict[Layer, Tensor]]:
-    """The model's answer, and what each of the layers that ran gave in its last call, in the order of these calls."""
-    outputs: dict[Layer, Tensor] = {}
-
-    def record(layer: Layer, inputs: Any, output: Tensor) -> None:
-        outputs.pop(layer, None)
-        outputs[layer] = output
-
-    with ExitStack() as hooks:
-        for layer in layers:
-            hooks.callback(layer.register_forward_hook(record).remove)
-        return model(x), outputs
 
 
 def _num_outputs(layer: Linear) -> int:

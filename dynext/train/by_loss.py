@@ -106,13 +106,16 @@ class Losses:
         self.each = [copy.deepcopy(one) if isinstance(one, nn.Module) else one for one in given]
         self.modules = nn.ModuleList(one for one in self.each if isinstance(one, nn.Module))
 
-    def of(self, seen: Seen, y: Tensor, done: float) -> Tensor:
+    def of(self, seen: Seen | SeenByHeads, y: Tensor, done: float) -> Tensor:
         """The sum of the losses of what the net says."""
         values = []
         for one, name, told in zip(self.each, self.names, self.told_done, strict=True):
             more = {"done": done} if told else {}
             values.append(_checked(one(seen.logits_nek, y, seen.net, **more), name))
-        return torch.stack(values).sum() if len(values) > 1 else values[0]
+        total = torch.stack(values).sum() if len(values) > 1 else values[0]
+        if done == 0 and isinstance(seen, SeenByHeads):
+            _check_early(total, seen.logits_nek)
+        return total
 
 
 def _takes_done(loss: ExitLoss, name: str) -> bool:
@@ -126,9 +129,7 @@ def _takes_done(loss: ExitLoss, name: str) -> bool:
     try:
         signature.bind(None, None, None, **more)
     except TypeError as error:
-        raise FitError(
-            f"loss {name} is to be called loss(logits_nek, y, net), and does not take that ({error})"
-        ) from error
+        raise FitError(f"loss {name} is called loss(logits_nek, y, net), and does not take that ({error})") from error
     return bool(more)
 
 
@@ -142,13 +143,30 @@ def _checked(value: object, name: str) -> Tensor:
     if not value.requires_grad:
         raise FitError(
             f"loss {name} gave a number without a gradient; compute it from logits_nek, without .detach(), .item(), "
-            f"argmax or torch.no_grad(), and with trunk='frozen' not from the last exit alone"
+            f"argmax or torch.no_grad()"
         )
     return value.reshape(())
 
 
+def _check_early(total: Tensor, logits_nek: Tensor) -> None:
+    """Raises FitError: what the last exit says counts, which a frozen trunk does not change, and no early exit does."""
+    (slope_nek,) = torch.autograd.grad(total, logits_nek, retain_graph=True, allow_unused=True)
+    if slope_nek is not None and bool((slope_nek[:, :-1] == 0).all()) and bool((slope_nek[:, -1] != 0).any()):
+        raise FitError(
+            "the loss depends on the last exit alone, which a frozen trunk leaves as it is; give trunk='joint', or a "
+            "loss of the early exits too"
+        )
+
+
 class Seen(NamedTuple):
     """What a loss is given of a batch: every exit's logits ``[n e k]``, and the net in training."""
+
+    logits_nek: Tensor
+    net: DynamicNet
+
+
+class SeenByHeads(NamedTuple):
+    """The same where heads alone are trained: the last exit's logits are no more than constants."""
 
     logits_nek: Tensor
     net: DynamicNet
@@ -174,9 +192,9 @@ class LossOfHeads(TrainableHeads):
         self.losses = losses.modules
         self._net = (net,)  # in a tuple: the trunk is no part of what is trained
 
-    def forward(self, reduced_e: list[Tensor], full_bk: Tensor) -> Seen:  # type: ignore[override]
+    def forward(self, reduced_e: list[Tensor], full_bk: Tensor) -> SeenByHeads:  # type: ignore[override]
         said: HeadOutputs = super().forward(reduced_e, full_bk)
-        return Seen(torch.stack([*said.answer_e, said.full_bk], dim=1), self._net[0])
+        return SeenByHeads(torch.stack([*said.answer_e, said.full_bk], dim=1), self._net[0])
 
 
 def _all_of_it_taught(

@@ -6,7 +6,8 @@ from torch import nn
 from zoo import build
 
 from dynext.errors import FitError
-from dynext.net.last_layer import deciding_layer, logits_layer
+from dynext.modules.layer_outputs import logits_layer
+from dynext.net.last_layer import deciding_layer
 
 
 class Cooled(nn.Module):

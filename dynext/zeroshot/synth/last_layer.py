@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dynext.errors import FitError, SourceError, line
+from dynext.modules.layer_outputs import given_to
 from dynext.modules.modes import evaluating
-from dynext.net.last_layer import Linear, deciding_layer, given_to
+from dynext.net.last_layer import Linear, deciding_layer
 from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input
