@@ -14,11 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynext.errors import FitError
+from dynext.plugins import identity, reference
 
 Loss = Literal["cosine", "ntxent", "barlow", "vicreg", "selfcon", "l2"]
 
 Term = Callable[[Sequence[Tensor], Tensor, "Tensor | None"], Tensor]
-"""``term(early_e, final_bd, y_b)``: e - 1 tensors ``[b d]``, the last exit's, labels for the loss that takes some."""
+"""``term(early_e, final_bd, y_b)``: e - 1 tensors ``[b d]``, the last exit's, labels for the loss that takes some.
+
+It gives one number, the sum over early exits and mean over samples. One of one's own may stand wherever a loss's name
+is taken: all exits then have a projection head (SimCLR's), the last one too, so that the term itself has to keep them
+from collapsing onto a point (by negatives, variances, or ``final_bd.detach()``)."""
 
 TO_FEATURES: tuple[Loss, ...] = ("cosine", "l2")
 """Losses with a stop-gradient: they pull early exits towards the last exit's own features, and nothing else moves."""
@@ -34,8 +39,8 @@ WEIGHTS: dict[Loss, float] = {
 """What a term counts beside classification: about as much as it, by the terms' sizes before training."""
 
 
-def term_of(loss: Loss, *, temperature: float = 0.1) -> Term:
-    """The term by its name.
+def term_of(loss: Loss | Term, *, temperature: float = 0.1) -> Term:
+    """The term by its name, or one's own, checked.
 
     ``"cosine"``: negative cosine of the early side's prediction to the last exit, through which no gradient flows
     (SimSiam, Chen & He, CVPR 2021, arXiv:2011.10566, eq. 1). ``"ntxent"``: SimCLR's, Chen et al., ICML 2020,
@@ -51,6 +56,8 @@ def term_of(loss: Loss, *, temperature: float = 0.1) -> Term:
     Raises:
         FitError: no such loss, or a temperature that is not positive.
     """
+    if callable(loss):
+        return of_two_or_more(_one_number(loss))
     from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss  # seconds to import
 
     check_loss(loss, temperature)
@@ -72,12 +79,40 @@ def term_of(loss: Loss, *, temperature: float = 0.1) -> Term:
     return of_two_or_more(between)
 
 
-def check_loss(loss: str, temperature: float) -> None:
+def check_loss(loss: Loss | Term, temperature: float) -> None:
     """Raises FitError: no such loss, or a temperature that is not positive."""
-    if loss not in get_args(Loss) or not temperature > 0:
+    if not (callable(loss) or loss in get_args(Loss)) or not temperature > 0:
         raise FitError(
-            f"loss={loss!r}, temperature={temperature}; give one of {', '.join(get_args(Loss))}, and a positive one"
+            f"loss={loss!r}, temperature={temperature}; give one of {', '.join(get_args(Loss))} or a function "
+            f"(early_e, final_bd, y_b), and a positive one"
         )
+
+
+def loss_name(loss: Loss | Term) -> str:
+    """Its name; of a function where it was defined, and a digest of its code."""
+    return identity(loss) if callable(loss) else loss
+
+
+def weight_of(loss: Loss | Term) -> float:
+    """What it counts beside classification if nobody says: 1 for one's own."""
+    return 1.0 if callable(loss) else WEIGHTS[loss]
+
+
+def _one_number(term: Term) -> Term:
+    """The term, refused with the reason where it gives something that training could not descend."""
+
+    def checked(early_e: Sequence[Tensor], final_bd: Tensor, y_b: Tensor | None) -> Tensor:
+        value = term(early_e, final_bd, y_b)
+        learnable = isinstance(value, Tensor) and (value.requires_grad or not torch.is_grad_enabled())
+        if not learnable or value.numel() != 1:
+            told = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise FitError(
+                f"term {reference(term)} gave {told}; give one number with a gradient, the mean over samples of the "
+                f"sum over early_e"
+            )
+        return value.reshape(())
+
+    return checked
 
 
 def of_two_or_more(term: Term) -> Term:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynext.align.losses import TO_FEATURES, Loss
+from dynext.align.losses import TO_FEATURES, Loss, Term, loss_name
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
@@ -31,10 +31,10 @@ class ProjectionHeads(nn.Module):
     standardized: nothing could train a head there. For the others the last exit has a head as well.
     """
 
-    def __init__(self, sizes: Sequence[int], loss: Loss, *, hidden: int = 256, size: int = 128) -> None:
+    def __init__(self, sizes: Sequence[int], loss: Loss | Term, *, hidden: int = 256, size: int = 128) -> None:
         super().__init__()
         *early, final = sizes
-        self.loss: Loss = loss
+        self.loss: Loss | Term = loss
         self.sizes = tuple(sizes)
         self.size = final if loss in TO_FEATURES else size
         self.early = cast("list[nn.Module]", nn.ModuleList(_head(loss, d, hidden, self.size) for d in early))
@@ -43,7 +43,9 @@ class ProjectionHeads(nn.Module):
         )
 
     @classmethod
-    def of(cls, net: DynamicNet, loss: Loss, *, hidden: int = 256, size: int = 128, seed: int = 0) -> ProjectionHeads:
+    def of(
+        cls, net: DynamicNet, loss: Loss | Term, *, hidden: int = 256, size: int = 128, seed: int = 0
+    ) -> ProjectionHeads:
         """Untrained heads for the exits of ``net``."""
         with seeded(seed):
             return cls(embedding_sizes(net), loss, hidden=hidden, size=size).to(next(net.parameters()))
@@ -74,9 +76,9 @@ class ProjectionHeads(nn.Module):
         """
         if not isinstance(self.final, nn.BatchNorm1d) or self.final.running_var is None:
             raise FitError(
-                f"heads of loss {self.loss!r} stand between the last exit's features and the space, so that the "
-                f"classifier's vectors mean nothing there; use prototypes of the final exit (final_prototypes), or one "
-                f"of {', '.join(TO_FEATURES)}"
+                f"heads of loss {loss_name(self.loss)!r} stand between the last exit's features and the space, so that "
+                f"the classifier's vectors mean nothing there; use prototypes of the final exit (final_prototypes), or "
+                f"one of {', '.join(TO_FEATURES)}"
             )
         return last_linear(net).weight * (self.final.running_var + self.final.eps).sqrt()
 
@@ -97,7 +99,7 @@ def final_prototypes(projected: Embeddings, num_classes: int) -> Tensor:
         raise SourceError(f"the full net finds {error}; give more unlabelled samples") from error
 
 
-def _head(loss: Loss, in_size: int, hidden: int, size: int) -> nn.Module:
+def _head(loss: Loss | Term, in_size: int, hidden: int, size: int) -> nn.Module:
     """lightly's head for the loss; SimSiam's projection has its prediction behind it, the control is linear."""
     from lightly.models.modules import heads
 

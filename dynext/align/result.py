@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dynext.align.losses import Loss
 from dynext.align.monitor import Snapshot, collapsed
 from dynext.align.projection_heads import ProjectionHeads
 from dynext.align.settings import Trunk
@@ -21,7 +20,8 @@ class Alignment:
     """A net like the one that was given: nothing of the heads is in it."""
     space: ProjectionHeads = field(repr=False)
     """The heads, for classes that an exit has never seen; throw it away otherwise."""
-    loss: Loss
+    loss: str
+    """The term's name; of one's own where it was defined."""
     weight: float
     trunk: Trunk
     steps: int

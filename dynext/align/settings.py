@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from dynext.align.augmentations import Augmentations
-from dynext.align.losses import WEIGHTS, Loss, check_loss
+from dynext.align.losses import Loss, Term, check_loss, loss_name, weight_of
 from dynext.errors import FitError
 from dynext.fitting import FitConfig
 
@@ -26,8 +26,9 @@ class AlignmentTerm:
         FitError: no such loss, or a figure out of range.
     """
 
-    loss: Loss = "cosine"
-    """One of the published losses; `dynext.align.losses.term_of` says which."""
+    loss: Loss | Term = "cosine"
+    """One of the published losses, `dynext.align.losses.term_of` says which; or a function of one's own
+    (`dynext.align.losses.Term`)."""
     weight: float | None = None
     """What the term counts beside classification: `dynext.align.losses.WEIGHTS` without it, 0 for classification alone
     (the control)."""
@@ -51,7 +52,7 @@ class AlignmentTerm:
     @property
     def effective_weight(self) -> float:
         """``weight``, or the loss's own default without it."""
-        return WEIGHTS[self.loss] if self.weight is None else self.weight
+        return weight_of(self.loss) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class AlignmentSettings:
     @classmethod
     def of(
         cls,
-        term: AlignmentTerm | Loss,
+        term: AlignmentTerm | Loss | Term,
         trunk: JointTrunk | Trunk,
         learn: FromTeacher | Learn,
         classes: Sequence[int] | None,
@@ -114,7 +115,7 @@ class AlignmentSettings:
         if not trunk_known or not (isinstance(learn, FromTeacher) or learn in get_args(Learn)):
             raise FitError(f"trunk={trunk!r}, learn={learn!r}; give 'frozen' or 'joint', and 'teacher' or 'labels'")
         return cls(
-            term=AlignmentTerm(loss=term) if isinstance(term, str) else term,
+            term=term if isinstance(term, AlignmentTerm) else AlignmentTerm(loss=term),
             joint=trunk if isinstance(trunk, JointTrunk) else trunks[trunk],
             teacher=learn if isinstance(learn, FromTeacher) else teachers[learn],
             classes=None if classes is None else tuple(dict.fromkeys(map(int, classes))),
@@ -136,7 +137,7 @@ class AlignmentSettings:
         Keys are part of the checkpoint's format, and what a choice leaves out has its default there.
         """
         return {
-            "loss": self.term.loss,
+            "loss": loss_name(self.term.loss),
             "weight": self.term.effective_weight,
             "trunk": self.trunk,
             "learn": "labels" if self.teacher is None else "teacher",

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from dynext.align.augmentations import Augmentations
 from dynext.align.batches import AlignmentSampler, CachedFeatureSampler, TrainedTrunkSampler
-from dynext.align.losses import Loss, term_of
+from dynext.align.losses import Loss, Term, loss_name, term_of
 from dynext.align.monitor import SNAPSHOTS, Monitor, take_snapshot
 from dynext.align.objective import Objective
 from dynext.align.projection_heads import ProjectionHeads
@@ -40,7 +40,7 @@ def align_exits(
     source: Source,
     config: FitConfig | None = None,
     *,
-    term: AlignmentTerm | Loss = "cosine",
+    term: AlignmentTerm | Loss | Term = "cosine",
     trunk: JointTrunk | Trunk = "frozen",
     learn: FromTeacher | Learn = "teacher",
     classes: Sequence[int] | None = None,
@@ -56,7 +56,8 @@ def align_exits(
     Args:
         config: how to train, as a whole or field by field (``steps=600, seed=1``); without it 2000 steps of Adam on
             batches of 128 at a rate of 2e-3, cosine schedule. ``trunk_lr``, 1e-4 without it, is a joint trunk's.
-        term: the aligning loss, or an `AlignmentTerm` with its weight and heads.
+        term: the aligning loss, or an `AlignmentTerm` with its weight and heads; a function
+            ``(early_e, final_bd, y_b)`` for one of one's own (`dynext.align.losses.Term`).
         trunk: ``"frozen"``, or ``"joint"`` to train it as well; a `JointTrunk` says how far it may drift.
         learn: ``"teacher"`` distils the full net's answers into the exits and never looks at a label (a `FromTeacher`
             says at which temperature); ``"labels"`` learns from labels (the loss ``"selfcon"`` then pulls samples of a
@@ -91,7 +92,7 @@ def align_exits(
     return Alignment(
         net=student,
         space=space.to(device).eval().requires_grad_(False),
-        loss=settings.term.loss,
+        loss=loss_name(settings.term.loss),
         weight=settings.term.effective_weight,
         trunk=settings.trunk,
         steps=config.steps,

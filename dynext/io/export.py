@@ -25,6 +25,8 @@ from dynext.io import run_onnx
 from dynext.io.onnx_ops import reason, supported
 from dynext.modules.gates import Gates
 from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.confidence import CONFIDENCES, Learned
+from dynext.policy.foreign_confidence import measure_name
 from dynext.policy.policy import Policy
 from dynext.types import InputSpec
 from dynext.usual_modes import in_usual_modes
@@ -90,8 +92,13 @@ def export(
             gates that decide by chance.
     """
     net.check_policy(policy)
-    if not isinstance(policy.confidence, str):
+    if isinstance(policy.confidence, Learned):
         raise PolicyError("an exported net runs without learned gates; choose thresholds by another confidence")
+    if policy.confidence not in CONFIDENCES:
+        raise PolicyError(
+            f"an exported net decides by {', '.join(CONFIDENCES)}, not by {measure_name(policy.confidence)}; choose "
+            f"thresholds by one of them (dx.choose(table, confidence=...))"
+        )
     net.check_described(spec, class_names)
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")

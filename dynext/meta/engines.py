@@ -16,8 +16,13 @@ from torch import Tensor
 from dynext.errors import FitError
 from dynext.meta.external_engines import with_higher, with_learn2learn
 from dynext.meta.inner import InnerLoop, Problem, loss_of, steps_on_support
+from dynext.plugins import reference
 
 Engine = Callable[[Problem, InnerLoop], Tensor]
+"""``engine(problem, inner)`` takes ``inner.steps`` steps on ``problem.support`` from the learner's own weights, at
+``problem.rate(name)``, on the parameters named in ``problem.adapted``, and gives the loss on ``problem.query`` after
+them: one number whose gradient reaches the learner's weights. `dynext.meta.inner` has what it needs
+(`steps_on_support`, `loss_of`)."""
 
 
 def own_loop(problem: Problem, inner: InnerLoop) -> Tensor:
@@ -50,20 +55,37 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
 """For one episode; ``"vmap"`` takes several at once (`dynext.meta.vmap.vectorized`)."""
 
 
-def engine_named(name: str, inner: InnerLoop) -> Engine:
-    """The engine ``name`` for ``inner``.
+def engine_named(name: str | Engine, inner: InnerLoop) -> Engine:
+    """The engine ``name`` for ``inner``, or one's own, checked.
 
     Raises:
         FitError: no such engine, or one that cannot do what ``inner`` asks.
     """
-    if name not in ENGINES:
-        raise FitError(f"no engine {name!r}; give one of {', '.join(ENGINES)}")
+    if not callable(name) and name not in ENGINES:
+        raise FitError(f"no engine {name!r}; give one of {', '.join(ENGINES)}, or a function (problem, inner) -> loss")
     if inner.rule == "prototypes":
         raise FitError("prototypes take no gradient step; they need no engine")
+    if callable(name):
+        return _one_number(name)
     if name != "dynext" and (inner.rule == "reptile" or inner.bn == "per_step"):
         asked = "rule='reptile'" if inner.rule == "reptile" else "bn='per_step'"
         raise FitError(f"{asked} is done by our own loop alone; leave engine={name!r} out")
     return reptile if inner.rule == "reptile" else ENGINES[name]
+
+
+def _one_number(engine: Engine) -> Engine:
+    def checked(problem: Problem, inner: InnerLoop) -> Tensor:
+        loss = engine(problem, inner)
+        learnable = isinstance(loss, Tensor) and (loss.requires_grad or not torch.is_grad_enabled())
+        if not learnable or loss.numel() != 1:
+            told = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise FitError(
+                f"engine {reference(engine)} gave {told}; give the query loss after the inner steps, one number with a "
+                f"gradient"
+            )
+        return loss.reshape(())
+
+    return checked
 
 
 @contextmanager

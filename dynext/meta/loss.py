@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynext.meta.engines import differentiable_attention, engine_named
+from dynext.meta.engines import Engine, differentiable_attention, engine_named
 from dynext.meta.exit_ownership import Claim, by_name
 from dynext.meta.functional import Learner, Live, Trunk, begins_at
 from dynext.meta.inner import InnerLoop, Problem
@@ -52,7 +52,13 @@ class MetaLoss(nn.Module):
     """
 
     def __init__(
-        self, net: DynamicNet, claims: Sequence[Claim], inner: InnerLoop, *, engine: str = "dynext", cached: bool = True
+        self,
+        net: DynamicNet,
+        claims: Sequence[Claim],
+        inner: InnerLoop,
+        *,
+        engine: str | Engine = "dynext",
+        cached: bool = True,
     ) -> None:
         super().__init__()
         self.net, self.inner = net, inner

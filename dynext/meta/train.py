@@ -14,8 +14,10 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext import plugins
 from dynext.errors import FitError, SourceError
 from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.meta.engines import Engine
 from dynext.meta.exit_ownership import Ownership, ownership
 from dynext.meta.exit_tasks import EpisodeSource, separate
 from dynext.meta.functional import Learner
@@ -48,7 +50,7 @@ def meta_train(
     exits: Sequence[Sequence[int]] | None = None,
     batch: int = 4,
     trunk: Trunk = "learned",
-    engine: str = "dynext",
+    engine: str | Engine = "dynext",
     **options: Unpack[FitOptions],
 ) -> MetaStart:
     """A copy of ``net`` whose exits are each learned from a few samples in a few steps.
@@ -68,7 +70,8 @@ def meta_train(
         trunk: ``"frozen"`` trains what tasks adapt and nothing else.
         batch: episodes of a step.
         engine: ``"higher"`` and ``"learn2learn"`` run the same tasks through those libraries, ``"vmap"`` runs all
-            episodes of a step at once, where that is exact.
+            episodes of a step at once, where that is exact. A function ``(problem, inner) -> loss`` does as one's own
+            (`dynext.meta.engines.Engine`).
 
     Raises:
         FitError: episodes of another way than the net has classes, a cascade, what an engine cannot do, or an option
@@ -97,6 +100,8 @@ def meta_train(
         "inner": asdict(inner), "exits": [claim.exits for claim in owned.claims], "batch": batch, "trunk": trunk,
         "way": episodes.way, "episodes": episodes.about,
     }  # fmt: skip
+    if callable(engine):
+        identity["engine"] = plugins.identity(engine)
     fit(module.train(), step, replace(config, label="meta-training", about=str(identity)), modes="given")
     statistics = None
     if inner.bn == "task":

@@ -6,18 +6,22 @@ Shape legend: n rows, e exits (the last is the full net), k classes, w bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError
+from dynext.plugins import reference
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.types import Basis
 from dynext.usual_modes import in_usual_modes
+
+Calibrator = Literal["temperature"] | Callable[[Tensor, Tensor], float]
+"""``"temperature"``, or a function ``(logits [n k], right [n]) -> temperature`` of one exit."""
 
 BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -53,18 +57,28 @@ class Reliability:
 
 
 @in_usual_modes
-def calibrate(table: ExitTable) -> Calibration:
+def calibrate(table: ExitTable, method: Calibrator = "temperature") -> Calibration:
     """The temperature of each exit that minimizes its negative log-likelihood on ``table``'s rows.
 
     The loss is convex in 1/T, so that the root of its derivative is the minimum. Brent's method finds it in log T, in
     float64, between 0.05 and 20; a minimum beyond a bound becomes the bound. Against the teacher's answers (basis
     teacher) the last exit keeps 1: it always agrees with itself. Rows with a logit that is not finite do not count.
 
+    Args:
+        method: a function ``(logits [n k], right [n]) -> temperature`` in place of that, asked for each exit: float64
+            logits of the rows that are finite, and the classes that are right by the table's basis.
+
+    Raises:
+        PolicyError: a method that gives no positive number.
+
     Source: Guo et al., ICML 2017, arXiv:1706.04599, section 4.2. Ours converges fully, and keeps T = 1 where
     the loss would rise.
     """
     exits = range(table.num_exits)
-    temperature_e, nll_before_e, nll_after_e = zip(*(_calibrate_exit(table, e) for e in exits), strict=True)
+    if method != "temperature" and not callable(method):
+        raise PolicyError(f"method={method!r}; give 'temperature', or a function (logits [n k], right [n]) -> number")
+    fitted = (_calibrate_exit(table, e, method) for e in exits)
+    temperature_e, nll_before_e, nll_after_e = zip(*fitted, strict=True)
     return Calibration(
         temperature_e=temperature_e,
         nll_before_e=nll_before_e,
@@ -76,7 +90,7 @@ def calibrate(table: ExitTable) -> Calibration:
     )
 
 
-def _calibrate_exit(table: ExitTable, e: int) -> tuple[float, float, float]:
+def _calibrate_exit(table: ExitTable, e: int, method: Calibrator) -> tuple[float, float, float]:
     """Temperature, loss before and loss after it."""
     logits_nk, target_n = _finite_rows(table, e)
     if not len(target_n):
@@ -84,9 +98,26 @@ def _calibrate_exit(table: ExitTable, e: int) -> tuple[float, float, float]:
     before = _nll(logits_nk, target_n, 1.0)
     if table.basis == "teacher" and e == table.num_exits - 1:
         return 1.0, before, before
+    if callable(method):
+        own = _checked(method(logits_nk, target_n), method, e)
+        return own, before, _nll(logits_nk, target_n, own)
     temperature = _best_temperature(logits_nk, target_n)
     after = _nll(logits_nk, target_n, temperature)
     return (temperature, before, after) if after < before else (1.0, before, before)
+
+
+def _checked(temperature: object, method: object, e: int) -> float:
+    """Raises PolicyError: a temperature that is no positive number."""
+    try:
+        value = float(temperature)  # type: ignore[arg-type]  # that is the question
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise PolicyError(
+            f"calibrator {reference(method)} gave {temperature!r} for exit {e}; give one positive number, 1.0 to leave "
+            f"the exit as it is"
+        )
+    return value
 
 
 def _finite_rows(table: ExitTable, e: int) -> tuple[Tensor, Tensor]:

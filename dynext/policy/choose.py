@@ -53,7 +53,8 @@ def choose(
         max_drop: most that may be lost, as a share of the rows (0.01 is a point). Alone: the cheapest within it.
             With a budget: the same, and the note says if the budget is not met.
         temperature: of each exit, or a calibration; 1 without it.
-        confidence: one of `CONFIDENCES`, or what gates have learned.
+        confidence: one of `CONFIDENCES` or a registered name, what gates have learned, or a function
+            ``logits [n k] -> [n]`` in [0, 1] (`dynext.policy.foreign_confidence`).
         rule: ``"safe"`` scores by confidence bounds, and takes a policy only if every more cautious one passes too;
             ``"plain"`` scores by what was observed, which on few rows promises too much. With settings of their own:
             ``dx.policies.SafeRule(delta=0.1)``, ``dx.policies.PlainRule(risk="disagreement")``.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dynext.errors import PolicyError
+from dynext.policy.foreign_confidence import OwnMeasure, check_rows_alone, measure_name, named, names
 
 CONFIDENCES = ("max_probability", "margin", "entropy", "patience")
 """Largest probability; gap between the two largest; 1 - normalized entropy; equal answers in a row."""
@@ -60,7 +61,8 @@ class Learned:
         return {"learned": [list(weights) for weights in self.weight_e]}
 
 
-Measure = str | Learned
+Measure = str | Learned | OwnMeasure
+"""One of `CONFIDENCES` or a name that is registered, what gates have learned, or a function (`foreign_confidence`)."""
 
 
 def gate_features(logits_nk: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def gate_features(logits_nk: Tensor) -> Tensor:
     return torch.stack([confidence(logits_nk, name) for name in FEATURES], dim=-1)
 
 
-def confidence(logits_nk: Tensor, measure: str) -> Tensor:
+def confidence(logits_nk: Tensor, measure: str | OwnMeasure) -> Tensor:
     """How sure one exit is of each row ``[n]``, from its logits alone.
 
     Source: max probability and entropy as in Teerapittayanon et al., ICPR 2016, arXiv:1709.01686; the entropy is
@@ -81,6 +83,8 @@ def confidence(logits_nk: Tensor, measure: str) -> Tensor:
     [0.0, 1.0]
     """
     check_measure(measure)
+    if callable(measure) or measure not in CONFIDENCES:
+        return named(measure)(logits_nk)
     num_classes = logits_nk.shape[-1]
     if num_classes < 2:
         raise PolicyError(f"confidence needs at least 2 classes, the logits have {num_classes}; take a classifier")
@@ -115,6 +119,8 @@ def confidences(
     for e in range(num_exits):
         if enabled_e is None or enabled_e[e]:
             scaled_nk = logits_nek[:, e] / (1.0 if temperature_e is None else temperature_e[e])
+            if step.function is not None:
+                check_rows_alone(step.function, scaled_nk, measure_name(measure))
             column_e.append(step.step(scaled_nk, exit=e))
         else:
             column_e.append(torch.full((len(logits_nek),), torch.nan, device=logits_nek.device))
@@ -150,6 +156,8 @@ class Confidence:
             )
         self.measure = measure
         self.num_exits = num_exits
+        own = isinstance(measure, Learned) or (isinstance(measure, str) and measure in CONFIDENCES)
+        self.function = None if isinstance(measure, Learned) or own else named(measure)
         self._last_n: Tensor | None = None
         self._streak_n: Tensor | None = None
 
@@ -163,7 +171,9 @@ class Confidence:
         """
         if isinstance(self.measure, Learned):
             return self.measure.of_exit(logits_bk, exit)
-        if self.measure != "patience":
+        if self.function is not None:
+            return self.function(logits_bk)
+        if isinstance(self.measure, str) and self.measure != "patience":
             return confidence(logits_bk, self.measure)
         if rows is None:
             rows = torch.arange(len(logits_bk), device=logits_bk.device)
@@ -181,7 +191,16 @@ class Confidence:
 
 def check_measure(measure: Measure) -> None:
     """Refuse a confidence measure that does not exist, naming the nearest one."""
-    if not isinstance(measure, Learned) and measure not in CONFIDENCES:
-        near = get_close_matches(measure, CONFIDENCES, 1)
+    if isinstance(measure, Learned) or (callable(measure) and not isinstance(measure, type)):
+        return
+    if isinstance(measure, str) and measure in CONFIDENCES:  # before anybody's packages are asked
+        return
+    known = (*CONFIDENCES, *names())
+    if not isinstance(measure, str) or measure not in known:
+        near = get_close_matches(str(measure), known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise PolicyError(f"unknown confidence {measure!r}; give one of {', '.join(CONFIDENCES)}{hint}")
+        raise PolicyError(
+            f"unknown confidence {measure!r}; give one of {', '.join(known)}{hint or '.'} A function "
+            f"logits [n k] -> [n] may be given too; a saved name is known where its package is installed, or after "
+            f"dx.plugins.register"
+        )

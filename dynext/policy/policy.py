@@ -13,6 +13,7 @@ from typing import Any
 
 from dynext.errors import PolicyError
 from dynext.policy.confidence import Confidence, Learned, Measure
+from dynext.policy.foreign_confidence import saved_name
 from dynext.types import Basis
 
 
@@ -113,11 +114,16 @@ class Policy:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types; ``from_dict`` brings exactly this policy back. Without gates the key ``keep_g`` is left
-        out."""
+        """As JSON types; ``from_dict`` brings exactly this policy back. Without gates the key ``keep_g`` is left out.
+
+        Raises:
+            PolicyError: its confidence is a function without a registered name.
+        """
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if isinstance(self.confidence, Learned):
             plain["confidence"] = self.confidence.to_dict()
+        elif callable(self.confidence):
+            plain["confidence"] = saved_name(self.confidence)
         if self.keep_g is None:
             del plain["keep_g"]
         return plain

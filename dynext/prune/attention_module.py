@@ -5,10 +5,47 @@ Shapes: b samples, c channels, h height, w width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from dynext.errors import FitError, line
+from dynext.plugins import reference
 from dynext.prune.attention_maps import of_reduced, resized
+
+LentModule = Callable[[tuple[int, ...], tuple[int, ...], int], nn.Module]
+"""``make(own, later, hidden)``: a module for one exit, from the shape of its reduced feature (without the batch), that
+of the later one, and a width. Called ``module(f, f_later)`` it gives a mask in [0, 1] of the shape of ``f``."""
+
+
+@torch.no_grad()
+def lent_module(make: LentModule, own: tuple[int, ...], later: tuple[int, ...], hidden: int) -> nn.Module:
+    """A module of ``make``, tried on noise.
+
+    Raises:
+        FitError: it is no module, fails, or gives no mask.
+    """
+    module = make(own, later, hidden)
+    told = f"{reference(make)} for features {own} and {later}"
+    if not isinstance(module, nn.Module):
+        raise FitError(f"{told} gave a {type(module).__name__}; give an nn.Module, called module(f, f_later)")
+    if make is AttentionModule:
+        return module
+    flags = [(part, part.training) for part in module.modules()]
+    try:
+        mask = module.eval()(torch.randn(2, *own), torch.randn(2, *later))
+    except Exception as error:  # code of somebody else's can fail in any way
+        raise FitError(f"{told} fails ({line(error)}); it is called module(f, f_later)") from error
+    finally:
+        for part, training in flags:
+            part.training = training
+    shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+    if shape != (2, *own):
+        raise FitError(f"{told} gives {shape} for two samples; give a mask of the feature's shape, {(2, *own)}")
+    if mask.min() < 0 or mask.max() > 1:
+        raise FitError(f"{told} gives {mask.min():.3g} to {mask.max():.3g}; give a mask in [0, 1], by a sigmoid say")
+    return module
 
 
 class AttentionModule(nn.Module):

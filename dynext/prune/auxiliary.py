@@ -25,7 +25,7 @@ from dynext.modules.exit_layers import Attention, FeatureAttention
 from dynext.modules.exits import Exit, HeadSpec, build_exit, mask_spec
 from dynext.modules.modes import evaluating
 from dynext.net.dynamic_net import DynamicNet
-from dynext.prune.attention_module import AttentionModule
+from dynext.prune.attention_module import AttentionModule, LentModule, lent_module
 from dynext.seeding import seeded
 from dynext.usual_modes import in_usual_modes
 
@@ -54,10 +54,10 @@ class Auxiliary(nn.Module):
         later: what the modules see beside the exit's own feature.
     """
 
-    def __init__(self, net: DynamicNet, attention_modules: list[AttentionModule], *, later: Later) -> None:
+    def __init__(self, net: DynamicNet, attention_modules: list[nn.Module], *, later: Later) -> None:
         super().__init__()
         self.net = net
-        self.attention_modules = cast("list[AttentionModule]", nn.ModuleList(attention_modules))
+        self.attention_modules = cast("list[nn.Module]", nn.ModuleList(attention_modules))
         self.later = later
         self.strength = 1.0
 
@@ -112,7 +112,12 @@ class Auxiliary(nn.Module):
 
 @in_usual_modes
 def lend_attention(
-    net: DynamicNet, *, later: Later = "deepest", squeeze: int | None = None, seed: int = 0
+    net: DynamicNet,
+    *,
+    later: Later = "deepest",
+    squeeze: int | None = None,
+    module: LentModule = AttentionModule,
+    seed: int = 0,
 ) -> Auxiliary:
     """A copy of ``net`` with an untrained mask in each exit, and beside each exit a module that sees a later layer.
 
@@ -122,6 +127,7 @@ def lend_attention(
         later: what the modules see. ``"deepest"``: the last map of the net; ``"next"``: the tap of the next exit (for
             the last exit, the deepest map).
         squeeze: channels in the middle of masks and modules; half the tap's channels, at least 8, by default.
+        module: makes the lent modules, `AttentionModule` or one's own (`dynext.prune.attention_module.LentModule`).
 
     Raises:
         FitError: no early exit, an unknown value of ``later``, a ``squeeze`` below 1, or a cascade.
@@ -141,7 +147,7 @@ def lend_attention(
         exits = [_masked(exit, squeeze) for exit in student.exits]
         student.exits = cast("list[Exit]", nn.ModuleList(exits))
         attention_modules = [
-            AttentionModule(shapes[e], shapes[-1 if later == "deepest" else e + 1], int(exit.spec["squeeze"]))
+            lent_module(module, shapes[e], shapes[-1 if later == "deepest" else e + 1], int(exit.spec["squeeze"]))
             for e, exit in enumerate(exits)
         ]
     like = next(student.parameters())

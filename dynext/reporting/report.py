@@ -14,6 +14,7 @@ import torch
 
 from dynext.policy.bounds import lower_bound
 from dynext.policy.calibrate import ece
+from dynext.policy.foreign_confidence import measure_name
 from dynext.policy.policy import Policy
 from dynext.policy.sweep import Sweeper
 from dynext.policy.table import ExitTable, Outcome, oracle, simulate
@@ -176,7 +177,7 @@ def report(table: ExitTable, policy: Policy) -> Report:
         num_rows=len(table),
         basis=table.basis,
         synthetic=table.synthetic,
-        confidence=str(policy.confidence),
+        confidence=measure_name(policy.confidence),
         static_macs=table.static_macs,
         macs=outcome.macs,
         saved=outcome.saved,

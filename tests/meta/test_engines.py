@@ -10,11 +10,13 @@ import torch
 from meta_nets import NETS, assert_same, assert_untouched, episode_tensors, meta_loss, smooth_net, state_of, zoo_net
 from reference import meta as reference
 from torch import nn
+from torch.func import functional_call
 from torch.testing import assert_close
 
 import dynext as dx
 from dynext.errors import FitError
-from dynext.meta.inner import NAMED, InnerLoop
+from dynext.meta.engines import engine_named
+from dynext.meta.inner import NAMED, InnerLoop, Problem, loss_of
 from dynext.meta.loss import MetaLoss, gradients
 from dynext.meta.vmap import check_vmap, vectorized
 
@@ -220,3 +222,36 @@ def test_engines_that_cannot_do_it_say_so() -> None:
     for inner in (InnerLoop.of("reptile"), replace(InnerLoop(), bn="per_step")):
         with pytest.raises(FitError, match="is done by our own loop alone; leave engine='higher' out"):
             meta_loss(net, inner, engine="higher")
+
+
+def by_hand(problem: Problem, inner: InnerLoop) -> torch.Tensor:
+    """A foreign engine, of torch.func alone."""
+    weights = dict(problem.learner.named_parameters())
+    for _ in range(inner.steps):
+        loss = loss_of(functional_call(problem.learner, weights, problem.support), problem.support_y)
+        wanted = {name: weights[name] for name in problem.adapted}
+        slopes = torch.autograd.grad(loss, list(wanted.values()), create_graph=True)
+        moved = {n: w - problem.rate(n) * g for (n, w), g in zip(wanted.items(), slopes, strict=True)}
+        weights = {**weights, **moved}
+    return loss_of(functional_call(problem.learner, weights, problem.query), problem.query_y)
+
+
+def test_an_engine_of_ones_own_gives_the_same_gradients() -> None:
+    net = smooth_net()
+    episode = episode_tensors(net.num_classes)
+    inner = InnerLoop(steps=2, lr=0.1)
+    wanted = gradients(meta_loss(net, inner), *episode)
+    own = gradients(meta_loss(net, inner, engine=by_hand), *episode)
+    assert own.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert_close(own[name], gradient)
+
+
+def test_what_an_engine_may_not_give() -> None:
+    net = smooth_net()
+    episode = episode_tensors(net.num_classes)
+    for wrong, told in ((lambda problem, inner: 1.0, "a float"), (lambda problem, inner: problem.query[0], "a tensor")):
+        with pytest.raises(FitError, match=f"gave {told}.*; give the query loss after the inner steps"):
+            meta_loss(net, InnerLoop(), engine=wrong)(*episode)
+    with pytest.raises(FitError, match="prototypes take no gradient step"):
+        engine_named(by_hand, InnerLoop.of("prototypes"))
