@@ -20,7 +20,7 @@
 ``dx.policies``      fronts, risk control, batches   ``dx.losses``    published losses and rewards
 ``dx.data``          samples, episodes               ``dx.models``    reference nets
 ``dx.graph``         stages, also by hand            ``dx.testing``   conformance checks
-``dx.plugins``       parts of other packages    ``dx.errors``    what can be raised
+``dx.plugins``       parts of other packages         ``dx.errors``    what can be raised
 ==================== =================================================================================
 """
 

@@ -52,7 +52,7 @@ def named(measure: str | OwnMeasure) -> OwnMeasure:
         except Exception as error:  # code of somebody else's can fail in any way
             raise PolicyError(
                 f"confidence {name} failed ({line(error)}); it is called with logits {tuple(wide_nk.shape)} and gives "
-                f"one number in [0, 1] for each row"
+                f"one number in [0, 1] for each sample"
             ) from error
         return _checked(value_n, wide_nk, name)
 
@@ -63,7 +63,7 @@ def _checked(value_n: Any, logits_nk: Tensor, name: str) -> Tensor:
     if not isinstance(value_n, Tensor) or value_n.shape != logits_nk.shape[:1] or not value_n.is_floating_point():
         told = f"{value_n.dtype} {tuple(value_n.shape)}" if isinstance(value_n, Tensor) else type(value_n).__name__
         raise PolicyError(
-            f"confidence {name} gave {told} for logits {tuple(logits_nk.shape)}; give floats [n], one for each row"
+            f"confidence {name} gave {told} for logits {tuple(logits_nk.shape)}; give floats [n], one for each sample"
         )
     value_n = value_n.detach().to(logits_nk.device)
     # such a row never leaves early, whatever the measure makes of it
@@ -84,8 +84,8 @@ def check_rows_alone(function: OwnMeasure, logits_nk: Tensor, name: str) -> None
     whole, alone = function(logits_nk)[:1], function(logits_nk[:1])
     if not torch.allclose(whole, alone, atol=1e-4, equal_nan=True):
         raise PolicyError(
-            f"confidence {name} gives a row {float(alone):.4g} by itself and {float(whole):.4g} among others; compute "
-            f"it of each row alone (dim=-1), not over the batch"
+            f"confidence {name} gives a sample {float(alone):.4g} by itself and {float(whole):.4g} among others; compute "
+            f"it of each sample alone (dim=-1), not over the batch"
         )
 
 

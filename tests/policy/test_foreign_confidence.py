@@ -131,7 +131,7 @@ WRONG: dict[str, Callable[[Tensor], object]] = {
     "gave values from -": lambda z: z.log_softmax(-1).amax(-1),
     "gave values from nan": lambda z: z.amax(-1) * torch.nan,
     r"failed \(RuntimeError": lambda z: z @ torch.ones(99),
-    "compute it of each row alone": lambda z: z.amax(-1).softmax(0),
+    "compute it of each sample alone": lambda z: z.amax(-1).softmax(0),
 }
 
 
