@@ -84,8 +84,8 @@ def check_rows_alone(function: OwnMeasure, logits_nk: Tensor, name: str) -> None
     whole, alone = function(logits_nk)[:1], function(logits_nk[:1])
     if not torch.allclose(whole, alone, atol=1e-4, equal_nan=True):
         raise PolicyError(
-            f"confidence {name} gives a sample {float(alone):.4g} by itself and {float(whole):.4g} among others; compute "
-            f"it of each sample alone (dim=-1), not over the batch"
+            f"confidence {name} gives a sample {float(alone):.4g} by itself and {float(whole):.4g} among others; "
+            f"compute it of each sample alone (dim=-1), not over the batch"
         )
 
 
