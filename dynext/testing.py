@@ -1,4 +1,4 @@
-"""Conformance kit for plug-in authors: run these on your own net or source; what fails says what is wrong."""
+"""Conformance kit for plug-in authors: run these on a net, head, gates or source; what fails says what is wrong."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 from dynext.errors import DynextError
 from dynext.fitting import FitConfig
+from dynext.graph.macs import count_macs
+from dynext.modules.exits import Exit, build_exit, exit_macs
+from dynext.modules.own_parts import noise
 from dynext.net.collect import table_of
 from dynext.net.dynamic_net import DynamicNet
-from dynext.net.masked_pass import gated, greedy, trunk_macs
+from dynext.net.given_heads import HeadsGiven, Place, made_heads
+from dynext.net.masked_pass import gated, gates_of, greedy, trunk_macs
+from dynext.net.own_checks import check_own_gates
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
 from dynext.seeding import generator
@@ -48,6 +53,7 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
         all_bek, final = net.all_exits(x), net(x)
     _expect(all_bek.shape == (len(x), net.num_exits, net.num_classes), f"all_exits gives {tuple(all_bek.shape)}")
     _close(all_bek[:, -1], final, "the last exit is not forward(x)", rtol, atol)
+    _check_exit_costs(net, x[:2])
     never = net.run(x, Policy.never(net.num_exits))
     _close(never.logits, final, "a policy by which no sample leaves does not give forward(x)", rtol, atol)
     always = net.run(x, Policy.always(net.num_exits))
@@ -71,8 +77,61 @@ def check_net(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1
     _expect(same, "running the net changed its parameters or buffers")
 
 
+@torch.no_grad()
+def _check_exit_costs(net: DynamicNet, x: Tensor) -> None:
+    """Exits in 8 bits are left out: torch does not count their kernels, whose MACs are the float layers'."""
+    taps, _ = net.taps(x)
+    for exit, tap in zip(net.exits, taps, strict=True):
+        counted = 0 if net.int8 is not None else count_macs(exit, tap)
+        _expect(
+            not counted or counted == exit.macs,
+            f"the exit after {exit.name} says {exit.macs:,} MACs and spends {counted:,}; let dx.attach make it, which "
+            f"takes any nn.Module as a head",
+        )
+
+
+def check_head(head: HeadsGiven, *, tap_shape: Sequence[int], num_classes: int) -> None:
+    """The promises of a head of your own, as `dynext.attach` takes it, on a tap of a shape (of one sample).
+
+    It gives logits ``[b k]``, each sample's by itself and the same each time in evaluation, and leaves the tap as it
+    was; all that it learns gets a gradient; its MACs are counted; built again, it takes its own weights back; what its
+    exit caches, embeds and classifies comes to its own answer.
+
+    Raises:
+        ConformanceError: names the promise that is broken, and what to write instead.
+    """
+    tap = tuple(tap_shape)
+    place = Place("the tap", tap, num_classes, 10**12, torch.empty(0))
+    try:
+        made, again = made_heads(head, [place])[0], made_heads(head, [place])[0]
+    except DynextError as error:
+        raise ConformanceError(str(error)) from error
+    exit = build_exit(made.spec, after=0, name="tap", own=made.own).eval()
+    x = noise(exit, tap, count=4)
+    _expect(exit_macs(exit, x[:2]) > 0, "no MACs are counted, and it holds no numbers that could be")
+    _check_gradients(exit, x)
+    if made.own is not None:
+        other = build_exit(again.spec, after=0, name="tap", own=again.own).eval()
+        theirs, own = (one.state_dict() for one in (other, exit))
+        same = theirs.keys() == own.keys() and all(theirs[name].shape == own[name].shape for name in own)
+        _expect(same, "made again for the same tap it has other parameters; dynext.load could not fill these")
+        other.load_state_dict(own)
+        _close(other(x), exit(x), "made again, with the same weights it answers otherwise", 1e-4, 1e-5)
+
+
+def _check_gradients(exit: Exit, x: Tensor) -> None:
+    learned = {name: p for name, p in exit.named_parameters() if p.requires_grad}
+    _expect(bool(learned), "it has no parameter that learns; end it in nn.Linear")
+    with torch.enable_grad():
+        logits_bk = exit(x)
+        _expect(bool(torch.isfinite(logits_bk).all()), "it answers NaN or infinity to noise")
+        grads = torch.autograd.grad(logits_bk.square().sum(), list(learned.values()), allow_unused=True)
+    idle = [name for name, grad in zip(learned, grads, strict=True) if grad is None]
+    _expect(not idle, f"{', '.join(idle)} play no part in its answer; leave them out, or set requires_grad=False")
+
+
 def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    """The invariants of a net with gates on samples ``x [b ...]``, b at least 4.
+    """The invariants of a net with gates on samples ``x [b ...]``, b at least 4; gates of your own too.
 
     Asking no sample to skip gives ``net(x)``; with each gate's threshold at its median, a batch answers like its
     samples alone, in any order, and as the masked pass says; predicted MACs are the observed ones; nothing in the net
@@ -83,6 +142,7 @@ def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float =
     """
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     kept_x = x.clone()
+    _check_gate_costs(net)
     with torch.no_grad():
         final, (keep_g, clear) = net(x), halving_rule(net, x)
         passed = gated(net, x, greedy(keep_g))
@@ -104,6 +164,17 @@ def check_gates(net: DynamicNet, x: Tensor, *, rtol: float = 1e-4, atol: float =
         _close(alone.logits[0], whole.logits[i], f"sample {i} is answered otherwise alone than in a batch", rtol, atol)
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     _expect(same and torch.equal(kept_x, x), "running the net changed its parameters or buffers, or the samples")
+
+
+def _check_gate_costs(net: DynamicNet) -> None:
+    gates = gates_of(net)
+    _expect(len(gates.macs_g) == len(gates), f"{len(gates.macs_g)} costs for {len(gates)} gates")
+    if gates.own is not None:
+        try:
+            check_own_gates(gates.body, gates.spec["taps"], gates.spec["input"], "gates")
+        except DynextError as error:
+            raise ConformanceError(str(error)) from error
+        _expect(gates.start_macs + sum(gates.macs_g) > 0, "no MACs of the gates are counted, as they hold no numbers")
 
 
 @torch.no_grad()

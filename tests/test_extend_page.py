@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re
 
 
 def test_the_snippets_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(BLOCKS) >= 4
+    assert len(BLOCKS) >= 10
     monkeypatch.setattr(plugins, "_registered", {group: {} for group in plugins.GROUPS})
     space: dict[str, object] = {"__name__": "extend"}
     for block in BLOCKS:

@@ -110,9 +110,23 @@ def param_bytes(module: nn.Module) -> int:
 
 
 def _unlisted() -> dict[Any, Any]:
-    """Attention kernels that torch has and its registry of FLOPs lacks."""
-    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    return {} if kernel is None else {kernel: _attention_flops}
+    """Kernels of attention and of recurrent layers that torch has and its registry of FLOPs lacks."""
+    known = {
+        "_scaled_dot_product_flash_attention_for_cpu": _attention_flops,
+        "mkldnn_rnn_layer": _lstm_layer_flops,
+        "_cudnn_rnn": _recurrent_flops,
+    }
+    return {getattr(torch.ops.aten, name): flops for name, flops in known.items() if hasattr(torch.ops.aten, name)}
+
+
+def _lstm_layer_flops(steps: Any, from_input: Any, from_state: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of one layer of an LSTM on ``[t b d]``, by the shapes of its two matrices."""
+    return FLOPS_PER_MAC * steps[0] * steps[1] * (from_input[0] * from_input[1] + from_state[0] * from_state[1])
+
+
+def _recurrent_flops(steps: Any, weights: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of a recurrent net on ``[t b d]``, by the shapes of all its matrices; biases are vectors."""
+    return FLOPS_PER_MAC * steps[0] * steps[1] * sum(shape[0] * shape[1] for shape in weights if len(shape) == 2)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

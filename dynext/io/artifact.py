@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from dynext.atomic import replaced_folder
 from dynext.errors import ArtifactError, DynextError, ModelError
@@ -30,10 +29,13 @@ from dynext.graph import StagedNet
 from dynext.graph.private import private_copy
 from dynext.graph.shrink import shrink
 from dynext.graph.split import split_again
+from dynext.io.own_parts import check_answers, check_savable, given_parts, needs, saved_answers
+from dynext.io.weights import checksum, read_weights, unshared
 from dynext.models.catalog import rebuild
 from dynext.net.attach import from_specs
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
+from dynext.net.given_heads import HeadsGiven
 from dynext.net.int8 import to_int8
 from dynext.net.reclassify import replace_last, take_classes
 from dynext.policy.policy import Policy
@@ -42,6 +44,8 @@ from dynext.runtime.cost import CostTable
 from dynext.seeding import seeded
 from dynext.types import InputSpec
 from dynext.usual_modes import in_usual_modes
+
+log = logging.getLogger("dynext")
 
 FORMAT, VERSION = "dynext", 1
 CARD, WEIGHTS, TABLE, PAGE = "net.json", "net.safetensors", "table.safetensors", "report.html"
@@ -93,10 +97,11 @@ def save(
     """
     net.check_policy(policy)
     net.check_described(spec, class_names)
+    check_savable(net)
     folder = Path(folder)
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     with replaced_folder(folder, mark=CARD, owned=FILES) as partial:
-        tensors, shared = _unshared(net.state_dict())
+        tensors, shared = unshared(net.state_dict())
         save_file(tensors, partial / WEIGHTS)
         card = {
             "format": FORMAT,
@@ -108,6 +113,7 @@ def save(
             "stages": _stages(net.staged),
             "cosine_classes": net.num_classes if net.staged.cosine else None,
             "exits": [{"after": exit.after, "name": exit.name, "head": exit.spec} for exit in net.exits],
+            "own_answers": saved_answers(net),
             "cascade": net.cascade,
             "gates": None if net.gates is None else net.gates.spec,
             "int8": net.int8,
@@ -115,20 +121,28 @@ def save(
             "cost": None if net.cost is None else net.cost.to_dict(),
             "provenance": dict(provenance or {}),
             "versions": _versions(),
-            "weights": {"sha256": _checksum(partial / WEIGHTS), "shared": shared},
+            "weights": {"sha256": checksum(partial / WEIGHTS), "shared": shared},
         }
         (partial / CARD).write_text(_json(card), encoding="utf-8")
         if table is not None:
             table.save(partial / TABLE)
+    needed = needs(net)
+    if needed is not None:
+        log.warning("%s", needed)
     return folder
 
 
 @in_usual_modes
-def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
+def load(
+    folder: Path | str, *, model: nn.Module | None = None, heads: HeadsGiven | None = None, gates: Any = None
+) -> Artifact:
     """The dynamic net that `save` wrote into ``folder``.
 
     Args:
         model: the static net's architecture, where it is not from the catalog; a `StagedNet` is taken as it is.
+        heads: where heads are of one's own, what `attach` was given for them; a folder never makes anybody run code.
+            Heads that an installed package registers (entry points ``dynext.heads``) are found by their name.
+        gates: the same for gates, as `attach_gates` was given them.
 
     Raises:
         ArtifactError: files are missing, truncated, from another net or from a later version, or ``model`` is not
@@ -137,8 +151,9 @@ def load(folder: Path | str, *, model: nn.Module | None = None) -> Artifact:
     folder = Path(folder)
     card = _card(folder)
     try:
-        net = to_int8(_untrained(folder, card, model), card.get("int8"))
-        _fill(net, _weights(folder / WEIGHTS, card["weights"]), folder)
+        net = to_int8(_untrained(folder, card, model, heads, gates), card.get("int8"))
+        _fill(net, read_weights(folder / WEIGHTS, card["weights"]), folder)
+        check_answers(net, card.get("own_answers", []))
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
         policy = Policy.from_dict(card["policy"])
         net.check_policy(policy)
@@ -177,21 +192,6 @@ def saved_recipe(folder: Path | str) -> dict[str, Any] | None:
     return recipe
 
 
-def _unshared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, on the CPU, and the further names of tied ones, ``{further name: name}``."""
-    tensors: dict[str, Tensor] = {}
-    shared: dict[str, str] = {}
-    names: dict[tuple[Any, ...], str] = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and key in names:
-            shared[name] = names[key]
-        else:
-            names[key] = name
-            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return tensors, shared
-
-
 def _stages(staged: StagedNet) -> dict[str, Any]:
     return {
         "after": list(staged.cuts),
@@ -213,14 +213,6 @@ def _json(card: Mapping[str, Any]) -> str:
         raise ArtifactError(f"recipe and provenance must be JSON ({error}); leave the offending entry out") from error
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
@@ -239,19 +231,7 @@ def _card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def _weights(path: Path, saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing; convert the net again")
-    if _checksum(path) != saved["sha256"]:
-        raise ArtifactError(f"{path} is truncated, damaged or another net's (its checksum differs); convert again")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); convert the net again") from error
-    return {**state, **{further: state[name] for further, name in saved["shared"].items()}}
-
-
-def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -> DynamicNet:
+def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None, heads: Any, gates: Any) -> DynamicNet:
     """The net as it was put together, its weights to be filled in."""
     cascaded = card.get("cascade")
     exits = card["exits"] if cascaded is None else cascaded["heads"]
@@ -262,8 +242,11 @@ def _untrained(folder: Path, card: Mapping[str, Any], model: nn.Module | None) -
     if cascaded is None:  # a model of other sizes shows in its stages, before heads fail to fit
         take_classes(staged, card["stages"]["names"], card["stages"]["live_shapes"])
         _check_stages(folder, card["stages"], staged)
+    specs = [exit["head"] for exit in exits]
+    names = [staged.stages[exit["after"]].name for exit in exits]
+    own = given_parts(list(zip(names, specs, strict=True)), card.get("gates"), heads, gates, staged.zeros(0))
     with seeded(0):
-        net = from_specs(staged, [exit["head"] for exit in exits], [exit["after"] for exit in exits], card.get("gates"))
+        net = from_specs(staged, specs, [exit["after"] for exit in exits], card.get("gates"), **own)
     if cascaded is not None:
         net = cascade(net, cascaded["rule"])
         _check_stages(folder, card["stages"], net.staged)
@@ -299,7 +282,7 @@ def _check_stages(folder: Path, saved: Mapping[str, Any], staged: StagedNet) -> 
             )
 
 
-def _fill(net: DynamicNet, state: Mapping[str, Tensor], folder: Path) -> None:
+def _fill(net: DynamicNet, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     own = net.state_dict()
     differing = sorted(own.keys() ^ state.keys()) + [
         f"{name} ({list(state[name].shape)} {state[name].dtype} for {list(own[name].shape)} {own[name].dtype})"
@@ -308,5 +291,7 @@ def _fill(net: DynamicNet, state: Mapping[str, Tensor], folder: Path) -> None:
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ArtifactError(f"the model is not the one in {folder}: {', '.join(differing[:3])}{more} differ")
+        heads = all(name.startswith("exits.") for name in differing) and any(exit.own for exit in net.exits)
+        part = "heads= does not give the heads" if heads else "the model is not the one"
+        raise ArtifactError(f"{part} in {folder}: {', '.join(differing[:3])}{more} differ")
     net.load_state_dict(dict(state))

@@ -28,6 +28,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.confidence import CONFIDENCES, Learned
 from dynext.policy.foreign_confidence import measure_name
 from dynext.policy.policy import Policy
+from dynext.seeding import generator
 from dynext.types import InputSpec
 from dynext.usual_modes import in_usual_modes
 
@@ -102,6 +103,8 @@ def export(
     net.check_described(spec, class_names)
     if net.gates is not None and net.gates.spec["kind"] == "random":
         raise DynextError("gates that decide by chance are a control and are not exported; attach other gates")
+    if net.gates is not None and net.gates.own is not None and not net.gates.at_once:
+        _check_start(net)
     _check_formats(formats)
     check_replaceable(Path(folder), CARD)
     check_writable(Path(folder))
@@ -116,6 +119,19 @@ def export(
         if "onnx" in formats:
             shutil.copyfile(run_onnx.__file__, partial / RUNNER)
     return Path(folder)
+
+
+@torch.no_grad()
+def _check_start(net: DynamicNet) -> None:
+    """Raises DynextError: gates of one's own that remember something before the net runs; exported ones begin at 0."""
+    like = next(net.parameters())
+    x = torch.randn(2, *net.staged.input_shape, generator=generator(0)).to(like)
+    memory = () if net.gates is None else net.gates.begin(x)
+    if any(kept.ndim != 2 or kept.any() for kept in memory):
+        raise DynextError(
+            "gates are exported whose memory is vectors [b d] that begin as zeros; give these from begin(x), and look "
+            "at the samples by at_once = True or at the first stage"
+        )
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -218,7 +234,7 @@ def _card(
 
 def _gates_card(gates: Gates, suffix: str) -> dict[str, Any]:
     """How a runner evaluates the gates: by one program for all or by one each, with the sizes of their memory."""
-    sizes = [] if gates.at_once else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(1))]
+    sizes = [] if gates.at_once else [int(kept.shape[1]) for kept in gates.begin(torch.zeros(2, *gates.spec["input"]))]
     each = [f"gate_{g:02}{suffix}" for g in range(len(gates))]
     return {
         "at": list(gates.at),

@@ -9,7 +9,7 @@ from typing import Any
 from dynext.errors import FitError
 from dynext.meta.exit_ownership import checked_exits
 from dynext.meta.prototypes import classifier_of
-from dynext.net.attach import from_specs
+from dynext.net.attach import from_specs, own_parts
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.reclassify import replace_last
 from dynext.seeding import seeded
@@ -34,7 +34,7 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
         replace_last(staged, num_classes, answer="linear")
         specs = [{**exit.spec, "num_classes": num_classes} for exit in net.exits]
         gates = None if net.gates is None else net.gates.spec
-        renewed = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
+        renewed = from_specs(staged, specs, [exit.after for exit in net.exits], gates, **own_parts(net))
     for new, old in zip(renewed.exits, net.exits, strict=True):
         new.embedder.load_state_dict(old.embedder.state_dict())
     if renewed.gates is not None and net.gates is not None:

@@ -6,41 +6,36 @@ while the trunk is frozen; ``embedder`` gives the embedding ``[b d]``; ``classif
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from dynext.errors import PolicyError, SplitError
-from dynext.modules.exit_layers import Attention, Copy, Cosine, FeatureAttention, PoolMix, Reduce, Separable, TokenPool
-from dynext.modules.projections import build_projection
+from dynext.errors import SplitError
+from dynext.graph.macs import count_macs
+from dynext.modules.exit_parts import HeadSpec, build_parts
+from dynext.modules.own_parts import OwnPart, own_macs
 
-HeadSpec = dict[str, Any]
-"""JSON that rebuilds a head: ``kind``, ``tap`` (shape of one sample), ``num_classes`` and the kind's own sizes.
+Heads = Callable[..., HeadSpec]
+"""Given the tap's shape (one sample), the head to put there; some also ask for ``most_macs``, what it may cost."""
 
-Heads of any kind may also have ``answer``, ``"linear"`` or ``"cosine"`` (the classifier), and ``projection``, what the
-embedding goes through before it, as `dynext.modules.projections` writes it. Without them the classifier is linear and
-sees the embedding as it is.
-"""
-
-Heads = Callable[[tuple[int, ...]], HeadSpec]
-"""Given the tap's shape (one sample), the head to put there."""
-
-KINDS = ("conv", "strided", "attention", "pooled", "token", "flat", "given", "masked")
-ANSWERS = ("linear", "cosine")
-MAX_SIDE = 16
-"""Feature maps are averaged down to at most this many pixels a side before a head is given them."""
+LEAST_WIDTH = 8
+"""Channels that a head keeps where there is little left to save."""
 
 
 class Exit(nn.Module):
     """An auxiliary classifier after stage ``after``: tap ``[b ...]`` to logits ``[b k]``."""
 
-    def __init__(self, spec: HeadSpec, *, after: int, name: str) -> None:
+    def __init__(self, spec: HeadSpec, *, after: int, name: str, own: OwnPart | None = None) -> None:
         super().__init__()
         self.spec, self.after, self.name = dict(spec), after, name
-        self.reduce, embedder, classifier = _BUILDERS[spec["kind"]](spec)
-        self.embedder, self.classifier = _with_answer(spec, embedder, classifier)
+        self.own = own
+        """What a head of one's own is built from again; ``None`` for heads of ours."""
+        self.reduce, self.embedder, self.classifier, whole = build_parts(spec, own)
+        self.embeds = not whole
+        """Whether what the classifier sees is an embedding; not for a head of one's own that does not end in one."""
         self.macs = 0
         """MACs per sample; filled in by whoever attaches the exit."""
 
@@ -54,114 +49,6 @@ class Exit(nn.Module):
 
     def forward(self, tap: Tensor) -> Tensor:
         return self.head(self.reduce(tap))
-
-
-def _conv(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    reduce, (channels, height, width) = _reduce(spec)
-    hidden = int(spec["hidden"])
-    layers: list[nn.Module] = []
-    for _ in range(int(spec["convs"])):
-        stride = 2 if min(height, width) > 4 else 1
-        layers += [nn.Conv2d(channels, hidden, 3, stride, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
-        channels, height, width = hidden, math.ceil(height / stride), math.ceil(width / stride)
-    layers += [Separable(hidden) for _ in range(int(spec.get("separable", 0)))]
-    (kernel_h, stride_h, out_height), (kernel_w, stride_w, out_width) = _window(height), _window(width)
-    layers += [nn.AvgPool2d((kernel_h, kernel_w), (stride_h, stride_w)), nn.Flatten()]
-    return reduce, nn.Sequential(*layers), nn.Linear(hidden * out_height * out_width, int(spec["num_classes"]))
-
-
-def _strided(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    reduce, (channels, _, _) = _reduce(spec)
-    hidden = int(spec["hidden"])
-    layers: list[nn.Module] = []
-    for _ in range(int(spec["convs"])):
-        layers += [nn.Conv2d(channels, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
-        channels = hidden
-    embedder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return reduce, embedder, nn.Linear(channels, int(spec["num_classes"]))
-
-
-def _attention(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    reduce, embedder, classifier = _conv(spec)
-    _, (channels, height, width) = _reduce(spec)
-    attention = Attention(channels, int(spec["squeeze"]), (height, width))
-    return reduce, nn.Sequential(attention, embedder), classifier
-
-
-def _window(side: int) -> tuple[int, int, int]:
-    """Kernel and stride of a pooling that leaves at most 3 cells a side, and how many it leaves."""
-    cells = min(side, 3)
-    stride = side // cells
-    return side - (cells - 1) * stride, stride, cells
-
-
-def _pooled(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    reduce, (channels, _, _) = _reduce(spec)
-    return reduce, PoolMix(channels), nn.Linear(channels, int(spec["num_classes"]))
-
-
-def _token(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    width, hidden = 2 * int(spec["tap"][-1]), int(spec["hidden"])
-    embedder = nn.Sequential(TokenPool(), nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU())
-    return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
-
-
-def _flat(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    width, hidden = math.prod(spec["tap"]), int(spec["hidden"])
-    embedder = nn.Sequential(nn.Flatten(), nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU())
-    return nn.Identity(), embedder, nn.Linear(hidden, int(spec["num_classes"]))
-
-
-def _masked(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Any head behind a mask: the first child of the embedder is the mask, the second the head's own embedder."""
-    inner = spec["inner"]
-    reduce, embedder, classifier = _BUILDERS[inner["kind"]](inner)
-    embedder, classifier = _with_answer(inner, embedder, classifier)
-    if isinstance(reduce, Reduce):
-        _, (channels, height, width) = _reduce(inner)
-        mask: nn.Module = Attention(channels, int(spec["squeeze"]), (height, width))
-    else:
-        mask = FeatureAttention(int(spec["tap"][-1]), int(spec["squeeze"]))
-    return reduce, nn.Sequential(mask, embedder), classifier
-
-
-def _given(spec: HeadSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The tap holds the logits already: see `dynext.net.cascade`."""
-    return nn.Identity(), nn.Identity(), Copy()
-
-
-def _with_answer(spec: HeadSpec, embedder: nn.Module, classifier: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The embedding through a projection, if the spec has one, and the classifier that it asks for behind it."""
-    if "projection" not in spec and spec.get("answer") != "cosine":
-        return embedder, classifier
-    width = getattr(classifier, "in_features", None)
-    if width is None:
-        raise SplitError(f"a {spec['kind']} head has no classifier of its own, so it cannot be given another")
-    if "projection" in spec:
-        projection, width = build_projection(spec["projection"], int(width))
-        embedder = nn.Sequential(embedder, projection)
-    answer = Cosine if spec.get("answer") == "cosine" else nn.Linear
-    return embedder, answer(int(width), int(spec["num_classes"]))
-
-
-_BUILDERS: Mapping[str, Callable[[HeadSpec], tuple[nn.Module, nn.Module, nn.Module]]] = {
-    "conv": _conv,
-    "strided": _strided,
-    "attention": _attention,
-    "pooled": _pooled,
-    "token": _token,
-    "flat": _flat,
-    "given": _given,
-    "masked": _masked,
-}
-
-
-def _reduce(spec: HeadSpec) -> tuple[nn.Module, tuple[int, int, int]]:
-    tap = tuple(spec["tap"])
-    channels_last = bool(spec.get("channels_last", False))
-    channels, height, width = (tap[2], tap[0], tap[1]) if channels_last else tap
-    factor = min(math.ceil(max(height, width) / MAX_SIDE), height, width)
-    return Reduce(channels_last=channels_last, factor=factor), (channels, height // factor, width // factor)
 
 
 def conv_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2) -> Heads:
@@ -215,13 +102,14 @@ def attention_heads(
 
 
 def masked_heads(heads: Heads, *, squeeze: int | None = None) -> Heads:
-    """Any ``heads`` behind a mask that is computed from the tap and multiplied into it; for maps, tokens and vectors.
+    """Any ``heads`` of these behind a mask that is computed from the tap and multiplied into it; for maps, tokens and
+    vectors.
 
     ``squeeze`` numbers in the mask's middle default to half the tap's channels, at least 8.
     """
 
-    def masked(tap: tuple[int, ...]) -> HeadSpec:
-        return mask_spec(heads(tap), squeeze=squeeze)
+    def masked(tap: tuple[int, ...], most_macs: int | None = None) -> HeadSpec:
+        return mask_spec(_spec_of(heads, tap, most_macs, "masked_heads"), squeeze=squeeze)
 
     return masked
 
@@ -256,9 +144,13 @@ def token_heads(num_classes: int, *, hidden: int | None = None) -> Heads:
 
 
 def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1, separable: int = 2) -> Heads:
-    """The head that the tap's shape suggests: maps get convolutions, tokens token heads, vectors a hidden layer."""
+    """The head that the tap's shape suggests: maps get convolutions, tokens token heads, vectors a hidden layer.
 
-    def heads(tap: tuple[int, ...]) -> HeadSpec:
+    Without ``hidden``, `dynext.attach` makes them narrower where they would cost more than an eighth of the MACs that
+    leaving there saves, down to 8 channels: on a small net a head of the usual width costs as much as a stage.
+    """
+
+    def usual(tap: tuple[int, ...]) -> HeadSpec:
         if len(tap) == 3:
             return conv_heads(num_classes, hidden=hidden, convs=convs, separable=separable)(tap)
         if len(tap) == 2:
@@ -266,25 +158,59 @@ def default_heads(num_classes: int, *, hidden: int | None = None, convs: int = 1
         width = hidden or min(max(math.prod(tap), 64), 256)
         return {"kind": "flat", "tap": list(tap), "num_classes": num_classes, "hidden": width}
 
+    def heads(tap: tuple[int, ...], most_macs: int | None = None) -> HeadSpec:
+        return usual(tap) if hidden or most_macs is None else _narrowed(usual(tap), most_macs)
+
     return heads
+
+
+def _narrowed(spec: HeadSpec, most_macs: int) -> HeadSpec:
+    """The widest head of its kind, in steps of 8 channels, that costs at most so much; the narrowest if none does."""
+    widths = [spec["hidden"], *range((spec["hidden"] - 1) // 8 * 8, LEAST_WIDTH - 1, -8)]
+    narrower = ({**spec, "hidden": width} for width in widths)
+    return next((one for one in narrower if _macs(one) <= most_macs), {**spec, "hidden": min(widths)})
+
+
+def _macs(spec: HeadSpec) -> int:
+    """What the head costs a sample; nothing is computed or drawn."""
+    with torch.device("meta"):
+        exit = build_exit(spec, after=0, name="").eval()
+        return count_macs(exit, torch.empty(2, *spec["tap"]))
 
 
 def cosine_heads(heads: Heads) -> Heads:
     """The same heads with cosine classifiers, for which only the direction of an embedding counts."""
-    return lambda tap: {**heads(tap), "answer": "cosine"}
+
+    def cosine(tap: tuple[int, ...], most_macs: int | None = None) -> HeadSpec:
+        return {**_spec_of(heads, tap, most_macs, "cosine_heads"), "answer": "cosine"}
+
+    return cosine
 
 
-def build_exit(spec: HeadSpec, *, after: int, name: str) -> Exit:
-    """An exit from its JSON.
+def _spec_of(heads: Heads, tap: tuple[int, ...], most_macs: int | None, name: str) -> HeadSpec:
+    further = {"most_macs": most_macs} if "most_macs" in inspect.signature(heads).parameters else {}
+    spec = heads(tap, **further)
+    if not isinstance(spec, dict):
+        raise SplitError(
+            f"{name} was given heads that make a {type(spec).__name__}; it takes heads of ours "
+            f"(dx.heads.{name}(dx.default_heads(10))), and in a head of your own you write that layer yourself"
+        )
+    return spec
+
+
+def build_exit(spec: HeadSpec, *, after: int, name: str, own: OwnPart | None = None) -> Exit:
+    """An exit from its JSON, and from the module that it is made of where it is one's own.
 
     Raises:
-        PolicyError: a kind of head, or of answer, that this version does not know.
+        PolicyError: a kind of head, or of answer, that this version does not know, or a module that is missing.
     """
-    if spec.get("kind") not in KINDS:
-        raise PolicyError(f"head kind {spec.get('kind')!r}; this version knows {', '.join(KINDS)}")
-    if spec.get("answer", ANSWERS[0]) not in ANSWERS:
-        raise PolicyError(f"an answer by {spec['answer']!r}; this version knows {', '.join(ANSWERS)}")
-    return Exit(spec, after=after, name=name)
+    return Exit(spec, after=after, name=name, own=own)
+
+
+def exit_macs(exit: Exit, tap: Tensor) -> int:
+    """What an exit costs a sample, by running it on ``tap [b ...]``."""
+    counted = count_macs(exit, tap)
+    return counted if exit.own is None else own_macs(counted, exit)
 
 
 def _expect(tap: tuple[int, ...], rank: int, kind: str) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.modules.exits import channels_last
 from dynext.seeding import generator
 
 MAX_SIDE = 32
@@ -97,3 +98,36 @@ class ByChance(nn.Module):
         drawn_bg = (key_bg >> 11 & (2**53 - 1)).double() / 2**53
         infinity = torch.full_like(drawn_bg, math.inf)
         return infinity.where(drawn_bg < self.rate_g, -infinity).to(x.dtype)
+
+
+class Mean(nn.Module):
+    """``[b c h w]``, ``[b h w c]``, ``[b t d]`` or ``[b d]`` to the mean per channel ``[b c]``."""
+
+    def __init__(self, tap: tuple[int, ...]) -> None:
+        super().__init__()
+        last = len(tap) < 3 or channels_last(tap)
+        self.dims = tuple(range(1, len(tap))) if last else (2, 3)
+
+    def forward(self, tap: Tensor) -> Tensor:
+        return tap.mean(self.dims) if self.dims else tap
+
+
+class ChannelsFirst(nn.Module):
+    """``[b h w c]`` to ``[b c h w]``."""
+
+    def forward(self, tap: Tensor) -> Tensor:
+        return tap.permute(0, 3, 1, 2)
+
+
+class RunOrSkip(nn.Module):
+    """Two scores, skip and run, ``[b c]`` to the logit ``[b]`` of their softmax: run less skip."""
+
+    def __init__(self, channels: int, openness: float) -> None:
+        super().__init__()
+        self.scores = nn.Linear(channels, 2)
+        with torch.no_grad():
+            self.scores.bias.copy_(torch.tensor([0.0, openness]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        score_b2 = self.scores(x)
+        return score_b2[:, 1] - score_b2[:, 0]

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from dynext.errors import PolicyError, SplitError
 from dynext.modules.exits import channels_last
-from dynext.modules.gate_networks import MAX_SIDE, ByChance, PolicyNetwork, Unconditional
+from dynext.modules.gate_networks import (
+    MAX_SIDE,
+    ByChance,
+    ChannelsFirst,
+    Mean,
+    PolicyNetwork,
+    RunOrSkip,
+    Unconditional,
+)
+from dynext.modules.own_parts import OwnPart
 
 GateSpec = dict[str, Any]
 """JSON that rebuilds the gates of a net: ``kind``, ``at`` (stages), ``taps`` and ``input`` (shapes), the kind's own."""
@@ -38,11 +47,13 @@ class Gates(nn.Module):
         start_macs: MACs per sample of ``begin``; ``macs_g``: of each ``ask``. Filled in by whoever attaches the gates.
     """
 
-    def __init__(self, spec: GateSpec) -> None:
+    def __init__(self, spec: GateSpec, own: OwnPart | None = None) -> None:
         super().__init__()
         self.spec, self.at = dict(spec), tuple(spec["at"])
-        self.body = _BUILDERS[spec["kind"]](spec)
-        self.at_once = isinstance(self.body, AtOnce)
+        self.own = own
+        """What gates of one's own are built from again; ``None`` for gates of ours."""
+        self.body: Any = _BUILDERS[spec["kind"]](spec) if own is None else own.fresh()
+        self.at_once = bool(getattr(self.body, "at_once", False))
         self.start_macs = 0
         self.macs_g = (0,) * len(self.at)
 
@@ -59,7 +70,7 @@ class Gates(nn.Module):
 
 
 class EachItsOwn(nn.Module):
-    """A feed-forward gate for every stage: tap ``[b ...]`` to logit ``[b]``."""
+    """A feed-forward gate for every stage: tap ``[b ...]`` to logit ``[b]``, or ``[b 1]``."""
 
     def __init__(self, gates: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -69,7 +80,8 @@ class EachItsOwn(nn.Module):
         return ()
 
     def ask(self, g: int, tap: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        return self.gates[g](tap), memory
+        logit = self.gates[g](tap)
+        return logit[:, 0] if logit.shape[1:] == (1,) else logit, memory
 
 
 class SharedRecurrent(nn.Module):
@@ -108,6 +120,8 @@ def _weights(layer: nn.Module) -> tuple[Any, ...]:
 class AtOnce(nn.Module):
     """All decided at once: input ``[b ...]`` to logits ``[b g]``."""
 
+    at_once = True
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
@@ -117,39 +131,6 @@ class AtOnce(nn.Module):
 
     def ask(self, g: int, tap: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         return memory[0][:, g], memory
-
-
-class Mean(nn.Module):
-    """``[b c h w]``, ``[b h w c]``, ``[b t d]`` or ``[b d]`` to the mean per channel ``[b c]``."""
-
-    def __init__(self, tap: tuple[int, ...]) -> None:
-        super().__init__()
-        last = len(tap) < 3 or channels_last(tap)
-        self.dims = tuple(range(1, len(tap))) if last else (2, 3)
-
-    def forward(self, tap: Tensor) -> Tensor:
-        return tap.mean(self.dims) if self.dims else tap
-
-
-class ChannelsFirst(nn.Module):
-    """``[b h w c]`` to ``[b c h w]``."""
-
-    def forward(self, tap: Tensor) -> Tensor:
-        return tap.permute(0, 3, 1, 2)
-
-
-class RunOrSkip(nn.Module):
-    """Two scores, skip and run, ``[b c]`` to the logit ``[b]`` of their softmax: run less skip."""
-
-    def __init__(self, channels: int, openness: float) -> None:
-        super().__init__()
-        self.scores = nn.Linear(channels, 2)
-        with torch.no_grad():
-            self.scores.bias.copy_(torch.tensor([0.0, openness]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        score_b2 = self.scores(x)
-        return score_b2[:, 1] - score_b2[:, 0]
 
 
 def _feedforward(spec: GateSpec) -> nn.Module:
@@ -288,12 +269,14 @@ def _probabilities(given: Sequence[float]) -> list[float]:
     return probabilities
 
 
-def build_gates(spec: GateSpec) -> Gates:
-    """Gates from their JSON.
+def build_gates(spec: GateSpec, own: OwnPart | None = None) -> Gates:
+    """Gates from their JSON, and from the module that they are made of where it is one's own.
 
     Raises:
-        PolicyError: a kind of gate that this version does not know.
+        PolicyError: a kind of gate that this version does not know, or a module that is missing.
     """
-    if spec.get("kind") not in _BUILDERS:
-        raise PolicyError(f"gates of kind {spec.get('kind')!r}; this version knows {', '.join(_BUILDERS)}")
-    return Gates(spec)
+    if spec.get("kind") == "own" and own is None:
+        raise PolicyError("gates of one's own, and the module that they are made of is missing; give it again (gates=)")
+    if spec.get("kind") not in (*_BUILDERS, "own"):
+        raise PolicyError(f"gates of kind {spec.get('kind')!r}; this version knows {', '.join(_BUILDERS)}, own")
+    return Gates(spec, own)

@@ -21,7 +21,9 @@ from dynext.errors import SplitError
 from dynext.graph import Stage, StagedNet
 from dynext.graph.macs import count_macs
 from dynext.graph.stage import OUTPUT, LiveTensors
+from dynext.modules.exit_parts import NO_CLASSIFIER
 from dynext.modules.exits import Exit, build_exit
+from dynext.modules.own_parts import own_macs
 from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import seeded
 
@@ -96,6 +98,8 @@ class Inline(Link):
 
     def __init__(self, exit: Exit, before: int, num_classes: int) -> None:
         super().__init__(exit, before)
+        if not exit.embeds:
+            raise SplitError(NO_CLASSIFIER.format(name=exit.spec["module"]))
         width = cast(nn.Linear, exit.classifier).in_features
         self.widen = nn.Sequential(nn.Linear(num_classes, width), nn.BatchNorm1d(width), nn.ReLU())
         self.recycle = nn.Linear(width, num_classes, bias=False)
@@ -140,7 +144,8 @@ def cascade(net: DynamicNet, rule: CascadeRule, *, seed: int = 0) -> DynamicNet:
     ``net(x)`` is the last answer, and ``trunk_macs_e`` counts heads, as the cascade runs them all.
 
     Raises:
-        SplitError: no early exit, gates, a cascade already, or no such rule.
+        SplitError: no early exit, gates, a cascade already, no such rule, or, for ``"inline"``, a head without an
+            embedding.
     """
     if net.gates is not None:
         raise SplitError("stages of a cascade are not skipped, and this net has gates; give it without them")
@@ -272,6 +277,7 @@ class _Chain:
         body = _Linked(link, stage.num_live_out, stage.tap)
         tap = self.like.new_zeros(2, *stage.live_shapes[stage.tap])
         macs = count_macs(link, tap, *[self.like.new_zeros(2, self.net.num_classes)] * self.num_heads)
+        macs = macs if link.exit.own is None else own_macs(macs, link)
         self.num_heads += 1
         answer = stage.num_live_out + self.num_heads
         self._add(body, f"{stage.name}, exit", stage.live_shapes, self.num_heads + 1, tap=answer, macs=macs)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
+from dynext.modules.exit_parts import NO_CLASSIFIER
 from dynext.modules.layer_outputs import given_to
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
@@ -52,17 +53,21 @@ class Embeddings:
 
 
 def check_embeddings(net: DynamicNet) -> None:
-    """Raises FitError: a cascade, whose exits have no embeddings."""
+    """Raises FitError: a cascade, whose exits have no embeddings, or a head of one's own that has none."""
     if net.cascade is not None:
         raise FitError("exits of a cascade hand on logits, they have no embeddings; give the net it was made of")
+    for exit in net.exits:
+        if not exit.embeds:
+            raise FitError(f"the exit after {exit.name}: {NO_CLASSIFIER.format(name=exit.spec['module'])}")
 
 
 def embed_batch(net: DynamicNet, x: Tensor) -> EmbeddedBatch:
     """Embeddings and logits of every exit for samples ``x [b ...]``, in the mode that the net is in.
 
     Raises:
-        FitError: the net does not end in a linear layer on one vector a sample.
+        FitError: the net does not end in a linear layer on one vector a sample, or an exit has no embedding.
     """
+    check_embeddings(net)
     with given_to(last_linear(net)) as given:
         taps, final = net.taps(x)
     if given[-1].ndim != 2:

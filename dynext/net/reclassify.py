@@ -18,7 +18,7 @@ from dynext.graph.macs import param_bytes
 from dynext.modules.exit_layers import Cosine
 from dynext.modules.exits import Exit
 from dynext.modules.projections import layers_in_order, projection_spec
-from dynext.net.attach import from_specs
+from dynext.net.attach import from_specs, own_parts
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import check_embeddings, embedding_sizes
 from dynext.net.last_layer import last_linear
@@ -54,7 +54,7 @@ def reclassify(
         replace_last(staged, prototypes.num_classes)
     gates = None if net.gates is None else net.gates.spec
     with seeded(0):
-        reclassified = from_specs(staged, specs, [exit.after for exit in net.exits], gates)
+        reclassified = from_specs(staged, specs, [exit.after for exit in net.exits], gates, **own_parts(net))
     if net.gates is not None and reclassified.gates is not None:
         reclassified.gates.load_state_dict(net.gates.state_dict())
     for e, (new, old) in enumerate(zip(reclassified.exits, net.exits, strict=True)):

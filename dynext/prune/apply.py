@@ -9,9 +9,9 @@ from typing import cast
 from torch import nn
 
 from dynext.errors import PlanError, SplitError
-from dynext.graph.macs import count_macs
 from dynext.graph.shrink import measured, record, without
-from dynext.modules.exits import Exit, HeadSpec, build_exit
+from dynext.modules.exit_parts import HeadSpec
+from dynext.modules.exits import Exit, build_exit, exit_macs
 from dynext.net.dynamic_net import DynamicNet
 from dynext.prune.channels import Channels, bake
 from dynext.prune.cutting import inconsistency, remove_
@@ -170,7 +170,12 @@ def _settled(small: DynamicNet, before: DynamicNet, plan: PruningPlan) -> Dynami
 
 
 def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
-    """The exit with JSON that builds it at the size it now has."""
+    """The exit with JSON that builds it at the size it now has; a module of one's own is its own plan."""
+    if exit.own is not None:
+        kept = copy.deepcopy(exit)
+        kept.spec = _respecified(exit.spec, tap)
+        kept.macs = exit_macs(kept.eval(), next(kept.parameters()).new_zeros(2, *tap))
+        return kept
     with seeded(0):
         rebuilt = build_exit(_respecified(exit.spec, tap), after=exit.after, name=exit.name)
     rebuilt.load_state_dict(exit.state_dict())
@@ -178,7 +183,7 @@ def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
     rebuilt = rebuilt.to(like)
     for parameter, old in zip(rebuilt.parameters(), exit.parameters(), strict=True):
         parameter.requires_grad_(old.requires_grad)
-    rebuilt.macs = count_macs(rebuilt.eval(), like.new_zeros(2, *tap))
+    rebuilt.macs = exit_macs(rebuilt.eval(), like.new_zeros(2, *tap))
     return rebuilt
 
 

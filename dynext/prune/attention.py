@@ -233,7 +233,7 @@ class _MappedHeads(nn.Module):
     def __init__(self, net: DynamicNet, *, mapped: bool) -> None:
         super().__init__()
         self.exits, self.mapped = net.exits, mapped
-        flat = [exit.name for exit in net.exits if not any(isinstance(m, nn.Conv2d) for m in exit.embedder.children())]
+        flat = [exit.name for exit in net.exits if not _has_map(exit.embedder)]
         if mapped and flat:
             raise FitError(
                 f"the exit after {flat[0]} makes no map that could mimic another; attach dx.heads.conv_heads"
@@ -251,6 +251,12 @@ class _MappedHeads(nn.Module):
             if first_map is None and isinstance(layer, nn.ReLU):
                 first_map = x
         return exit.classifier(x), first_map
+
+
+def _has_map(embedder: nn.Module) -> bool:
+    """Whether it is a chain with a convolution and a ReLU in it, whose output is a map."""
+    kinds = [type(layer) for layer in embedder.children()] if isinstance(embedder, nn.Sequential) else []
+    return nn.Conv2d in kinds and nn.ReLU in kinds[kinds.index(nn.Conv2d) :]
 
 
 def _train(heads: nn.Module, step: Callable[[nn.Module, Generator, float], Tensor], config: FitConfig) -> None:

@@ -121,7 +121,7 @@ def lend_attention(
 ) -> Auxiliary:
     """A copy of ``net`` with an untrained mask in each exit, and beside each exit a module that sees a later layer.
 
-    Heads keep what they have learned. Exits may be of any kind.
+    Heads keep what they have learned. Exits may be of any kind of ours.
 
     Args:
         later: what the modules see. ``"deepest"``: the last map of the net; ``"next"``: the tap of the next exit (for
@@ -130,7 +130,8 @@ def lend_attention(
         module: makes the lent modules, `AttentionModule` or one's own (`dynext.prune.attention_module.LentModule`).
 
     Raises:
-        FitError: no early exit, an unknown value of ``later``, a ``squeeze`` below 1, or a cascade.
+        FitError: no early exit, a head of one's own, an unknown value of ``later``, a ``squeeze`` below 1, or a
+            cascade.
     """
     if not len(net.exits) or net.cascade is not None:
         raise FitError(
@@ -141,6 +142,12 @@ def lend_attention(
         raise FitError(f"later={later!r}; give one of {', '.join(get_args(Later))}")
     if squeeze is not None and squeeze < 1:
         raise FitError(f"squeeze={squeeze}; give how many numbers stand in the middle of a mask, 1 or more")
+    own = [f"{exit.name} ({exit.spec['module']})" for exit in net.exits if "module" in exit.spec]
+    if own:
+        raise FitError(
+            f"the exit after {own[0]} is a module of one's own, into which no mask is put, as nobody knows where its "
+            f"channels stand; attach heads of ours (dx.default_heads, dx.heads)"
+        )
     student = copy.deepcopy(net)
     shapes = _reduced_shapes(watching(net))
     with seeded(seed):

@@ -18,6 +18,7 @@ from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError, line
 from dynext.fitting import check_same_run
 from dynext.graph.teacher import plain_classifier
+from dynext.modules.exits import Exit
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import InputSpec, Source
 from dynext.zeroshot.bank import Bank
@@ -222,9 +223,16 @@ def _identity(task: ConversionTask, net: DynamicNet) -> dict[str, Any]:
     if task.run.minutes is not None:  # these are planned
         for name in ("synthesis.n", *(key for key in flat if key.endswith("steps"))):
             flat.pop(name, None)
-    heads = digest_of([exit.spec for exit in net.exits])
+    heads = digest_of([_head_identity(exit) for exit in net.exits])
     known = {"teacher": fingerprint(task.teacher), "spec": asdict(task.spec), "exits": net.exit_names, "heads": heads}
     return {**known, **flat}
+
+
+def _head_identity(exit: Exit) -> Any:
+    """A head's JSON, which says all of heads of ours; of one's own also the sizes of its tensors and its layers."""
+    if exit.own is None:
+        return exit.spec
+    return [exit.spec, {name: list(tensor.shape) for name, tensor in exit.state_dict().items()}, str(exit)]
 
 
 def digest_of(value: Any) -> str:

@@ -23,6 +23,7 @@ from dynext.train.drift import lost_by_drift
 from dynext.types import Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.convert_checks import ConversionTask, check_reach, check_record, pixels_digest
+from dynext.zeroshot.costly import cost_notes
 from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted, recalibrated
 from dynext.zeroshot.distill import distill
 from dynext.zeroshot.joint import JointReport, distill_jointly
@@ -267,8 +268,12 @@ def _as_decided(
 def told(task: ConversionTask, samples: Source, students: Students, outcome: Decided) -> dict[str, Any]:
     """The record of the conversion: its settings, and what was found out on the way."""
     images, skipper = task.calibrate, students.skipper
+    notes = cost_notes(outcome.net, outcome.policy, outcome.table)
+    for note in notes:
+        log.warning("%s", note)
     return {
         **task.record(),
+        "notes": notes,
         "method": samples.provenance.method if isinstance(samples, Bank) else "given samples",
         "rows": len(samples),
         "seed": task.run.seed,

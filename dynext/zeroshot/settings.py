@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
-from dynext.modules.exits import Heads
+from dynext.net.given_heads import HeadsGiven
 from dynext.policy.choose import DEFAULT_MAX_DROP
 from dynext.zeroshot.synth.method import Method
 
@@ -37,8 +37,8 @@ class Exits:
 
     after: tuple[str, ...] | tuple[float, ...] | None = None
     """Layer names, or shares of the MACs between 0 and 1; found automatically without."""
-    heads: Heads | None = None
-    """What to put on a tap of a given shape (`dynext.heads`); `default_heads` without."""
+    heads: HeadsGiven | None = None
+    """As `dynext.attach` takes them: heads of ours, your own, one for each exit, a name; `default_heads` without."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,11 @@ from dynext.errors import SplitError
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.graph import StagedNet
 from dynext.graph.split import split
-from dynext.modules.exits import Heads, default_heads
+from dynext.modules.exits import default_heads
 from dynext.modules.gates import GateSpec, policy_gates, recurrent_gates, static_gates
 from dynext.net.attach import attach, attach_gates
 from dynext.net.dynamic_net import DynamicNet
+from dynext.net.given_heads import HeadsGiven
 from dynext.net.masked_pass import gated, replayed
 from dynext.train.batches import TaughtBatch, TaughtBatches
 from dynext.train.controls import rank_stages
@@ -61,7 +62,7 @@ class Skipper:
 
 
 def attach_around_blocks(
-    teacher: nn.Module, example: Tensor, after: Any, heads: Heads | None, *, seed: int
+    teacher: nn.Module, example: Tensor, after: Any, heads: HeadsGiven | None, *, seed: int
 ) -> DynamicNet:
     """Split around residual blocks, with exits where they would stand had the net not been split so.
 

@@ -56,6 +56,7 @@ MADE_WITHOUT_IMAGES = [name for name in METHODS if name != "patches"]
 @model_options
 @output_option("-o", "--output", required=True, help="Where to put it.")
 @click.option("--after", type=Places(), help="Where exits stand: layer names or shares of the MACs; else automatic.")
+@click.option("--heads", metavar="NAME", help="default, pooled, ..., a registered name, or package.module:name.")
 @click.option(
     "--bank",
     metavar="FOLDER",
@@ -82,6 +83,7 @@ def convert(
     model: str,
     output: Path,
     after: tuple[str, ...] | tuple[float, ...] | None,
+    heads: str | None,
     bank: str | None,
     train: str,
     calibrate: str | None,
@@ -116,13 +118,14 @@ def convert(
     }
     asked |= {"distill": distill_on_calibration, "spec": asdict(opened.spec)}
     asked |= {name: given[name] for name in ("method", "n", "minutes", "seed")}
+    asked |= {} if heads is None else {"heads": heads}
     work = work_folder(output, teacher, seen, asked)
     with progress_shown():
         conversion = make_dynamic(
             teacher,
             opened.spec,
             calibrate=None if seen is None else Unlabelled(seen, distill=distill_on_calibration),
-            exits=Exits(after=after),
+            exits=Exits(after=after, heads=heads),
             synthesis=synthesis,
             training=training,
             target=settings_of(Target, given),
@@ -163,7 +166,15 @@ def _print(output: Path, conversion: Conversion, provenance: dict[str, Any], *, 
         return
     click.echo(f"\n{outcome}\n")
     click.echo(timing_lines([Timing(**timing) for timing in provenance["timing"]], provenance["timed_on"]))
+    for note in [*provenance["notes"], *_slower(provenance["timing"])]:
+        click.echo(f"Note: {note}")
     click.echo(f"\nSaved in {output}; open {output / PAGE} for the plots.")
+
+
+def _slower(timing: list[dict[str, Any]]) -> list[str]:
+    """Batch sizes at which the clock says that the dynamic net is slower."""
+    slow = [f"batch {one['batch']} ({1 / one['speedup']:.2f} times as long)" for one in timing if one["speedup"] < 1]
+    return [f"the dynamic net takes longer than the static one at {' and '.join(slow)}"] if slow else []
 
 
 def _timed(teacher: nn.Module, conversion: Conversion, seen: Samples | None, distilled_on_seen: bool) -> _Timed:

@@ -200,28 +200,43 @@ def artifact_options(command: Command) -> Command:
             click.option("--model", help="The net's file.py:factory, where it moved or is not trusted."),
             click.option("--argument", "arguments", type=Argument(), multiple=True, help="For that factory; repeat."),
             click.option("--trust", is_flag=True, help="Run the net's file.py, now and later, unless it changes."),
+            _kept_option(
+                "--heads", "What made the heads, where they are your own: package.module:name or file.py:name."
+            ),
+            _kept_option("--gates", "The same for gates."),
         ]
     ):
         command = decorate(command)
     return command
 
 
+def _kept_option(flag: str, told: str) -> Callable[[Command], Command]:
+    """An option that no command takes as an argument: `open_artifact` looks it up."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        ctx.meta[f"dynext{flag}"] = value
+
+    return click.option(flag, metavar="NAME", expose_value=False, callback=keep, help=told)
+
+
 def open_artifact(
     folder: Path, model: str | None, arguments: tuple[tuple[str, Any], ...], *, trust: bool = False
 ) -> Artifact:
     """The dynamic net that `artifact_options` describe. A file of the user's own is run if he names or trusts it."""
+    meta = click.get_current_context().meta
+    own: dict[str, Any] = {name: meta.get(f"dynext--{name}") for name in ("heads", "gates")}
     if model is None:
         call = own_call(folder, saved_recipe(folder))
         if call is None:
-            return load(folder)
+            return load(folder, **own)
         if not trust:
             check_trusted(call, folder)
     else:
         parsed = Reference.parse(model)
         if parsed.kind != "file":
-            return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)))
+            return load(folder, model=build(parsed.kind, parsed.name, dict(arguments)), **own)
         call = Call.of(parsed.name, dict(arguments))
-    kept = load(folder, model=build("file", call.reference, call.arguments))
+    kept = load(folder, model=build("file", call.reference, call.arguments), **own)
     if trust:
         remember(call, folder)
     return kept
