@@ -9,6 +9,10 @@ function            gates                                                       
 `static_gates`      the same stages for every sample (a control)
 `random_gates`      stages by chance (a control)
 =================== ================================================================== ====================
+
+A gate of your own is any ``nn.Module``, what goes into a stage ``[b ...]`` to a logit ``[b]``:
+``dx.attach_gates(net, MyGate)`` calls the class, or any function, with that shape. `dynext.testing.check_gates` says
+what is wrong with it.
 """
 
 from dynext.modules.gates import (

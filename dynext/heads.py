@@ -13,6 +13,9 @@ function            head                                                        
 `cosine_heads`      any head with a cosine classifier                                  Gidaris & Komodakis, CVPR 2018
 `Exit`              what all of them become: tap to embedding to logits
 =================== ================================================================== =================================
+
+A head of your own is any ``nn.Module``, tap ``[b ...]`` to logits ``[b k]``: ``dx.attach(staged, MyHead)`` calls the
+class, or any function, with the tap's shape. `dynext.testing.check_head` says what is wrong with it.
 """
 
 from dynext.modules.exits import (

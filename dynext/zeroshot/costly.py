@@ -13,9 +13,9 @@ MOST = 0.1
 def cost_notes(net: DynamicNet, policy: Policy, table: ExitTable) -> list[str]:
     """What somebody who counts on saving should know, a sentence each; nothing where all is as it should be."""
     notes = []
-    for exit, on in zip(net.exits, policy.enabled_e, strict=False):
+    for exit in net.exits:
         share = exit.macs / max(net.staged.macs, 1)
-        if on and share > MOST:
+        if share > MOST:
             notes.append(
                 f"the head after {exit.name} costs {share:.0%} of the static net's MACs ({exit.macs:,}), more than "
                 f"{MOST:.0%}; attach a narrower one: heads=dx.default_heads({net.num_classes}, hidden=8) or "

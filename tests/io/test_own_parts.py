@@ -217,12 +217,12 @@ def test_pruned_trunks_keep_such_heads(tmp_path: Path) -> None:
     assert torch.equal(dx.load(tmp_path / "net", model=MODEL, heads=Averaged).net(X), smaller(X))
 
 
-@pytest.mark.parametrize("head", [Averaged, Scaled])
-def test_exported(head: type[nn.Module], tmp_path: Path) -> None:
+def test_exported(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from dynext.io.run_onnx import OnnxNet
 
-    net = dx.attach_gates(dx.attach(BLOCKS, head), Remembering)
+    net = dx.attach(BLOCKS, [Averaged, Scaled], at=[0, 2])
+    net = dx.attach_gates(net, Remembering, at=BLOCKS.skippable[:2])
     policy = dx.Policy.skipping(net.num_exits, net.num_gates)
     dx.export(net, tmp_path / "out", policy=policy, spec=SPEC)
     answer = OnnxNet(tmp_path / "out").run(X.numpy())
