@@ -45,8 +45,9 @@ def attach(staged: StagedNet, heads: HeadsGiven, *, at: Sequence[int | str] | No
         heads: what makes a head for a tap of a given shape (of one sample, a tuple): heads of ours (`default_heads`,
             `dynext.heads`), or **any callable or class that gives an nn.Module**, tap ``[b ...]`` to logits ``[b k]``.
             It may also ask for ``num_classes`` and ``most_macs`` (an eighth of what leaving there saves). Or a module
-            for each exit: a list, or a dict by stage names, whose keys say where; a single one for a single exit. Or a
-            name: ``"pooled"``, one that a package registers (entry points ``dynext.heads``), ``"package.module:name"``.
+            for each exit: a list, or a dict by stage names or numbers, whose keys say
+            where; a single one for a single exit. Or a name: ``"pooled"``, one that a package registers (entry points
+            ``dynext.heads``), ``"package.module:name"``.
         at: stage numbers from 0, or stage names.
 
     A module of your own is tried out, and its MACs are counted; if torch counts none, each of its parameters counts
@@ -57,14 +58,20 @@ def attach(staged: StagedNet, heads: HeadsGiven, *, at: Sequence[int | str] | No
         SplitError: no such stage, or a head that cannot sit there: the message says what to write.
     """
     staged = copy.deepcopy(staged)
-    if at is None and isinstance(heads, Mapping | nn.ModuleDict) and "kind" not in heads:
-        at = list(heads)
+    if isinstance(heads, Mapping | nn.ModuleDict) and "kind" not in heads:
+        heads = {_stage_name(staged, key): head for key, head in heads.items()}
+        at = list(heads) if at is None else at
     places = _exit_places(staged, at)
     with seeded(seed):
         made = made_heads(heads, [_place(staged, s) for s in places])
         net = from_specs(staged, [head.spec for head in made], places, own_e=[head.own for head in made])
     _warn_of_uncounted(net)
     return net
+
+
+def _stage_name(staged: StagedNet, key: int | str) -> int | str:
+    """The name of a stage that may be given by its number; a wrong one stays, to be told of."""
+    return staged.stages[key].name if isinstance(key, int) and 0 <= key < len(staged.stages) else key
 
 
 def _place(staged: StagedNet, s: int) -> Place:

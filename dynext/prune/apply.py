@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from torch import nn
@@ -13,6 +14,7 @@ from dynext.graph.shrink import measured, record, without
 from dynext.modules.exit_parts import HeadSpec
 from dynext.modules.exits import Exit, build_exit, exit_macs
 from dynext.net.dynamic_net import DynamicNet
+from dynext.net.given_heads import Place, made_head
 from dynext.prune.channels import Channels, bake
 from dynext.prune.cutting import inconsistency, remove_
 from dynext.prune.plan import Cut, PruningPlan
@@ -170,12 +172,9 @@ def _settled(small: DynamicNet, before: DynamicNet, plan: PruningPlan) -> Dynami
 
 
 def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
-    """The exit with JSON that builds it at the size it now has; a module of one's own is its own plan."""
+    """The exit with JSON that builds it at the size it now has."""
     if exit.own is not None:
-        kept = copy.deepcopy(exit)
-        kept.spec = _respecified(exit.spec, tap)
-        kept.macs = exit_macs(kept.eval(), next(kept.parameters()).new_zeros(2, *tap))
-        return kept
+        return _own_fitted(exit, tap)
     with seeded(0):
         rebuilt = build_exit(_respecified(exit.spec, tap), after=exit.after, name=exit.name)
     rebuilt.load_state_dict(exit.state_dict())
@@ -185,6 +184,19 @@ def _fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
         parameter.requires_grad_(old.requires_grad)
     rebuilt.macs = exit_macs(rebuilt.eval(), like.new_zeros(2, *tap))
     return rebuilt
+
+
+def _own_fitted(exit: Exit, tap: tuple[int, ...]) -> Exit:
+    """A head of one's own as it is left; its factory gives what it is built from again for the tap that it now has."""
+    kept, own, old = copy.deepcopy(exit).eval(), exit.own, exit.spec
+    like = next(iter([*kept.parameters(), *kept.buffers()]))
+    if own is not None and own.factory is not None and tap != tuple(old["tap"]):
+        place = Place(exit.name, tap, old["classes_made"], old["most_macs"], like.new_zeros(0))
+        with suppress(SplitError), seeded(0):
+            kept.own = made_head(own.factory, place).own
+    kept.spec = _respecified(old, tap)
+    kept.macs = exit_macs(kept, like.new_zeros(2, *tap))
+    return kept
 
 
 def _respecified(spec: HeadSpec, tap: tuple[int, ...]) -> HeadSpec:

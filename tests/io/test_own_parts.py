@@ -211,10 +211,14 @@ def test_new_classes_and_cosines_are_saved(tmp_path: Path) -> None:
 
 def test_pruned_trunks_keep_such_heads(tmp_path: Path) -> None:
     net = dx.attach(STAGED, Averaged)
-    smaller = dx.prune.apply_plan(net, dx.prune.PruningPlan(exits=(net.exit_names[0],)))
-    check_net(smaller, X)
-    saved(smaller, tmp_path / "net")
-    assert torch.equal(dx.load(tmp_path / "net", model=MODEL, heads=Averaged).net(X), smaller(X))
+    fewer = dx.prune.apply_plan(net, dx.prune.PruningPlan(exits=(net.exit_names[0],)))
+    thinner = dx.prune.apply_plan(net, dx.prune.rank(net, budget=0.6))
+    assert [exit.spec["tap"] for exit in thinner.exits] != [exit.spec["tap"] for exit in net.exits]
+    for i, smaller in enumerate((fewer, thinner, with_classes(thinner, 3))):
+        check_net(smaller, X)
+        saved(smaller, tmp_path / f"{i}")
+        back = dx.load(tmp_path / f"{i}", model=MODEL, heads=Averaged).net
+        assert torch.equal(back.all_exits(X), smaller.all_exits(X))
 
 
 def test_exported(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_everything_that_can_be_given() -> None:
     name = STAGED.stages[1].name
     assert attached({name: Averaged}).exit_names == (name, "output")
     assert attached({name: modules[1]}, at=[name]).exit_names == (name, "output")
+    assert attached({1: Averaged, 0: modules[0]}).num_exits == 3
     assert attached("own_heads:Averaged").exits[0].spec["factory"] == "own_heads:Averaged"
     assert attached([dx.default_heads(10), *modules[1:]]).exits[0].own is None
 
