@@ -10,7 +10,7 @@ function            gates                                                       
 `random_gates`      stages by chance (a control)
 =================== ================================================================== ====================
 
-A gate of your own is any ``nn.Module``, what goes into a stage ``[b ...]`` to a logit ``[b]``:
+A gate of your own is any module of torch, what goes into a stage ``[b ...]`` to a logit ``[b]``:
 ``dx.attach_gates(net, MyGate)`` calls the class, or any function, with that shape. `dynext.testing.check_gates` says
 what is wrong with it.
 """

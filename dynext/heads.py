@@ -14,7 +14,7 @@ function            head                                                        
 `Exit`              what all of them become: tap to embedding to logits
 =================== ================================================================== =================================
 
-A head of your own is any ``nn.Module``, tap ``[b ...]`` to logits ``[b k]``: ``dx.attach(staged, MyHead)`` calls the
+A head of your own is any module of torch, tap ``[b ...]`` to logits ``[b k]``: ``dx.attach(staged, MyHead)`` calls the
 class, or any function, with the tap's shape. `dynext.testing.check_head` says what is wrong with it.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -59,8 +59,8 @@ def attach(staged: StagedNet, heads: HeadsGiven, *, at: Sequence[int | str] | No
     """
     staged = copy.deepcopy(staged)
     if isinstance(heads, Mapping | nn.ModuleDict) and "kind" not in heads:
-        heads = {_stage_name(staged, key): head for key, head in heads.items()}
-        at = list(heads) if at is None else at
+        by_name: dict[Any, Any] = {_stage_name(staged, key): head for key, head in heads.items()}
+        heads, at = by_name, list(by_name) if at is None else at
     places = _exit_places(staged, at)
     with seeded(seed):
         made = made_heads(heads, [_place(staged, s) for s in places])

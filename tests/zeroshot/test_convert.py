@@ -177,7 +177,10 @@ def test_the_record_is_the_settings() -> None:
 def test_progress_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="dynext"):
         convert(teacher(), **SMALL)
-    assert [message.split()[0] for message in caplog.messages] == ["split", "64", "distilled"]
+    first = [
+        message.split()[0] for message in caplog.messages if not message.startswith(("the head", "by this machine"))
+    ]
+    assert first == ["split", "64", "distilled"]
 
 
 def test_a_table_that_says_no_gives_the_static_net() -> None:
