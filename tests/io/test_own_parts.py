@@ -291,3 +291,16 @@ def test_the_command_line_asks_for_heads(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / "policy.json").read_text())["exits"]
+
+
+def test_convert_takes_heads_by_name(tmp_path: Path) -> None:
+    asked = ["convert", "bundled:fashion_resnet20", "-o", str(tmp_path / "net"), "--heads"]
+    refused = CliRunner().invoke(main, [*asked, "poolde"])
+    assert refused.exit_code
+    assert "did you mean 'pooled'?" in " ".join(refused.output.split())
+    small = ["--samples", "64", "--steps", "2", "--calibrate", "bundled", "--json"]
+    done = CliRunner().invoke(main, [*asked, "own_heads:Averaged", *small])
+    assert done.exit_code == 0, done.output
+    back = dx.load(tmp_path / "net", heads=Averaged)
+    assert [exit.spec["module"] for exit in back.net.exits] == ["Averaged"] * len(back.net.exits)
+    assert not [note for note in back.provenance["notes"] if "the head after" in note]  # a tenth is not reached
