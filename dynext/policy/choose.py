@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import get_args
 
 import numpy as np
 
@@ -21,13 +22,20 @@ from dynext.policy.rule import PlainRule, Rule, SafeRule, rule_of
 from dynext.policy.sweep import Sweeper, exit_sets, threshold_grid
 from dynext.policy.table import ExitTable
 from dynext.policy.timed_table import NANOSECONDS, clocked
+from dynext.policy.unproven import (
+    Refusal,
+    SkipRule,
+    WhenUnsafe,
+    counted,
+    first_tests,
+    least_risk,
+    unsupported,
+)
 
 DEFAULT_MAX_DROP = 0.01
 
-SkipRule = tuple[float | None, ...] | None
 
-
-def choose(
+def choose(  # noqa: PLR0913  what is asked for, by which measure and rule, and what to do where nothing meets it
     table: ExitTable | Sequence[ExitTable],
     *,
     budget: float | None = None,
@@ -37,12 +45,14 @@ def choose(
     confidence: Measure = "max_probability",
     rule: Rule = "safe",
     overhead: float = 0.0,
+    when_unsafe: WhenUnsafe = "static",
 ) -> Policy:
     """The policy that saves most within a loss, or loses least within a budget; with neither, a loss of 0.01.
 
     Tried are one threshold shared by the exits that are on, at up to 200 values, for every set of exits. Of several
     tables the worst case counts, and their mean cost; tables that were collected with different skip rules are
-    alternatives, with exits or without. "No exit is safe" is an answer: `Policy.never`, whose note says so.
+    alternatives, with exits or without. "No exit is safe" is an answer: `Policy.never`, whose note says which test
+    failed first and why, how many samples would be enough, and which ``max_drop`` would pass.
 
     Args:
         table: the rows to choose by, the same ones for each skip rule. Never those that the result is then reported on.
@@ -61,6 +71,9 @@ def choose(
         overhead: price of every early exit that a row passes beyond its MACs (small layers and the decision take longer
             than their MACs say), as a share of the static net. Within a loss the least price is taken instead of the
             fewest MACs; budgets and the costs that are reported stay MACs.
+        when_unsafe: what to give where no policy is shown to keep within the loss. ``"static"``: the static net.
+            ``"least"``: what the least ``max_drop`` that passes would give, and where too few samples leave for any,
+            the most cautious use of an exit that saves; its note begins with "not proven".
 
     The safe rule within a loss: all thresholds of all sets of exits, ordered by how many wrong answers the exits' own
     probabilities expect, those that cost more than an earlier one left out. Down this path each policy is tested at
@@ -80,12 +93,36 @@ def choose(
     """
     if budget is not None and budget_ms is not None:
         raise PolicyError(f"budget {budget} and budget_ms {budget_ms}; give one of them")
-    check_measure(confidence)
-    rule = rule_of(rule)
+    if when_unsafe not in get_args(WhenUnsafe):
+        raise PolicyError(f"when_unsafe={when_unsafe!r}; give 'static' or 'least'")
     tables = [table] if isinstance(table, ExitTable) else list(table)
     tables = tables if budget_ms is None else [clocked(t) for t in tables]
     _check_alike(tables)
-    limits = _limits(tables[0].static_macs, budget, budget_ms, max_drop)
+    return choose_within(
+        tables,
+        _limits(tables[0].static_macs, budget, budget_ms, max_drop),
+        temperature=temperature,
+        confidence=confidence,
+        rule=rule_of(rule),
+        overhead=overhead,
+        when_unsafe=when_unsafe,
+    )
+
+
+def choose_within(
+    tables: Sequence[ExitTable],
+    limits: Limits,
+    *,
+    temperature: Calibration | Sequence[float] | None,
+    confidence: Measure = "max_probability",
+    rule: SafeRule | PlainRule | None = None,
+    overhead: float = 0.0,
+    when_unsafe: WhenUnsafe = "static",
+) -> Policy:
+    """`choose` for limits that say themselves what of a loss is kept back."""
+    rule = SafeRule() if rule is None else rule
+    check_measure(confidence)
+    _check_alike(tables)
     by_skip_rule = _by_skip_rule(tables)
     firsts = _first_exits(by_skip_rule, rule)
     num_paths = len(firsts) + 2 * any(keep_g is not None for keep_g in by_skip_rule)
@@ -98,9 +135,14 @@ def choose(
     }
     candidates = _scored(scorer, sweepers)
     static = scorer.static([*sweepers.values()][-1])  # the full net is the same under every skip rule
+    refusal = None
     if limits.max_drop is not None:
-        paths = _paths(candidates, firsts)
-        chosen = _cheapest(paths, static.at(0), limits.max_drop, safe=isinstance(rule, SafeRule))
+        paths, safe = _paths(candidates, firsts), isinstance(rule, SafeRule)
+        chosen = _cheapest(paths, static.at(0), limits.max_drop, safe=safe)
+        if chosen == static.at(0):
+            refusal = _refusal(paths, sweepers, scorer.rule, limits, leniently=when_unsafe == "least")
+        if when_unsafe == "least" and refusal is not None:
+            chosen = refusal.alternative
     elif limits.budget is not None:
         chosen = _best([static, *candidates], limits.budget, limits)
     threshold = float(grid_t[chosen.t])
@@ -110,7 +152,42 @@ def choose(
         temperature_e=temperature_e,
         keep_g=chosen.keep_g,
         basis=tables[0].basis,
-        note=choice_note(next(iter(by_skip_rule.values())), rule, limits, chosen, candidates),
+        note=choice_note(next(iter(by_skip_rule.values())), rule, limits, chosen, refusal, scorer.rule),
+    )
+
+
+def _refusal(
+    paths: Sequence[Sequence[Candidates]],
+    sweepers: Mapping[SkipRule, Sequence[Sweeper]],
+    rule: SafeRule | PlainRule,
+    limits: Limits,
+    *,
+    leniently: bool,
+) -> Refusal | None:
+    """Why nothing was taken; ``None`` where nothing saves, with the support that the rule wants or, ``leniently``,
+    with any."""
+    safe = isinstance(rule, SafeRule)
+    tests = first_tests(paths, safe=safe)
+    supported = bool(tests)
+    if not tests and leniently:
+        paths = unsupported(paths)
+        tests = first_tests(paths, safe=safe)
+    if not tests:
+        return None
+    first = min(tests, key=lambda candidate: (candidate.risk, candidate.price))
+    lost, num_rows, enough = counted(first, sweepers, rule, limits)
+    later = least_risk([group for groups in paths for group in groups]) if safe else None
+    asked = limits.to_ask(first.risk) if supported else None
+    return Refusal(
+        first=first,
+        lost=lost,
+        num_rows=num_rows,
+        later=later if later is not None and later <= (limits.max_drop or 0.0) else None,
+        enough=enough,
+        max_drop=asked,
+        alternative=_cheapest(paths, first, first.risk if asked is None else limits.allowed(asked), safe=safe),
+        supported=supported,
+        skipping=any(keep_g is not None for keep_g in sweepers),
     )
 
 

@@ -26,6 +26,7 @@ from dynext.zeroshot.convert_checks import ConversionTask, check_reach, check_re
 from dynext.zeroshot.costly import cost_notes
 from dynext.zeroshot.cross_fit import FOLDS, Views, cross_fitted, recalibrated
 from dynext.zeroshot.distill import distill
+from dynext.zeroshot.few_images import Judged, too_few, without_images
 from dynext.zeroshot.joint import JointReport, distill_jointly
 from dynext.zeroshot.rounds import free_seed
 from dynext.zeroshot.settings import Joint, Skip, Synthesis
@@ -34,7 +35,15 @@ from dynext.zeroshot.skip import KEEPS, Skipper, attach_around_blocks, teach_to_
 from dynext.zeroshot.synth.method import Method
 from dynext.zeroshot.synth.registry import chosen
 from dynext.zeroshot.synth.synthesize import synthesize
-from dynext.zeroshot.thresholds import CAUTION, ROWS, choose_cautiously, choose_unseen, skip_tables, table_under
+from dynext.zeroshot.thresholds import (
+    CAUTION,
+    ROWS,
+    Unseen,
+    choose_cautiously,
+    choose_unseen,
+    skip_tables,
+    table_under,
+)
 from dynext.zeroshot.time_budget import (
     DRIFT_FORWARDS,
     JUDGED_FORWARDS,
@@ -95,7 +104,7 @@ def workload(task: ConversionTask) -> Workload:
         trainings=(0.5 * (2 + FOLDS) if cross_fit else 1.0) + (joint or skip),
         joint=joint or skip,
         further=images.views * len(images.samples) if images is not None and cross_fit else 0,
-        judged=2 * ROWS if images is None else 0,
+        judged=2 * ROWS if images is None or few_images(task) else 0,
         judged_forwards=JUDGED_FORWARDS + DRIFT_FORWARDS * joint + RULE_FORWARDS * len(KEEPS) * skip,
     )
 
@@ -206,6 +215,12 @@ class Decided:
 def decided_without_images(task: ConversionTask, students: Students) -> Decided:
     """Thresholds from further synthesized samples of two kinds."""
     net = students.fit_heads(students.net, students.features, "heads", 1.0)
+    unseen = _unseen(task, net, students.skipper)
+    log.info("distilled %d exits", len(net.exits))
+    return _as_decided(net, unseen.policy, unseen.table, students.skipper, unseen.shift)
+
+
+def _unseen(task: ConversionTask, net: DynamicNet, skipper: Skipper | None) -> Unseen:
     seed = free_seed(task.run.seed + 1, task.given)
 
     def synthesized(method: Method, count: int) -> Bank:
@@ -217,21 +232,14 @@ def decided_without_images(task: ConversionTask, students: Students) -> Decided:
             **options,
         )  # fmt: skip
 
-    unseen = choose_unseen(
-        net,
-        task.teacher,
-        synthesized,
-        task.method,
-        skipper=students.skipper,
-        max_drop=task.target.max_drop,
-        budget=task.target.budget,
-    )
-    log.info("distilled %d exits", len(net.exits))
-    return _as_decided(net, unseen.policy, unseen.table, students.skipper, unseen.shift)
+    return choose_unseen(net, task.teacher, synthesized, task.method, skipper=skipper, **asdict(task.target))
 
 
 def decided(task: ConversionTask, students: Students) -> Decided:
-    """Thresholds, class biases and temperatures from unlabelled samples, which exits may have learned from as well."""
+    """Thresholds, class biases and temperatures from unlabelled samples, which exits may have learned from as well.
+
+    Where these are too few to judge by, they only object to what would be chosen without them.
+    """
     images = task.calibrate
     assert images is not None  # noqa: S101  `convert` has looked
     if images.distill:
@@ -240,21 +248,46 @@ def decided(task: ConversionTask, students: Students) -> Decided:
         net, table = cross_fitted(
             students.net, seen, students.features, students.fit_heads, len(images.samples), task.run.seed
         )
+        plain = Decided(net=net, policy=Policy.never(net.num_exits), table=table)
     else:
         net = students.fit_heads(students.net, students.features, "heads", 1.0)
         table = collect(net, images.samples, rows=f"{len(images.samples):,} unlabelled samples")
+        plain = Decided(net=net, policy=Policy.never(net.num_exits), table=table)
         net, table = recalibrated(net, table)
     skipper = students.skipper
-    tables = [table, *([] if skipper is None else skip_tables(skipper, task.teacher, images.samples, table.rows))]
+    skipping = [] if skipper is None else skip_tables(skipper, task.teacher, images.samples, table.rows)
+    tables = [table, *skipping]
     policy = choose_cautiously(
         tables,
-        max_drop=task.target.max_drop,
-        budget=task.target.budget,
+        **asdict(task.target),
         caution=1.0 if images.distill and skipper is None else CAUTION,
         spent=0.0 if students.joint is None else lost_by_drift(net, task.teacher, images.samples),
     )
     log.info("distilled %d exits", len(net.exits))
-    return _as_decided(net, policy, table_under(policy, tables), skipper, None)
+    by_images = _as_decided(net, policy, table_under(policy, tables), skipper, None)
+    return _decided_by_few(task, plain, skipping, by_images, skipper) or by_images
+
+
+def few_images(task: ConversionTask) -> bool:
+    """Whether the images are too few to judge the loss by that is asked for."""
+    loss = task.target.loss
+    return bool(task.calibrate and loss and too_few(len(task.calibrate.samples), CAUTION * loss))
+
+
+def _decided_by_few(
+    task: ConversionTask, plain: Decided, skipping: list[ExitTable], by_images: Decided, skipper: Skipper | None
+) -> Decided | None:
+    """What would be decided without the images where that saves more and they do not contradict it."""
+    if not few_images(task):
+        return None
+    unseen = _unseen(task, plain.net, skipper)
+    known = Judged(policy=unseen.policy, table=table_under(unseen.policy, [plain.table, *skipping]))
+    loss = task.target.loss or 0.0
+    judged = Judged(policy=by_images.policy, table=by_images.table)
+    taken = without_images(known, judged, max_drop=loss, allowed=CAUTION * loss)
+    if taken is None:
+        return None
+    return _as_decided(plain.net, taken.policy, taken.table, skipper, unseen.shift)
 
 
 def _as_decided(

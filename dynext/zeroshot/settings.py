@@ -15,6 +15,7 @@ from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.net.given_heads import HeadsGiven
 from dynext.policy.choose import DEFAULT_MAX_DROP
+from dynext.policy.unproven import WhenUnsafe
 from dynext.zeroshot.synth.method import Method
 
 SkipKind = Literal["skipnet", "blockdrop", "static"]
@@ -150,6 +151,10 @@ class Target:
     )
     """As a share of the samples: 0.01 is a point."""
     budget: float | None = _setting(None, "Share of the static net's MACs to spend.", above=0.0)
+    when_unsafe: Literal["static", "least"] = _setting(
+        "static", "Where nothing is proven safe: the static net, or the least unsafe."
+    )
+    """``"least"`` gives the policy that needs the least loss to be allowed, its note saying that it is not proven."""
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
@@ -158,6 +163,13 @@ class Target:
             raise PolicyError(
                 f"budget {self.budget}; give a positive share of the static net's MACs, 0.5 for half of them"
             )
+        if self.when_unsafe not in get_args(WhenUnsafe):
+            raise PolicyError(f"when_unsafe={self.when_unsafe!r}; give 'static' or 'least'")
+
+    @property
+    def loss(self) -> float | None:
+        """What may be lost: what was asked for, a hundredth if nothing was, ``None`` with a budget alone."""
+        return DEFAULT_MAX_DROP if self.max_drop is None and self.budget is None else self.max_drop
 
 
 @dataclass(frozen=True, kw_only=True)

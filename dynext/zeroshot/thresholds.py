@@ -10,9 +10,11 @@ from torch import nn
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.calibrate import calibrate as temperatures
-from dynext.policy.choose import DEFAULT_MAX_DROP, choose
+from dynext.policy.choose import DEFAULT_MAX_DROP, choose_within
+from dynext.policy.limits import Limits
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
+from dynext.policy.unproven import WhenUnsafe
 from dynext.train.drift import lost_by_drift
 from dynext.types import Source
 from dynext.zeroshot.bank import Bank
@@ -47,6 +49,7 @@ def choose_cautiously(
     caution: float = CAUTION,
     spent: float = 0.0,
     overhead: float = OVERHEAD,
+    when_unsafe: WhenUnsafe = "static",
 ) -> Policy:
     """`choose` at calibrated temperatures (those of the first table), within ``caution`` times the allowed loss.
 
@@ -55,8 +58,10 @@ def choose_cautiously(
     """
     if max_drop is None and budget is None:
         max_drop = DEFAULT_MAX_DROP
-    allowed = None if max_drop is None else max(caution * max_drop - spent, 0.0)
-    return choose(tables, max_drop=allowed, budget=budget, temperature=temperatures(tables[0]), overhead=overhead)
+    limits = Limits.kept_back(budget=budget, max_drop=max_drop, share=caution, spent=spent)
+    return choose_within(
+        tables, limits, temperature=temperatures(tables[0]), overhead=overhead, when_unsafe=when_unsafe
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +92,7 @@ def choose_unseen(
     skipper: Skipper | None = None,
     max_drop: float | None = None,
     budget: float | None = None,
+    when_unsafe: WhenUnsafe = "static",
 ) -> Unseen:
     """Thresholds from samples of two kinds, which hold on the worse of the two, as cautious as their shift demands.
 
@@ -98,6 +104,7 @@ def choose_unseen(
         synthesized: samples of a method, so many.
         method: the one that made the samples which the exits were distilled on.
         skipper: the same net after it learned to skip: its skip rules are tried beside not skipping.
+        when_unsafe: ``"least"`` chooses on these samples however large the shift is, and the note says so.
     """
     kinds: list[Method] = [method, "fitted" if method == OTHER_METHOD else OTHER_METHOD]
     plain, skipping, distances, spent = [], [], [], 0.0
@@ -112,12 +119,22 @@ def choose_unseen(
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop
     shift = estimate_shift(plain, known or None, max_drop=allowed, temperature=temperatures(plain[0]))
     tables = [*plain, *skipping]
-    if shift.refused and budget is None:
+    if shift.refused and budget is None and when_unsafe == "static":
         policy = replace(Policy.never(net.num_exits), basis="teacher", note=f"no exit is safe: {shift}.")
     else:
-        caution = min(CAUTION, shift.caution) if budget is None else CAUTION
+        refused = shift.refused and budget is None
+        caution = CAUTION if refused or budget is not None else min(CAUTION, shift.caution)
         # Far fewer synthesized samples leave than real ones would: what passing an exit costs cannot be weighed against
         # them.
-        policy = choose_cautiously(tables, max_drop=max_drop, budget=budget, caution=caution, spent=spent, overhead=0.0)
-        policy = replace(policy, note=f"{policy.note} Shift of synthesized samples: {shift}.")
+        policy = choose_cautiously(
+            tables,
+            max_drop=max_drop,
+            budget=budget,
+            caution=caution,
+            spent=spent,
+            overhead=0.0,
+            when_unsafe=when_unsafe,
+        )
+        unproven = "not proven: " if refused and not policy.note.startswith("not proven") else ""
+        policy = replace(policy, note=f"{unproven}{policy.note} Shift of synthesized samples: {shift}.")
     return Unseen(policy=policy, table=table_under(policy, tables), shift=shift)

@@ -93,7 +93,7 @@ def test_drop_weighs_what_disagreement_counts_whole():
 def test_no_exit_is_safe_is_an_answer():
     policy = choose(make_table(100, noise=30.0), max_drop=0.01)
     assert policy.threshold_e == (None, None, None, 0.0)
-    assert policy.note.startswith("no exit is safe: the best bound reached is")
+    assert policy.note.startswith("no exit is safe within 1.00%: the first test")
     assert "no exit is safe: none saves MACs with 20 samples" in choose(make_table(10)).note
     assert choose(make_table(30, e=1)).threshold_e == (0.0,)
     assert "none saves MACs. Chosen" in choose(make_table(30, e=1), rule="plain").note, "which asks for no 20 samples"

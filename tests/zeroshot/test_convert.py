@@ -168,7 +168,7 @@ def test_the_record_is_the_settings() -> None:
     found = convert(teacher(), calibrate=real(), **SMALL, target=Target(max_drop=0.5))
     assert found.provenance["synthesis"] == {"method": "leaves", "n": 64, "options": {}}
     assert found.provenance["training"] == {"kind": "frozen", "steps": 8}
-    assert found.provenance["target"] == {"max_drop": 0.5, "budget": None}
+    assert found.provenance["target"] == {"max_drop": 0.5, "budget": None, "when_unsafe": "static"}
     assert found.provenance["run"] == {"seed": 0, "minutes": None}
     assert found.provenance["calibrate"]["samples"]["rows"] == 48
     json.dumps(found.provenance)

@@ -9,6 +9,7 @@ from torch import nn
 
 from dynext.data.samples import Samples
 from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.limits import Limits
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
 from dynext.train.drift import lost_by_drift
@@ -64,6 +65,10 @@ def test_a_large_shift_keeps_everybody(student: DynamicNet, teacher, banks, monk
     asked_for = choose_unseen(student, teacher, banks, "gaussian", budget=0.9)
     assert asked_for.policy.threshold_e != found.policy.threshold_e
     assert "too large a shift" in asked_for.policy.note
+    least = choose_unseen(student, teacher, banks, "gaussian", max_drop=1.0, when_unsafe="least")
+    assert least.policy.threshold_e != found.policy.threshold_e
+    assert least.policy.note.startswith("not proven: ")
+    assert "too large a shift" in least.policy.note
 
 
 @pytest.mark.parametrize(("distance", "caution"), [(0.0, CAUTION), (0.9, 0.1)])
@@ -73,12 +78,12 @@ def test_the_farther_from_the_training_set_the_less_may_be_lost(
     fixed(monkeypatch, distance)
     asked: list[float] = []
 
-    def choose(*_, max_drop: float, overhead: float, **__) -> Policy:
-        asked.append(max_drop)
+    def choose(_, limits: Limits, *, overhead: float, **__) -> Policy:
+        asked.append(limits.max_drop)
         assert overhead == 0
         return Policy.never(3)
 
-    monkeypatch.setattr(thresholds, "choose", choose)
+    monkeypatch.setattr(thresholds, "choose_within", choose)
     found = choose_unseen(student, teacher, banks, "gaussian", max_drop=0.02)
     assert asked == [pytest.approx(0.02 * caution)]
     assert f"BatchNorm distance {distance:.2f}" in found.policy.note

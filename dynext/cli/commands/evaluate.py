@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -31,10 +31,13 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.choose import DEFAULT_MAX_DROP, choose
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
+from dynext.policy.unproven import WhenUnsafe
 from dynext.reporting.report import Report, report
 from dynext.zeroshot.convert_checks import pixels_digest
 from dynext.zeroshot.cross_fit import recalibrated
-from dynext.zeroshot.thresholds import choose_cautiously
+from dynext.zeroshot.few_images import Judged, too_few, without_images
+from dynext.zeroshot.settings import Target
+from dynext.zeroshot.thresholds import CAUTION, choose_cautiously
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -52,6 +55,10 @@ BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 @click.option(
     "--budget", type=click.FloatRange(min=0, min_open=True), help="With --choose: share of the MACs to spend."
 )
+@click.option(
+    "--when-unsafe", type=click.Choice(get_args(WhenUnsafe)), default="static", show_default=True,
+    help="With --choose: where nothing is proven safe, the static net or the least unsafe.",
+)  # fmt: skip
 @click.option(
     "--episodes", type=click.IntRange(min=1), is_flag=False, flag_value=600,
     help="Few-shot: learn and answer so many episodes of --data; alone 600.",
@@ -73,6 +80,7 @@ def evaluate(
     choosing: bool,
     max_drop: float | None,
     budget: float | None,
+    when_unsafe: WhenUnsafe,
     episodes: int | None,
     device: str,
     as_json: bool,
@@ -101,8 +109,8 @@ def evaluate(
         raise click.UsageError(
             "give --data DATA to judge on, or --unlabelled DATA to check the thresholds on; not both"
         )
-    if not choosing and (max_drop is not None or budget is not None):
-        raise click.UsageError("--max-drop and --budget are wishes about thresholds; give --choose too")
+    if not choosing and (max_drop is not None or budget is not None or when_unsafe != "static"):
+        raise click.UsageError("--max-drop, --budget and --when-unsafe are wishes about thresholds; give --choose too")
     if choosing and unlabelled is None:
         raise click.UsageError("--choose takes --unlabelled images, never the test samples of --data")
     kept = open_artifact(folder, model, arguments, trust=trust)
@@ -118,7 +126,8 @@ def evaluate(
     if unlabelled is not None:
         rows = unlabelled_samples(unlabelled, kept.spec, strict=strict)
         judged = _Judged(net=kept.net.to(device), rows=rows, words=f"{len(rows):,} unlabelled samples of {unlabelled}")
-        _check(folder, kept, judged, unlabelled, (max_drop, budget) if choosing else None, as_json)
+        target = Target(max_drop=max_drop, budget=budget, when_unsafe=when_unsafe) if choosing else None
+        _check(folder, kept, judged, unlabelled, target, as_json)
         return
     assert data is not None  # noqa: S101
     classes = classes_of(kept, listed)
@@ -143,12 +152,10 @@ def _check(
     kept: Artifact,
     judged: _Judged,
     unlabelled: str,
-    wishes: tuple[float | None, float | None] | None,
+    target: Target | None,
     as_json: bool,
 ) -> None:
-    """The saved thresholds on images without labels, and better ones in their place where there are wishes: the largest
-    drop and the budget.
-    """
+    """The saved thresholds on images without labels, and better ones in their place where there is a target."""
     rows, told = judged.rows, judged.words
     if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
         raise SourceError(
@@ -156,8 +163,8 @@ def _check(
             f"that they have not seen"
         )
     before = now = judged.report(kept.policy)
-    if wishes is not None:
-        net, policy, table = _chosen(judged, kept.policy, *wishes)
+    if target is not None:
+        net, policy, table = _chosen(judged, kept, target)
         now = report(table, policy)
         pictures = {**load_pictures(folder), **first_and_last(table, policy, rows)}
         untimed = {key: value for key, value in kept.provenance.items() if key not in ("timing", "timed_on")}
@@ -167,33 +174,49 @@ def _check(
             kept,
             policy=policy,
             table=table,
-            provenance={**untimed, "thresholds": f"chosen anew on {told}"},
+            provenance={**untimed, "target": asdict(target), "thresholds": f"chosen anew on {told}"},
             pictures=pictures,
             same_net=True,
         )
     if as_json:
-        chosen = None if wishes is None else now.to_dict()
+        chosen = None if target is None else now.to_dict()
         print_json({"folder": str(folder), "saved_policy": before.to_dict(), "chosen_policy": chosen})
         return
     click.echo(before)
-    if wishes is not None:
+    if target is not None:
         click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
     elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
         click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
 
 
-def _chosen(
-    judged: _Judged, policy: Policy, max_drop: float | None, budget: float | None
-) -> tuple[DynamicNet, Policy, ExitTable]:
+def _chosen(judged: _Judged, kept: Artifact, target: Target) -> tuple[DynamicNet, Policy, ExitTable]:
     """Thresholds as `dx.convert` takes them from calibration samples, class biases included where nothing is
-    skipped.
+    skipped; the saved ones where the images are too few to judge by and do not contradict these.
     """
-    if judged.net.gates is None:
-        net, table = recalibrated(judged.net, judged.table(None))
-        return net, choose_cautiously([table], max_drop=max_drop, budget=budget), table
-    tables = [judged.table(rule) for rule in dict.fromkeys((None, policy.skip_rule))]
-    policy = choose_cautiously(tables, max_drop=max_drop, budget=budget)
-    return judged.net, policy, judged.table(policy.skip_rule)
+    net, wishes = judged.net, asdict(target)
+    if net.gates is None:
+        net, table = recalibrated(net, judged.table(None))
+        policy = choose_cautiously([table], **wishes)
+    else:
+        tables = [judged.table(rule) for rule in dict.fromkeys((None, kept.policy.skip_rule))]
+        policy = choose_cautiously(tables, **wishes)
+        table = judged.table(policy.skip_rule)
+    loss = target.loss
+    if loss and too_few(len(table), CAUTION * loss) and _was_chosen_within(kept, loss):
+        known = Judged(policy=kept.policy, table=judged.table(kept.policy.skip_rule))
+        by_images = Judged(policy=policy, table=table)
+        taken = without_images(known, by_images, max_drop=loss, allowed=CAUTION * loss)
+        if taken is not None:
+            return judged.net, taken.policy, taken.table
+    return net, policy, table
+
+
+def _was_chosen_within(kept: Artifact, loss: float) -> bool:
+    """Whether the saved thresholds were to lose no more than that."""
+    asked = kept.provenance.get("target") or {}
+    if not asked or asked.get("budget") is not None:
+        return False
+    return (asked.get("max_drop") or DEFAULT_MAX_DROP) <= loss
 
 
 @dataclass(eq=False)

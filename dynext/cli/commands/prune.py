@@ -23,6 +23,7 @@ from dynext.data.samples import Samples
 from dynext.io.artifact import Artifact
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
+from dynext.policy.choose import DEFAULT_MAX_DROP
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.prune.apply import check_prunable
@@ -30,9 +31,10 @@ from dynext.prune.pipeline import Pruned, make_smaller
 from dynext.prune.ranking import By, Removal
 from dynext.reporting.report import report
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.few_images import Judged, too_few, without_images
 from dynext.zeroshot.synth.method import Method
 from dynext.zeroshot.synth.synthesize import synthesize
-from dynext.zeroshot.thresholds import choose_cautiously, choose_unseen
+from dynext.zeroshot.thresholds import CAUTION, choose_cautiously, choose_unseen
 
 METHOD = "fitted"
 WAYS = [way for way in get_args(By) if way != "attention"]
@@ -126,13 +128,21 @@ def _thresholds(
 ) -> tuple[Policy, ExitTable]:
     """For images of the kind to come, or else for synthesized samples of two kinds."""
     before: DynamicNet = kept.net
+    loss = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    by_images = None
     if seen is not None:
         table = collect(made.net, seen, rows=f"{len(seen):,} unlabelled samples")
-        return choose_cautiously([table], max_drop=max_drop, spent=1 - made.agreement), table
+        by_images = Judged(policy=choose_cautiously([table], max_drop=loss, spent=1 - made.agreement), table=table)
+        if not loss or not too_few(len(seen), CAUTION * loss):
+            return by_images.policy, table
     unseen = choose_unseen(
-        made.net, before.staged, lambda method, count: _bank(kept, method, count, seed + 1), METHOD, max_drop=max_drop
+        made.net, before.staged, lambda method, count: _bank(kept, method, count, seed + 1), METHOD, max_drop=loss
     )
-    return unseen.policy, unseen.table
+    if by_images is None:
+        return unseen.policy, unseen.table
+    known = Judged(policy=unseen.policy, table=by_images.table)
+    taken = without_images(known, by_images, max_drop=loss, allowed=CAUTION * loss) or by_images
+    return taken.policy, taken.table
 
 
 def _write(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -50,6 +50,8 @@ def _option(one: Field[Any], kind: click.ParamType) -> Callable[[Command], Comma
 
 
 def _number(one: Field[Any], hint: Any) -> click.ParamType:
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
     kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
     least, most, above = (one.metadata.get(bound) for bound in ("least", "most", "above"))
     bounds: dict[str, Any] = {"min": least if above is None else above, "max": most, "min_open": above is not None}
