@@ -19,6 +19,7 @@ from dynext.align.objective import Objective
 from dynext.align.projection_heads import ProjectionHeads
 from dynext.align.result import Alignment
 from dynext.align.settings import AlignmentSettings, AlignmentTerm, FromTeacher, JointTrunk, Learn, Trunk
+from dynext.data.content import Content
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, FitResult, check_same_run, configured, fit
@@ -89,6 +90,7 @@ def align_exits(
     device = next(net.parameters()).device
     student.to(device)
     take_flags(student, net)
+    student.seen = net.seen | Content.of(source)
     return Alignment(
         net=student,
         space=space.to(device).eval().requires_grad_(False),

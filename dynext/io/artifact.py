@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dynext.atomic import replaced_folder
+from dynext.data.content import Content
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet
 from dynext.graph.private import private_copy
@@ -119,6 +120,7 @@ def save(
             "int8": net.int8,
             "policy": policy.to_dict(),
             "cost": None if net.cost is None else net.cost.to_dict(),
+            "seen": net.seen.to_text(),
             "provenance": dict(provenance or {}),
             "versions": _versions(),
             "weights": {"sha256": checksum(partial / WEIGHTS), "shared": shared},
@@ -155,6 +157,7 @@ def load(
         _fill(net, read_weights(folder / WEIGHTS, card["weights"]), folder)
         check_answers(net, card.get("own_answers", []))
         net.cost = None if card["cost"] is None else CostTable.from_dict(card["cost"])
+        net.seen = Content.from_text(card.get("seen", ""))  # early folders lack this key
         policy = Policy.from_dict(card["policy"])
         net.check_policy(policy)
         spec = InputSpec(**{key: tuple(value) for key, value in card["input"].items()})

@@ -21,7 +21,7 @@ from dynext.meta.functional import Learner
 from dynext.meta.new_classes import with_classes
 from dynext.meta.norms import settle
 from dynext.meta.start import MetaStart
-from dynext.net.collect import table_of
+from dynext.net.collect import marked, table_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.calibrate import Calibration, calibrate
 from dynext.policy.choose import choose
@@ -102,6 +102,7 @@ def adapt(
         return Adaptation(net=adapted, policy=policy, table=None, calibration=None)
     logits_nek = left_out_logits(learner, x, y_n, seed=seed)
     table = table_of(adapted, logits_nek.cpu(), label_n=y_n.cpu(), rows=f"{len(y_n)} support samples, each left out")
+    table = marked(table, adapted.seen.known(x))
     calibration = calibrate(table)
     chosen = choose(table, max_drop=max_drop, temperature=calibration, rule="plain")
     return Adaptation(net=adapted, policy=chosen, table=table, calibration=calibration)

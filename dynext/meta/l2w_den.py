@@ -172,4 +172,4 @@ def weigh_samples(
     )
     x = sampler.draw(SETTLED, generator(config.seed + 1)).x
     settle(Learner(student, range(student.num_exits)), x.to(next(student.parameters())))
-    return handed_back(student, net).eval()
+    return handed_back(student, net, sampler.content).eval()

@@ -84,7 +84,7 @@ def meta_fusion(
     )
     x = sampler.draw(SETTLED, generator(config.seed + 1)).x
     settle(Learner(student, range(student.num_exits)), x.to(next(student.parameters())))
-    return handed_back(student, net).eval()
+    return handed_back(student, net, sampler.content).eval()
 
 
 class Fusion(nn.Module):

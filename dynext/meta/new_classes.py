@@ -39,6 +39,7 @@ def with_classes(net: DynamicNet, num_classes: int, *, seed: int = 0) -> Dynamic
         new.embedder.load_state_dict(old.embedder.state_dict())
     if renewed.gates is not None and net.gates is not None:
         renewed.gates.load_state_dict(net.gates.state_dict())
+    renewed.seen = net.seen
     return renewed
 
 

@@ -160,6 +160,7 @@ def cascade(net: DynamicNet, rule: CascadeRule, *, seed: int = 0) -> DynamicNet:
         links = [_link(exit, e, rule, net.num_classes).to(like).eval() for e, exit in enumerate(net.exits)]
     chain = _Chain(net, rule, links)
     cascaded = DynamicNet(chain.staged(), chain.exits).eval()
+    cascaded.seen = net.seen
     cascaded.staged.shrunk = net.staged.shrunk
     cascaded.cascade = {
         "rule": rule,

@@ -42,6 +42,9 @@ def collect(
             synthesized samples). Exits and gates always use their running ones, as they will at run time.
         rows: what the samples are, in words, for reports.
 
+    Samples that the exits have learned from are recognized by what they show; the table marks them, and the note of a
+    policy that is chosen on it says so.
+
     Raises:
         SourceError: an empty source, or samples of another shape than the model expects.
         PolicyError: a skip rule for a net without gates, or with another number of them.
@@ -55,9 +58,11 @@ def collect(
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     skips: list[Skipped] = []
+    known: list[Tensor] = []
     with evaluating(net), evaluating(full), statistics(net.staged, mode), statistics(full, mode):
         for batch in source:
             x = batch.x.to(like)
+            known += [net.seen.known(batch.x)] if net.seen and source.bn != "batch" else []
             if rule.skip_rule is None:
                 logits.append(net.all_exits(x).float().cpu())
             else:
@@ -66,7 +71,7 @@ def collect(
                 skips.append(replace(skipped, full_nk=full(x).float().cpu()))
             if batch.y is not None:
                 labels.append(batch.y.cpu())
-    return table_of(
+    table = table_of(
         net,
         torch.cat(logits),
         label_n=torch.cat(labels) if labels else None,
@@ -74,6 +79,12 @@ def collect(
         synthetic=mode == "batch",
         skipped=Skipped.join(skips) if skips else None,
     )
+    return marked(table, torch.cat(known)) if known else table
+
+
+def marked(table: ExitTable, known_n: Tensor) -> ExitTable:
+    """``table`` with the samples ``[n]`` among it that the exits have learned from; as it is where there is none."""
+    return replace(table, learned_n=known_n) if known_n.any() else table
 
 
 def timed(table: ExitTable, net: DynamicNet) -> ExitTable:

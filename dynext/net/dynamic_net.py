@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dynext.data.content import Content
 from dynext.errors import ModelError
 from dynext.graph import StagedNet
 from dynext.modules.exits import Exit
@@ -35,6 +36,8 @@ class DynamicNet(nn.Module):
         """How `dynext.net.cascade` made this net out of one with plain exits, as JSON; ``None`` where it did not."""
         self.int8: dict[str, Any] | None = None
         """Which layers `dynext.net.int8` has put into 8 bits, as JSON; ``None`` for a float net."""
+        self.seen = Content()
+        """Which real samples its exits have learned from: thresholds that are chosen on these promise too much."""
 
     @property
     def num_exits(self) -> int:

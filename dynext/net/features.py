@@ -6,12 +6,13 @@ of steps cost little more than the heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dynext.data.content import Content
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating, statistics
@@ -32,12 +33,14 @@ class Features:
 
     reduced_e: tuple[Tensor, ...]
     logits_nk: Tensor
+    content: Content = Content()
+    """Which real samples these are, at least."""
 
     def __len__(self) -> int:
         return len(self.logits_nk)
 
     def subset(self, index: Tensor) -> Features:
-        return Features(reduced_e=tuple(r[index] for r in self.reduced_e), logits_nk=self.logits_nk[index])
+        return replace(self, reduced_e=tuple(r[index] for r in self.reduced_e), logits_nk=self.logits_nk[index])
 
     @staticmethod
     def join(parts: list[Features]) -> Features:
@@ -46,6 +49,7 @@ class Features:
         return Features(
             reduced_e=tuple(torch.cat(column) for column in columns),
             logits_nk=torch.cat([p.logits_nk for p in parts]),
+            content=Content.union(p.content for p in parts),
         )
 
 
@@ -74,12 +78,14 @@ def cache_features(
     like = next(net.parameters())
     reduced_e: list[Tensor] = []
     logits_nk = torch.empty(0)
+    contents: list[Content] = []
     done = 0
     guide = net.staged if teacher is None or not apart else teacher
     bar = tqdm(total=len(source), desc="features", unit="sample", disable=None if progress else True, leave=False)
     with bar, evaluating(net), evaluating(guide), statistics(net.staged, mode), statistics(guide, mode):
         for batch in source:
             x = batch.x.to(like)
+            contents += [] if source.bn == "batch" else [Content.of_batch(batch.x)]
             taps, final = net.taps(x) if keep is None else _skipping(net, x, keep)
             here = slice(done, done + len(x))
             batch_e = [exit.reduce(tap) for exit, tap in zip(net.exits, taps, strict=True)]
@@ -97,7 +103,7 @@ def cache_features(
         raise SourceError(
             "the teacher's answers hold NaN or infinity on these samples; look at the samples' normalization"
         )
-    return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk)
+    return Features(reduced_e=tuple(reduced_e), logits_nk=logits_nk, content=Content.union(contents))
 
 
 def _skipping(net: DynamicNet, x: Tensor, keep: SkipRule) -> tuple[list[Tensor], Tensor]:

@@ -62,6 +62,7 @@ def reclassify(
         _fill(cast(Cosine, new.classifier), prototypes, e)
     if last:
         _fill(cast(Cosine, last_linear(reclassified)), prototypes, len(net.exits))
+    reclassified.seen = net.seen
     return reclassified
 
 

@@ -41,6 +41,12 @@ def choice_note(
         result += "; the budget is not met"
     if any(table.synthetic for table in tables):
         result += "; thresholds were chosen on synthesized samples and need not hold on real ones"
+    learned = sum(table.num_learned for table in tables)
+    if learned:
+        result += (
+            f"; the exits have learned from {learned:,} of these samples, and agree there more than on others: choose "
+            f"on samples that they have not seen"
+        )
     by = "the labels" if tables[0].basis == "labels" else "agreement with the full net"
     samples = " and ".join(f"{table.rows} (n={len(table)})" for table in tables)
     how = f"{samples}, basis {tables[0].basis}, {rule.in_words()}, asked for {limits.in_words()}"

@@ -52,6 +52,8 @@ class ExitTable:
     """Measured milliseconds at batch 1, in the same two parts."""
     skipped: Skipped | None = None
     """What the rows skipped, where gates decided; the last exit is then the net as they left it, not the static one."""
+    learned_n: Tensor | None = None
+    """Which rows the exits have learned from, where there are such (bool): on these they agree more than on others."""
 
     def __post_init__(self) -> None:
         if self.logits_nek.ndim != 3 or self.logits_nek.dtype != torch.float32:
@@ -77,6 +79,9 @@ class ExitTable:
             self._check_labels(self.label_n)
         if self.skipped is not None:
             self.skipped.check(n, e, k)
+        if self.learned_n is not None and (self.learned_n.shape != (n,) or self.learned_n.dtype != torch.bool):
+            shape, kind = list(self.learned_n.shape), self.learned_n.dtype
+            raise PolicyError(f"learned_n {shape} of {kind} for {n} samples; give one bool each")
 
     def _check_labels(self, label_n: Tensor) -> None:
         n, _, k = self.logits_nek.shape
@@ -88,6 +93,11 @@ class ExitTable:
 
     def __len__(self) -> int:
         return len(self.logits_nek)
+
+    @property
+    def num_learned(self) -> int:
+        """Rows that the exits have learned from."""
+        return 0 if self.learned_n is None else int(self.learned_n.sum())
 
     @property
     def num_exits(self) -> int:
@@ -169,7 +179,8 @@ class ExitTable:
         """The rows at ``index``, an int64 or bool tensor."""
         label_n = None if self.label_n is None else self.label_n[index]
         skipped = None if self.skipped is None else self.skipped.subset(index)
-        return replace(self, logits_nek=self.logits_nek[index], label_n=label_n, skipped=skipped)
+        learned_n = None if self.learned_n is None else self.learned_n[index]
+        return replace(self, logits_nek=self.logits_nek[index], label_n=label_n, skipped=skipped, learned_n=learned_n)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, atomically."""
@@ -178,6 +189,8 @@ class ExitTable:
         tensors = {"logits_nek": self.logits_nek.contiguous()}
         if self.label_n is not None:
             tensors["label_n"] = self.label_n.contiguous()
+        if self.learned_n is not None:
+            tensors["learned_n"] = self.learned_n.contiguous()
         if self.skipped is not None:
             tensors |= self.skipped.tensors()
             plain["keep_g"] = list(self.skipped.keep_g)

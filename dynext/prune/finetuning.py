@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.content import Content
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, configured, fit
@@ -86,6 +87,7 @@ def finetune(
     fit(student, step, replace(config, label="fine-tuning", about=f"{taught.about}, norms {norms}"), modes="given")
     student.to(next(net.parameters()).device)
     take_flags(student, net)
+    student.seen = net.seen | Content.of(source)
     return student.eval()
 
 

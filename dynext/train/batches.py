@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
+from dynext.data.content import Content
 from dynext.data.indexing import by_index, check_labels, check_samples
 from dynext.errors import FitError, SourceError
 from dynext.net.dynamic_net import DynamicNet
@@ -32,6 +33,7 @@ class BatchSampler:
     num_classes: int | None
     """Of the labels, which are checked at each draw; ``None`` where labels play no part."""
     augment: Augment | None
+    source: Source
 
     @classmethod
     def of(
@@ -48,10 +50,16 @@ class BatchSampler:
             num_samples=len(source),
             num_classes=net.num_classes if labelled else None,
             augment=augment,
+            source=source,
         )
         if labelled and not sampler.has_labels:
             raise SourceError("the samples have no labels, and this method learns from them; give labelled samples")
         return sampler
+
+    @property
+    def content(self) -> Content:
+        """What a net has learned from that was trained on these."""
+        return Content.of(self.source)
 
     @property
     def has_labels(self) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from dynext.data.content import Content
 from dynext.data.indexing import check_labels, check_samples
 from dynext.errors import FitError, SourceError
 from dynext.fitting import FitConfig, fit
@@ -90,7 +91,7 @@ def train_whole(
         return loss(trained(batch.x.to(like)), batch.y.to(like.device), done)
 
     fit(module(student).train(), step, named_by_draws(config, batches.num_samples), modes="given")
-    return handed_back(student, net)
+    return handed_back(student, net, batches.content)
 
 
 def check_one_rate(config: FitConfig) -> None:
@@ -174,7 +175,7 @@ def train_heads(
         return loss(outputs, target_n[index].to(like.device), done)
 
     fit(trained, step, named_by_draws(config, len(features)), modes="given")
-    return handed_back(student, net)
+    return handed_back(student, net, features.content)
 
 
 def _targets(net: DynamicNet, source: Source, features: Features, *, self_taught: bool) -> Tensor:
@@ -206,12 +207,16 @@ def taught_probabilities(teacher: nn.Module, source: Source, num_classes: int) -
     return logits_nk.softmax(-1)
 
 
-def handed_back(student: DynamicNet, net: DynamicNet) -> DynamicNet:
+def handed_back(student: DynamicNet, net: DynamicNet, learned: Content = Content()) -> DynamicNet:
     """The trained net, moved to where ``net`` is; training flags and ``requires_grad`` become those of ``net``.
 
     A cascade made on the way has other modules than ``net``: it comes back in evaluation, and its parameters require
     gradients if any of ``net`` do.
+
+    Args:
+        learned: the real samples that it was trained on.
     """
+    student.seen = net.seen | learned
     student.to(next(net.parameters()).device)
     if student.cascade is not None and net.cascade is None:
         return student.requires_grad_(any(p.requires_grad for p in net.parameters())).eval()

@@ -159,6 +159,7 @@ def train_gates(
     run = fit(student, recorded_step, config, share=lambda part: ratio if part == "staged" else 1.0, modes="given")
     copied.to(next(net.parameters()).device)
     take_flags(copied, net)
+    copied.seen = net.seen | batches.sampler.content
     history = GateHistory(
         method=method,
         steps=config.steps,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynext.atomic import check_writable, replaced_file
+from dynext.data.content import Content
 from dynext.data.indexing import check_samples
 from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError, line
@@ -112,6 +113,8 @@ def checked(
     for name, source in samples.items():
         if source is not None:
             _check_given(source, spec, name)
+    if images is not None and given is not None:
+        _check_apart(images.samples, given)
     teacher = plain_classifier(teacher, torch.zeros(1, *spec.shape))
     check_logits(teacher, spec)
     if run.folder is not None:
@@ -131,6 +134,17 @@ def checked(
 def _bank_bytes(synthesis: Synthesis | Source, spec: InputSpec) -> int:
     """What the samples to be synthesized take on disk, two bytes a pixel."""
     return 2 * synthesis.n * math.prod(spec.shape) if isinstance(synthesis, Synthesis) else 0
+
+
+def _check_apart(calibrate: Samples, given: Source) -> None:
+    """Raises SourceError: samples to choose thresholds on that exits are to learn from as well, in any order."""
+    known = int(Content.of(given).known_of(calibrate).sum())
+    if known:
+        raise SourceError(
+            f"{known:,} of the {len(calibrate):,} samples of calibrate are among those to distil on, where exits agree "
+            f"more than elsewhere; give others, or leave them out of synthesis and give dx.Unlabelled(samples, "
+            f"distill=True), which judges each by exits that have not seen it"
+        )
 
 
 def spec_for(example: Tensor | InputSpec | None, *samples: Source | None) -> InputSpec:

@@ -89,6 +89,7 @@ def distill(
         heads.to(own)
     student.to(next(net.parameters()).device)
     take_flags(student, net)
+    student.seen = net.seen | features.content
     return student
 
 

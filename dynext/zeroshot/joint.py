@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.content import Content
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, check_same_run, configured, fit
@@ -157,6 +158,7 @@ def distill_jointly(
         guard.check(config.steps)
     student.to(next(net.parameters()).device)
     take_flags(student, net)
+    student.seen = net.seen | Content.of(source)
     report = JointReport(
         steps=config.steps,
         rows=len(rows.train_n),

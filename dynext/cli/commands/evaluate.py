@@ -39,6 +39,9 @@ from dynext.zeroshot.few_images import Judged, too_few, without_images
 from dynext.zeroshot.settings import Target
 from dynext.zeroshot.thresholds import CAUTION, choose_cautiously
 
+LEAST_UNSEEN = 20
+"""Images that are worth choosing by, where the exits know the others."""
+
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -125,9 +128,9 @@ def evaluate(
         return
     if unlabelled is not None:
         rows = unlabelled_samples(unlabelled, kept.spec, strict=strict)
-        judged = _Judged(net=kept.net.to(device), rows=rows, words=f"{len(rows):,} unlabelled samples of {unlabelled}")
+        kept.net.to(device)
         target = Target(max_drop=max_drop, budget=budget, when_unsafe=when_unsafe) if choosing else None
-        _check(folder, kept, judged, unlabelled, target, as_json)
+        _check(folder, kept, rows, unlabelled, target, as_json)
         return
     assert data is not None  # noqa: S101
     classes = classes_of(kept, listed)
@@ -150,18 +153,19 @@ def evaluate(
 def _check(
     folder: Path,
     kept: Artifact,
-    judged: _Judged,
+    rows: Samples,
     unlabelled: str,
     target: Target | None,
     as_json: bool,
 ) -> None:
     """The saved thresholds on images without labels, and better ones in their place where there is a target."""
-    rows, told = judged.rows, judged.words
     if pixels_digest(rows) == kept.provenance.get("distilled_on_pixels"):
         raise SourceError(
             f"the exits were distilled on the images of {unlabelled}, and agree there more than on others; give images "
             f"that they have not seen"
         )
+    rows, told = _unseen(kept.net, rows, unlabelled)
+    judged = _Judged(net=kept.net, rows=rows, words=told)
     before = now = judged.report(kept.policy)
     if target is not None:
         net, policy, table = _chosen(judged, kept, target)
@@ -187,6 +191,25 @@ def _check(
         click.echo(f"\nThresholds chosen anew, and saved in {folder}:\n\n{now}")
     elif before.drop_at_most is not None and before.drop_at_most > DEFAULT_MAX_DROP:
         click.echo("\nMore than a point may be lost; --choose picks thresholds for these images.")
+
+
+def _unseen(net: DynamicNet, rows: Samples, unlabelled: str) -> tuple[Samples, str]:
+    """Those of the images that the exits have not learned from, and what they are in words.
+
+    Raises:
+        SourceError: too few of them to choose by.
+    """
+    known_n = net.seen.known_of(rows)
+    known, left = int(known_n.sum()), int((~known_n).sum())
+    if known and left < LEAST_UNSEEN:
+        raise SourceError(
+            f"the exits were distilled on {known:,} of the {len(rows):,} images of {unlabelled}, and agree there more "
+            f"than on others; give {LEAST_UNSEEN} or more that they have not seen"
+        )
+    told = f"{left:,} unlabelled samples of {unlabelled}"
+    if not known:
+        return rows, told
+    return rows.subset((~known_n).nonzero()[:, 0]), f"{told} ({known:,} that the exits were distilled on left out)"
 
 
 def _chosen(judged: _Judged, kept: Artifact, target: Target) -> tuple[DynamicNet, Policy, ExitTable]:

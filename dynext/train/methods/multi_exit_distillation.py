@@ -83,7 +83,7 @@ def multi_exit_distillation(
 
     config = labelled(config, "multi-exit distillation", teachers=teachers, share=share, more=more is not None)
     fit(trained.train(), step, named_by_draws(config, batches.num_samples), modes="given")
-    return handed_back(student, net)
+    return handed_back(student, net, batches.content)
 
 
 class AnnealedExits(EveryExit):

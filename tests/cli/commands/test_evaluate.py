@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from shell import done, refused, run
 
 import dynext as dx
 from dynext.data import FASHION_CLASSES
+from dynext.data.content import Content
 from dynext.zeroshot.convert_checks import pixels_digest
 
 
@@ -78,7 +80,22 @@ def test_images_that_were_distilled_on_judge_nothing(net: Path, images: Path) ->
     card["provenance"]["distilled_on_pixels"] = pixels_digest(rows)
     (net / "net.json").write_text(json.dumps(card))
     for more in ((), ("--choose",)):
-        assert "the exits were distilled on the images of" in refused("evaluate", net, "--unlabelled", images, *more)
+        assert "the exits were distilled on" in refused("evaluate", net, "--unlabelled", images, *more)
+
+
+def test_images_of_which_some_were_distilled_on_are_judged_by_the_others(net: Path, images: Path) -> None:
+    rows = dx.data.array(images, dx.load(net).spec)
+    card = json.loads((net / "net.json").read_text())
+    for seen, left in ((torch.arange(29, -1, -1), 30), (torch.arange(5, 50), 15)):
+        card["seen"] = Content.of(rows.subset(seen)).to_text()
+        (net / "net.json").write_text(json.dumps(card))
+        if left >= 20:
+            told = json.loads(done("evaluate", net, "--unlabelled", images, "--json"))
+            assert told["saved_policy"]["num_rows"] == left
+            assert "(30 that the exits were distilled on left out)" in told["saved_policy"]["rows"]
+        else:
+            text = refused("evaluate", net, "--unlabelled", images, "--choose")
+            assert f"the exits were distilled on {60 - left} of the 60 images" in text
 
 
 def test_a_folder_with_a_sub_folder_a_class(net: Path, tmp_path: Path) -> None:
