@@ -61,6 +61,7 @@ from dynext.policy.calibrate import calibrate
 from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable, simulate
+from dynext.reporting.axes import plot
 from dynext.reporting.report import Report, report
 from dynext.seeding import seeded
 from dynext.types import InputSpec, Source
@@ -105,6 +106,7 @@ __all__ = [
     "load",
     "measure",
     "open_model",
+    "plot",
     "report",
     "save",
     "seeded",

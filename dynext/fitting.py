@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from dynext.atomic import check_writable, replaced_file
+from dynext.brief import short_repr
 from dynext.errors import FitError
 from dynext.seeding import generator
 from dynext.training_modes import training_what_learns
@@ -135,6 +136,8 @@ def check_options(options: Collection[str], known: Collection[str]) -> None:
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
     """What a run did: the loss of each step of this process, its seconds, and the step it was resumed at (0: new)."""
+
+    __repr__ = short_repr
 
     losses: list[float] = field(repr=False)
     seconds: float

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 
 Basis = Literal["labels", "teacher"]
@@ -70,19 +71,75 @@ class InputSpec:
 class Batch:
     """Samples on their way to a net: ``x [b ...]`` normalized, ``y [b]`` int64 or ``None``."""
 
+    __repr__ = short_repr
+
     x: Tensor
     y: Tensor | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+class Top(NamedTuple):
+    """The likeliest classes of each sample ``[b k]`` (int64), and what they are given ``[b k]``."""
+
+    classes: Tensor
+    probabilities: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction:
-    """What a dynamic run gives: ``logits [b k]``, ``exit [b]`` (int64, from 0) and ``macs [b]`` (int64)."""
+    """What a dynamic run gives: ``logits [b k]``, ``exit [b]`` (int64, from 0) and ``macs [b]`` (int64).
+
+    Logits are raw: each exit has a scale of its own. `confidence`, `probabilities` and `top` are at the temperatures
+    that the policy gives its exits, and compare between samples that left at different ones.
+
+    >>> logits = torch.tensor([[2.0, 0.0], [8.0, 0.0]])
+    >>> exit, macs = torch.tensor([0, 1]), torch.tensor([5, 9])
+    >>> given = Prediction(logits=logits, exit=exit, macs=macs, temperature_e=(1.0, 4.0))
+    >>> given.classes.tolist(), [round(sure, 2) for sure in given.confidence.tolist()]
+    ([0, 0], [0.88, 0.88])
+    """
 
     logits: Tensor
     exit: Tensor
     macs: Tensor
     ran: Tensor | None = None
     """Which gated stages each sample ran ``[b g]`` (bool); ``None`` where gates were not used."""
+    temperature_e: tuple[float, ...] = ()
+    """Of each exit, by the policy; 1 everywhere where there is none."""
+
+    @property
+    def classes(self) -> Tensor:
+        """The answers ``[b]``, int64."""
+        return self.logits.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """How sure the net is of each answer ``[b]``, in [0, 1]: the probability that it gives it."""
+        return self.probabilities().amax(-1)
+
+    def probabilities(self) -> Tensor:
+        """Of every class ``[b k]``, float32, at the temperature of the exit that answered."""
+        logits = self.logits.float()  # half precision would round what is divided
+        if not self.temperature_e:
+            return logits.softmax(-1)
+        return (logits / logits.new_tensor(self.temperature_e)[self.exit][:, None]).softmax(-1)
+
+    def top(self, k: int) -> Top:
+        """The ``k`` likeliest classes, the likeliest first; all of them where there are fewer.
+
+        Raises:
+            SourceError: fewer than one asked for.
+        """
+        if k < 1:
+            raise SourceError(f"top({k}); ask for 1 class or more")
+        given = self.probabilities().topk(min(k, self.logits.shape[-1]), dim=-1)
+        return Top(classes=given.indices, probabilities=given.values)
+
+    def __repr__(self) -> str:
+        exits = ", ".join(f"{n} at exit {e}" for e, n in enumerate(torch.bincount(self.exit).tolist()) if n)
+        macs = float(self.macs.double().mean()) / 1e6 if len(self.macs) else 0.0
+        return (
+            f"Prediction({len(self.exit)} samples of {self.logits.shape[-1]} classes: {exits}; {macs:,.2f} M MACs each)"
+        )
 
 
 @runtime_checkable

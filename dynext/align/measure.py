@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 
 
@@ -38,6 +39,8 @@ def cka(first_nd: Tensor, second_nd: Tensor) -> float:
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """Accuracy at each exit on classes that were held out of the exits' training, and on the others."""
+
+    __repr__ = short_repr
 
     zero_shot_e: tuple[float, ...]
     """Samples of held-out classes, answered among these alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dynext.brief import short_repr
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.calibrate import calibrate
@@ -19,6 +20,8 @@ from dynext.usual_modes import in_usual_modes
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rechosen:
     """A policy for the aligned net, and three reports on the same samples."""
+
+    __repr__ = short_repr
 
     policy: Policy
     """Thresholds and temperatures chosen anew."""

@@ -8,6 +8,7 @@ from typing import Any
 from dynext.align.monitor import Snapshot, collapsed
 from dynext.align.projection_heads import ProjectionHeads
 from dynext.align.settings import Trunk
+from dynext.brief import short_repr
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.drift import Drift
 
@@ -15,6 +16,8 @@ from dynext.train.drift import Drift
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Alignment:
     """Aligned exits, what aligned them, and how it went."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     """A net like the one that was given: nothing of the heads is in it."""

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from dynext.brief import short_repr
 from dynext.data.samples import Samples
 from dynext.errors import SourceError
 from dynext.seeding import generator
@@ -21,6 +22,8 @@ from dynext.types import Batch
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
     """Samples to learn from and samples to be evaluated on, labels ``0 .. way - 1``."""
+
+    __repr__ = short_repr
 
     support: Batch
     query: Batch

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec
 
@@ -21,6 +22,8 @@ from dynext.types import Batch, BatchNormMode, InputSpec
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
     """A Source held in memory: pixels ``[n c h w]`` (uint8, or float in [0, 1]) and labels ``[n]`` or ``None``."""
+
+    __repr__ = short_repr
 
     pixels: Tensor
     spec: InputSpec

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dynext.brief import brief
 from dynext.graph.copying import copy_module
 from dynext.graph.macs import param_bytes
 from dynext.text_table import text_table
@@ -64,8 +65,8 @@ class Stage(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy_module(self, memo)  # what a module kept whole holds may be no thing to copy
 
-    def extra_repr(self) -> str:
-        return f"{self.name!r}, macs={self.macs:,}, skippable={self.skippable}"
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}, macs={self.macs:,}, skippable={self.skippable}; its layers: print(stage.body))"
 
 
 def walk(stages: Iterable[Stage], *live: Tensor) -> Iterator[tuple[Stage, LiveTensors]]:
@@ -99,6 +100,14 @@ class StagedNet(nn.Module):
         """Whether a cosine classifier stands in the place of the layer that gave the logits."""
         self.notes: tuple[str, ...] = ()
         self.shrunk: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        names = brief(tuple(stage.name for stage in self.stages))
+        size = "x".join(map(str, self.input_shape))
+        return (
+            f"{type(self).__name__}({len(self.stages)} stages {names}, input {size}, {self.num_classes} classes, "
+            f"{self.macs / 1e6:,.2f} M MACs; its layers: print(stage.body))"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         live: LiveTensors = (x,)

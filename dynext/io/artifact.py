@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dynext.atomic import replaced_folder
+from dynext.brief import short_repr
 from dynext.data.content import Content
 from dynext.errors import ArtifactError, DynextError, ModelError
 from dynext.graph import StagedNet
@@ -57,6 +58,8 @@ FILES = (CARD, WEIGHTS, TABLE, PAGE)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Artifact:
     """The content of a folder: the net, in evaluation on the CPU, its policy and inputs, and where it comes from."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     policy: Policy

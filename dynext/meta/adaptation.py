@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from dynext.brief import short_repr
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
 from dynext.meta.adapt_config import AdaptConfig, AdaptOptions, adapt_config, as_start
@@ -37,6 +38,8 @@ FOLDS = 32
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adaptation:
     """The adapted net, when to stop, and the table which that was chosen on."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     policy: Policy

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.errors import FitError
 from dynext.meta.functional import Learner, called_with
 from dynext.meta.prototypes import classifier_of
@@ -42,6 +43,8 @@ class Claim:
 @dataclass(frozen=True, kw_only=True)
 class Ownership:
     """Every task's claim on one net. ``print`` shows it as a table."""
+
+    __repr__ = short_repr
 
     claims: tuple[Claim, ...]
     sizes: dict[str, int]

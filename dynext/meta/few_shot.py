@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import Unpack
 
+from dynext.brief import short_repr
 from dynext.data.episodes import Episode, Episodes
 from dynext.errors import FitError, SourceError
 from dynext.meta.adapt_config import AdaptOptions, adapt_config, as_start
@@ -52,6 +53,8 @@ class FewShot:
     """What exits answered on the query samples of many episodes. The table is one like any other: `calibrate` and
     `choose` take it, so that thresholds come from other episodes than those that are reported.
     """
+
+    __repr__ = short_repr
 
     table: ExitTable
     episode_n: Tensor

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynext.atomic import replaced_file
+from dynext.brief import short_repr
 from dynext.errors import ArtifactError, FitError
 from dynext.meta.inner import InnerLoop
 from dynext.net.dynamic_net import DynamicNet
@@ -23,6 +24,8 @@ FILE = "start.safetensors"
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MetaStart:
     """A meta-learned net, with the inner loop that it was learned for."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     inner: InnerLoop

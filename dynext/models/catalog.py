@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.data.bundled import bundled_file, bundled_folder
 from dynext.data.datasets import FASHION_CLASSES, FASHION_SPEC
 from dynext.errors import DynextError, ModelError
@@ -39,6 +40,8 @@ Recipe = dict[str, Any]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
     """A classifier in evaluation, the inputs that it expects, and how to build it again."""
+
+    __repr__ = short_repr
 
     model: nn.Module
     spec: InputSpec

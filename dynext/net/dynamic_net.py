@@ -18,6 +18,9 @@ from dynext.runtime.cost import CostTable
 from dynext.runtime.engine import Compact, run
 from dynext.types import InputSpec, Prediction
 
+MOST_LINES = 12
+"""Of a prompt's; nets of more exits show the first and the last."""
+
 
 class DynamicNet(nn.Module):
     """A staged net with exits and perhaps gates. ``forward`` is the static net's, always; ``run`` executes dynamically.
@@ -38,6 +41,20 @@ class DynamicNet(nn.Module):
         """Which layers `dynext.net.int8` has put into 8 bits, as JSON; ``None`` for a float net."""
         self.seen = Content()
         """Which real samples its exits have learned from: thresholds that are chosen on these promise too much."""
+
+    def __repr__(self) -> str:
+        """A line for each exit; the layers are shown by ``net.staged.stages`` and ``net.exits``."""
+        macs_e = [trunk + head for trunk, head in zip(self.trunk_macs_e, self.head_macs_e, strict=True)]
+        lines = [
+            f"  exit {e} after {name}: {macs / 1e6:,.2f} M MACs"
+            for e, (name, macs) in enumerate(zip(self.exit_names, macs_e, strict=True))
+        ]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 2], f"  ... {len(lines)} exits in all", lines[-1]]
+        gates = f", {self.num_gates} gates" if self.num_gates else ""
+        size = "x".join(map(str, self.staged.input_shape))
+        head = f"{type(self).__name__}(input {size}, {self.num_classes} classes, {self.num_exits} exits{gates}"
+        return "\n".join([head, *lines]) + ")"
 
     @property
     def num_exits(self) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_parts import NO_CLASSIFIER
@@ -35,6 +36,8 @@ class Embeddings:
     """What every exit's classifier sees of the samples of a source (e tensors ``[n d]``) and answers (logits
     ``[n e k]``), with labels ``[n]`` where the source has them.
     """
+
+    __repr__ = short_repr
 
     embedding_e: tuple[Tensor, ...]
     logits_nek: Tensor

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dynext.brief import short_repr
 from dynext.data.content import Content
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
@@ -30,6 +31,8 @@ class Features:
     """What heads on a frozen trunk are trained on: a tensor ``[n ...]`` per early exit (float16, or float32 where
     values do not fit), and the full net's logits ``[n k]``.
     """
+
+    __repr__ = short_repr
 
     reduced_e: tuple[Tensor, ...]
     logits_nk: Tensor

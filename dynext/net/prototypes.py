@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.seeding import generator
 from dynext.usual_modes import in_usual_modes
@@ -24,6 +25,8 @@ SCALE = 10.0
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prototypes:
     """A vector for each class at each exit (e tensors ``[k d]``), and what is taken off embeddings first (``[d]``)."""
+
+    __repr__ = short_repr
 
     vector_e: tuple[Tensor, ...]
     center_e: tuple[Tensor, ...]

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 from dynext.policy.confidence import confidences
 from dynext.policy.policy import Policy
@@ -28,6 +29,8 @@ class BatchPlan:
         PolicyError: a budget that does not even pay for every row's way to the first exit, lengths that differ, or a
             policy that skips stages.
     """
+
+    __repr__ = short_repr
 
     policy: Policy
     """Whose exits run, at its temperatures and by its confidence; its thresholds play no part."""

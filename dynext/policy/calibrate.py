@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 from dynext.plugins import reference
 from dynext.policy.policy import Policy
@@ -31,6 +32,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 class Calibration:
     """A temperature per exit, with the mean negative log-likelihood and the ECE before and after it."""
 
+    __repr__ = short_repr
+
     temperature_e: tuple[float, ...]
     nll_before_e: tuple[float, ...]
     nll_after_e: tuple[float, ...]
@@ -46,6 +49,8 @@ class Calibration:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reliability:
     """Rows of one exit by their largest probability, in equal bins: what a reliability diagram shows."""
+
+    __repr__ = short_repr
 
     edges: Tensor
     """``[w + 1]``, from 0 to 1."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 from dynext.policy.foreign_confidence import OwnMeasure, check_rows_alone, measure_name, named, names
 
@@ -37,6 +38,8 @@ class Learned:
 
     Source: JEI-DNN, Regol et al., ICLR 2024, arXiv:2310.09163.
     """
+
+    __repr__ = short_repr
 
     weight_e: tuple[tuple[float, ...], ...]
     """Of each early exit: three weights and the constant c."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 from dynext.policy.confidence import Confidence, Learned, Measure
 from dynext.policy.foreign_confidence import saved_name
@@ -26,6 +27,8 @@ class Policy:
     Raises:
         PolicyError: lengths differ, a figure is NaN, infinite or out of range, or the last threshold is not 0.
     """
+
+    __repr__ = short_repr
 
     confidence: Measure = "max_probability"
     threshold_e: tuple[float | None, ...]

@@ -12,12 +12,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Skipped:
     """One skip rule's decisions on the rows of a table."""
+
+    __repr__ = short_repr
 
     keep_g: tuple[float | None, ...]
     """The rule, as `Policy.keep_g`."""

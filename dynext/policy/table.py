@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynext.atomic import replaced_file
+from dynext.brief import short_repr
 from dynext.errors import ArtifactError, PolicyError
 from dynext.policy.confidence import confidences, first_sure_exit
 from dynext.policy.policy import Policy
@@ -33,6 +34,8 @@ class ExitTable:
     Raises:
         PolicyError: no rows, or shapes and lengths that do not fit together.
     """
+
+    __repr__ = short_repr
 
     logits_nek: Tensor
     trunk_macs_e: tuple[int, ...]
@@ -144,6 +147,25 @@ class ExitTable:
         """Whether each exit is right ``[n e]``, bool."""
         return self.answer_ne == self.target_n[:, None]
 
+    @property
+    def accuracy_e(self) -> tuple[float, ...]:
+        """Share of the rows that each exit answers like their label.
+
+        Raises:
+            PolicyError: the table has no labels; `agreement_e` needs none.
+        """
+        if self.label_n is None:
+            raise PolicyError(
+                f"the table of {self.rows} has no labels to be right against; collect labelled samples, or take "
+                f"table.agreement_e: the share answered like the full net"
+            )
+        return _means(self.answer_ne == self.label_n[:, None])
+
+    @property
+    def agreement_e(self) -> tuple[float, ...]:
+        """Share of the rows that each exit answers like the full net: no accuracy, the full net errs as well."""
+        return _means(self.answer_ne == self.full_answer_n[:, None])
+
     @cached_property
     def full_right_n(self) -> Tensor:
         """Whether the full net is right ``[n]``, bool."""
@@ -219,12 +241,18 @@ class ExitTable:
             raise ArtifactError(f"{path} is no exit table that can be read ({error}); collect it again") from error
 
 
+def _means(right_ne: Tensor) -> tuple[float, ...]:
+    return tuple(right_ne.double().mean(0).tolist())
+
+
 _PLAIN = ("trunk_macs_e", "head_macs_e", "basis", "name_e", "rows", "synthetic", "trunk_ms_e", "head_ms_e")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
     """What a policy does on a table, row by row and on average."""
+
+    __repr__ = short_repr
 
     exit_n: Tensor
     """Where each row leaves, int64."""

@@ -61,6 +61,9 @@ class Auxiliary(nn.Module):
         self.later = later
         self.strength = 1.0
 
+    def __repr__(self) -> str:
+        return f"Auxiliary({len(self.attention_modules)} attention modules, later={self.later!r}, {self.net!r})"
+
     @torch.no_grad()
     def paths(self, x: Tensor) -> list[MaskedPaths]:
         """Masks and logits of both paths of every early exit on samples ``x [b ...]``, in evaluation."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from dynext.brief import short_repr
 from dynext.errors import FitError, PlanError
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.graph.macs import param_bytes
@@ -29,6 +30,8 @@ Bits = Literal["int8"]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pruned:
     """A smaller net, the plan that led to it, and how often it answers like the net before."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     plan: PruningPlan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dynext.brief import short_repr
 from dynext.errors import PlanError
 
 
@@ -33,6 +34,8 @@ class Cut:
 @dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """What is removed, and what that leaves: MACs per sample of each exit up to its head, and live shapes."""
+
+    __repr__ = short_repr
 
     cuts: tuple[Cut, ...] = ()
     blocks: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     ax.plot([cost for cost, _ in early], [right for _, right in early], "o", color=GRAY, label="one exit for all")
     ax.plot(1, float(table.full_right_n.double().mean()), "s", color=_INK, markersize=8, label="static net")
     ax.plot(1 - report.oracle_saved, report.oracle_right, "^", color=GREEN, markersize=9, label="oracle")
-    ax.plot(1 - report.saved, _right(report), "*", color=ORANGE, markersize=16, label="this policy")
+    ax.plot(1 - report.saved, report.right, "*", color=ORANGE, markersize=16, label="this policy")
     ax.set_xlabel("MACs per sample, share of the static net's")
     ax.set_ylabel(report.measure)
     _in_percent(ax.xaxis, decimals=0)
@@ -51,11 +51,6 @@ def front_svg(table: ExitTable, policy: Policy, report: Report) -> str:
     ax.set_xlim(left=0)
     ax.legend(loc="lower right", frameon=False, labelcolor=_INK, fontsize=9)
     return _svg(fig, f"{report.measure} against MACs")
-
-
-def _right(report: Report) -> float:
-    """Share of all samples answered right, put together from those who leave at each exit."""
-    return sum(line.leaving * (line.right_of_leaving or 0.0) for line in report.exits)
 
 
 def histogram_svg(report: Report) -> str:

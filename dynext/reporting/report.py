@@ -6,15 +6,19 @@ Shape legend: e exits (the last is the full net).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from dynext.brief import short_repr
+from dynext.errors import PolicyError
 from dynext.policy.bounds import lower_bound
 from dynext.policy.calibrate import ece
 from dynext.policy.foreign_confidence import measure_name
+from dynext.policy.fronts.shared import shared_front
 from dynext.policy.policy import Policy
 from dynext.policy.sweep import Sweeper
 from dynext.policy.table import ExitTable, Outcome, oracle, simulate
@@ -28,6 +32,8 @@ DELTA = 0.05
 @dataclass(frozen=True, kw_only=True)
 class ExitReport:
     """One exit's line. Right means: like the label, or like the full net, as the report's ``measure`` says."""
+
+    __repr__ = short_repr
 
     exit: int
     after: str
@@ -48,6 +54,15 @@ class ExitReport:
     """Share of all samples that would be right if everybody left here."""
     ece: float | None
     """Expected calibration error at the policy's temperature; ``None`` for the full net against its own answers."""
+
+
+class CurvePoint(NamedTuple):
+    """One way to set the thresholds."""
+
+    macs: float
+    """Mean MACs of a sample, as a share of the static net's."""
+    right: float
+    """Share of the samples answered right, as the report's ``measure`` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +104,44 @@ class Report:
     paths: int | None = None
     """How many different sets of stages the samples run."""
 
+    table: ExitTable | None = field(default=None, repr=False, compare=False)
+    """What it is about, for `curve`; not part of `to_dict`."""
+    policy: Policy | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def right(self) -> float:
+        """Share of all samples answered right, as `measure` says: the accuracy, or the agreement."""
+        return sum(line.leaving * (line.right_of_leaving or 0.0) for line in self.exits)
+
+    @cached_property
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """What other thresholds would give on these samples, at this policy's confidence and temperatures, cheapest
+        first. Picked on the very samples that it is drawn from: a picture, not a promise.
+
+        Raises:
+            PolicyError: a report that was not made by `dynext.report` just now, and has no table.
+        """
+        if self.table is None or self.policy is None:
+            raise PolicyError(
+                "the report has no table to draw a curve from; make it anew with dx.report(table, policy)"
+            )
+        cost_p, right_p = shared_front(self.table, self.policy.confidence, self.policy.temperature_e)
+        return tuple(CurvePoint(*point) for point in zip(cost_p.tolist(), right_p.tolist(), strict=True))
+
     @property
     def measure(self) -> str:
         """What "right" means here."""
         return measure_in_words(self.basis, self.synthetic)
 
     def to_dict(self) -> dict[str, Any]:
-        plain = asdict(self)
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
         return {**plain, "exits": [asdict(line) for line in self.exits], "measure": self.measure}
+
+    def __repr__(self) -> str:
+        return (
+            f"Report({self.right:.2%} {self.measure}, {self.saved:.1%} of the MACs saved, {len(self.exits)} exits, "
+            f"{self.num_rows:,} samples; print it for all)"
+        )
 
     def __str__(self) -> str:
         titles, *lines = text_table([self.titles, *map(cells, self.exits)], left=(1,)).splitlines()
@@ -194,6 +239,8 @@ def report(table: ExitTable, policy: Policy) -> Report:
         note=policy.note,
         kept=None if table.skipped is None else table.skipped.kept_g,
         paths=None if table.skipped is None else table.skipped.num_paths,
+        table=table,
+        policy=policy,
     )
 
 

@@ -67,4 +67,4 @@ def _run(net: Runnable, x: Tensor, plan: BatchPlan) -> Prediction:
         if not len(staying):
             break
         sample_b, live = sample_b[staying], tuple(tensor[staying] for tensor in live)
-    return Prediction(logits=logits_bk, exit=exit_b, macs=macs_b)
+    return Prediction(logits=logits_bk, exit=exit_b, macs=macs_b, temperature_e=policy.temperature_e)

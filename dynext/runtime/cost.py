@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 
 
@@ -19,6 +20,8 @@ class CostTable:
 
     ``rows`` are the r numbers of samples that were timed; what lies between is interpolated.
     """
+
+    __repr__ = short_repr
 
     rows: tuple[int, ...]
     stage_ms: tuple[tuple[float, ...], ...]

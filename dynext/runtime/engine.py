@@ -136,16 +136,16 @@ def _run_alone(
             logits = net.exits[e](tap)
             spent += net.exits[e].macs
             if _sure(policy, confidence, e, logits):
-                return _answered(net, x, skips, skipped, logits, e, spent)
+                return _answered(net, x, policy, skips, skipped, logits, e, spent)
             if until is not None:
                 in_hand = (logits, e, spent)
         if until is not None and in_hand is not None and time.perf_counter() > until:
-            return _answered(net, x, skips, skipped, *in_hand)
-    return _answered(net, x, skips, skipped, live[0], net.num_exits - 1, spent)
+            return _answered(net, x, policy, skips, skipped, *in_hand)
+    return _answered(net, x, policy, skips, skipped, live[0], net.num_exits - 1, spent)
 
 
 def _answered(
-    net: Runnable, x: Tensor, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
+    net: Runnable, x: Tensor, policy: Policy, skips: Skips | None, skipped: set[int], logits: Tensor, e: int, macs: int
 ) -> Prediction:
     """What exit ``e`` answered the one sample of ``x``."""
     ran = None
@@ -153,7 +153,7 @@ def _answered(
         end = net.exit_stages[e]
         ran = torch.tensor([[s <= end and s not in skipped for s in skips.gates.at]], device=x.device)
     exit_b, macs_b = (x.new_full((1,), figure, dtype=torch.int64) for figure in (e, macs))
-    return Prediction(logits=logits, exit=exit_b, macs=macs_b, ran=ran)
+    return Prediction(logits=logits, exit=exit_b, macs=macs_b, ran=ran, temperature_e=policy.temperature_e)
 
 
 def _sure(policy: Policy, confidence: Confidence, e: int, logits: Tensor, sample_b: Tensor | None = None) -> Tensor:
@@ -253,7 +253,13 @@ class _RunState:
         logits_bk = self.logits_bk
         if logits_bk is None:
             logits_bk = self.x.new_zeros(len(self.x), self.net.num_classes)
-        return Prediction(logits=logits_bk, exit=self.exit_b, macs=self.macs_b, ran=self._ran())
+        return Prediction(
+            logits=logits_bk,
+            exit=self.exit_b,
+            macs=self.macs_b,
+            ran=self._ran(),
+            temperature_e=self.policy.temperature_e,
+        )
 
     def _ran(self) -> Tensor | None:
         """Decisions that were carried out: a stage behind the exit that answered a sample did not run for it."""

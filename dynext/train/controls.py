@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.data.indexing import check_samples
 from dynext.errors import PolicyError
 from dynext.modules.gates import GateSpec, random_gates, static_gates
@@ -29,6 +30,8 @@ from dynext.usual_modes import in_usual_modes
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """Gated stages from the one that is missed least to the most, each dropped on top of those before it."""
+
+    __repr__ = short_repr
 
     order: tuple[int, ...]
     """Numbers of gates."""

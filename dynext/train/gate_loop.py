@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.fitting import FitConfig, check_same_run, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
@@ -41,6 +42,8 @@ class StepRecord:
 @dataclass(frozen=True, kw_only=True)
 class GateHistory:
     """How a training of gates went: figures of some steps, the last one among them, and the seconds of this process."""
+
+    __repr__ = short_repr
 
     method: str
     steps: int

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynext.atomic import check_writable, replaced_file
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.types import Batch, BatchNormMode, InputSpec
 
@@ -39,6 +40,8 @@ DYNEXT_VERSION = _installed_version()
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where a bank's samples come from: enough to make them again."""
+
+    __repr__ = short_repr
 
     method: str
     """Its name, or where a function was defined (``package.module:name``)."""
@@ -77,6 +80,8 @@ class Bank:
     """A Source of synthesized samples. A bank opened from a folder maps its shards into memory, it does not read
     them.
     """
+
+    __repr__ = short_repr
 
     shards: tuple[Tensor, ...] = field(repr=False)
     """Samples ``[r c h w]``, float16, normalized; all but the last of ``provenance.per_shard`` samples."""

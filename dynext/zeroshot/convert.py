@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.data.samples import Samples
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
@@ -21,6 +22,8 @@ from dynext.zeroshot.settings import Exits, Frozen, Run, Synthesis, Target, Trai
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conversion:
     """What `convert` gives: the dynamic net, its policy, the table the policy was chosen on, and how it came about."""
+
+    __repr__ = short_repr
 
     net: DynamicNet
     policy: Policy

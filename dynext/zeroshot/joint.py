@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.brief import short_repr
 from dynext.data.content import Content
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
@@ -35,6 +36,8 @@ CHECKS = 20
 @dataclass(frozen=True, kw_only=True)
 class JointReport:
     """What joint distillation did to every exit, and to the last one in particular."""
+
+    __repr__ = short_repr
 
     steps: int
     rows: int

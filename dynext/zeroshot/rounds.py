@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
@@ -20,6 +21,8 @@ from dynext.zeroshot.synth.synthesize import synthesize
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Joined:
     """Several Sources, one after the other. A batch never holds samples of two of them."""
+
+    __repr__ = short_repr
 
     parts: Sequence[Source] = field(repr=False)
 

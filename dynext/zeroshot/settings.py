@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from dynext.brief import short_repr
 from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.net.given_heads import HeadsGiven
@@ -49,6 +50,8 @@ class Synthesis:
     Raises:
         SourceError: fewer than one sample.
     """
+
+    __repr__ = short_repr
 
     method: Method = _setting("fitted", "How samples are synthesized.", flag=("--method", "--synth"))  # noqa: RUF009
     """A name, or a function ``(teacher, spec, seed, **options)``, as `dynext.synthesize` takes them."""
@@ -129,6 +132,8 @@ class Unlabelled:
     """A few hundred unlabelled samples that temperatures, class biases and thresholds come from: agreement with the
     full net needs no label.
     """
+
+    __repr__ = short_repr
 
     samples: Samples
     _: KW_ONLY

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.policy.bounds import lower_bound
 from dynext.policy.calibrate import Calibration
@@ -38,6 +39,8 @@ class Shift:
     """What separates the kinds of synthesized samples from one another and from the training set, as far as it
     shows.
     """
+
+    __repr__ = short_repr
 
     overshoot: float
     """Loss on one kind of samples at a threshold that keeps to the allowed loss on another, as a multiple of the

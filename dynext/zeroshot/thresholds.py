@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from dynext.brief import short_repr
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.calibrate import calibrate as temperatures
@@ -67,6 +68,8 @@ def choose_cautiously(
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unseen:
     """A policy chosen without a real sample, the first table that it was chosen on, and the estimated shift."""
+
+    __repr__ = short_repr
 
     policy: Policy
     table: ExitTable

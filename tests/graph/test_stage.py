@@ -35,7 +35,7 @@ def test_bytes():
     assert stage.param_bytes == (12 + 3) * 8
     assert stage.live_bytes == 3 * 8 + 10 * 2
     assert stage.live_shapes == ((3,), (2, 5))
-    assert repr(stage).startswith("Stage(\n  'a', macs=12, skippable=False")
+    assert repr(stage).startswith("Stage('a', macs=12, skippable=False;")
 
 
 def test_a_net_of_one_stage_has_no_cuts():

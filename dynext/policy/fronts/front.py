@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dynext.brief import short_repr
 from dynext.errors import PolicyError
 from dynext.policy.bounds import Floats
 from dynext.policy.calibrate import Calibration, temperatures
@@ -30,6 +31,8 @@ class Front:
 
     The static net is always among them. What they promise on other rows, `control_risk` says.
     """
+
+    __repr__ = short_repr
 
     policies: tuple[Policy, ...]
     cost_p: tuple[float, ...]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynext.brief import short_repr
 from dynext.errors import SourceError
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
@@ -33,6 +34,8 @@ class BankQuality:
 
     Answers are given as distillation sees them, with BatchNorms on the bank's own choice of statistics.
     """
+
+    __repr__ = short_repr
 
     method: str
     rows: int
