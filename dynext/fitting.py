@@ -111,14 +111,18 @@ class FitOptions(TypedDict, total=False):
     progress: bool
 
 
-def configured(usual: FitConfig, config: FitConfig | None, options: FitOptions) -> FitConfig:
+def configured(usual: FitConfig, config: FitConfig | FitOptions | None, options: FitOptions) -> FitConfig:
     """``config``, or a method's ``usual`` one where none was given, with ``options`` in place of its fields.
+
+    A mapping of the fields that differ from the usual ones does for a config.
 
     The batch size is the usual one wherever nobody names one.
 
     Raises:
         FitError: an option that is no field (the nearest is suggested), or a figure out of range.
     """
+    if isinstance(config, Mapping):
+        config = configured(usual, None, config)
     check_options(options, FitOptions.__annotations__)
     asked: FitConfig = replace(usual if config is None else config, **options)  # type: ignore[arg-type]
     return replace(asked, batch_size=asked.batch_size or usual.batch_size)

@@ -145,6 +145,7 @@ def test_options_replace_fields_of_the_config_given_or_of_the_usual_one() -> Non
     assert configured(usual, given, {}) == given
     assert configured(usual, None, {"seed": 3, "steps": 2}) == replace(usual, seed=3, steps=2)
     assert configured(usual, given, {"lr": 0.2}) == replace(given, lr=0.2)
+    assert configured(usual, {"steps": 2}, {"seed": 3}) == replace(usual, seed=3, steps=2)
     assert configured(usual, None, {"checkpoint": "run.ckpt"}).checkpoint == Path("run.ckpt")
     with pytest.raises(FitError, match=r"there is no option stepps; did you mean steps=\?"):
         configured(usual, None, {"stepps": 1})

@@ -82,7 +82,9 @@ class SupportLearner:
         changed: dict[str, Tensor] = {}
         with self.norms.ready(), torch.no_grad():
             if features.embedding_e:
-                changed |= prototype_parameters(self.net, features.embedding_e, y_b)
+                changed |= prototype_parameters(
+                    self.net, features.embedding_e, y_b, scaled=self.config.careful or not self.claims
+                )
             if self.claims:
                 changed |= self._stepped(features.lives, y_b, changed)
         return {name: tensor.detach() for name, tensor in changed.items()}

@@ -17,6 +17,7 @@ from dynext.meta.functional import Learner
 from dynext.meta.norms import Norms
 from dynext.modules.layer_outputs import given_to, logits_layer
 from dynext.net.dynamic_net import DynamicNet
+from dynext.net.prototypes import SCALE
 
 
 def classifier_of(net: DynamicNet, exit: int) -> nn.Linear:
@@ -69,6 +70,20 @@ def prototype_layer(embedding_bd: Tensor, y_b: Tensor, way: int) -> tuple[Tensor
     return 2 * mean_wd, -mean_wd.square().sum(1)
 
 
+def known_scale(mean_wd: Tensor) -> float:
+    """What logits of class means ``[w d]`` are multiplied by for a sample at a mean to be `SCALE` nearer to it than to
+    another: embeddings of any size then give confidences that a temperature near 1 makes right.
+
+    Squared distances of raw embeddings come to hundreds, and no temperature up to its bound undoes that.
+
+    >>> known_scale(torch.tensor([[0.0], [100.0]])) * 100.0**2
+    10.0
+    """
+    apart_ww = torch.cdist(mean_wd[None].double(), mean_wd[None].double())[0].square()
+    mean = float(apart_ww.sum()) / max(len(mean_wd) * (len(mean_wd) - 1), 1)
+    return SCALE / mean if mean > 0 else 1.0
+
+
 def prototype_loss(
     learner: Learner,
     layers: Sequence[nn.Linear],
@@ -94,8 +109,13 @@ def prototype_loss(
     return torch.stack(losses).sum()
 
 
-def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Tensor) -> Mapping[str, Tensor]:
+def prototype_parameters(
+    net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Tensor, *, scaled: bool = False
+) -> Mapping[str, Tensor]:
     """The classifiers of all exits as class means of what they see ``[b d]``, by their names in the net.
+
+    Args:
+        scaled: by `known_scale`, which changes no answer; not where gradient steps go on from raw distances.
 
     Raises:
         FitError: a classifier without a bias, or for another number of classes.
@@ -113,5 +133,8 @@ def prototype_parameters(net: DynamicNet, embedding_e: Sequence[Tensor], y_b: Te
                 f"keep the classifiers (classifiers='kept', with steps)"
             )
         weight, bias = prototype_layer(embedding_bd, y_b, way)
+        if scaled:
+            scale = known_scale(weight / 2)
+            weight, bias = scale * weight, scale * bias
         parameters |= {names[id(layer.weight)]: weight, names[id(layer.bias)]: bias}
     return parameters

@@ -5,6 +5,7 @@ Shape legend: n rows, e exits (the last is the full net), k classes, w bins.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from dynext.usual_modes import in_usual_modes
 
 Calibrator = Literal["temperature"] | Callable[[Tensor, Tensor], float]
 """``"temperature"``, or a function ``(logits [n k], right [n]) -> temperature`` of one exit."""
+
+log = logging.getLogger("dynext")
 
 BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -66,7 +69,8 @@ def calibrate(table: ExitTable, method: Calibrator = "temperature") -> Calibrati
     """The temperature of each exit that minimizes its negative log-likelihood on ``table``'s rows.
 
     The loss is convex in 1/T, so that the root of its derivative is the minimum. Brent's method finds it in log T, in
-    float64, between 0.05 and 20; a minimum beyond a bound becomes the bound. Against the teacher's answers (basis
+    float64, between 0.05 and 20; a minimum beyond a bound becomes the bound, which is logged as a warning that
+    names the exit and says what to do. Against the teacher's answers (basis
     teacher) the last exit keeps 1: it always agrees with itself. Rows with a logit that is not finite do not count.
 
     Args:
@@ -84,6 +88,9 @@ def calibrate(table: ExitTable, method: Calibrator = "temperature") -> Calibrati
         raise PolicyError(f"method={method!r}; give 'temperature', or a function (logits [n k], right [n]) -> number")
     fitted = (_calibrate_exit(table, e, method) for e in exits)
     temperature_e, nll_before_e, nll_after_e = zip(*fitted, strict=True)
+    for e in exits:
+        if method == "temperature" and temperature_e[e] in (MIN_TEMPERATURE, MAX_TEMPERATURE):
+            log.warning("%s", at_bound(table, e, temperature_e[e]))
     return Calibration(
         temperature_e=temperature_e,
         nll_before_e=nll_before_e,
@@ -92,6 +99,22 @@ def calibrate(table: ExitTable, method: Calibrator = "temperature") -> Calibrati
         ece_after_e=tuple(ece(table, e, temperature_e[e]) for e in exits),
         bins=BINS,
         basis=table.basis,
+    )
+
+
+def at_bound(table: ExitTable, e: int, temperature: float) -> str:
+    """What it means that the temperature of exit ``e`` ended at a bound, and what to do."""
+    where = f"exit {e} ({table.name_e[e]}) on {table.rows} (n={len(table)})"
+    right = f"it is right on {float(table.right_ne[:, e].double().mean()):.1%} of them"
+    if temperature == MIN_TEMPERATURE:
+        return (
+            f"the temperature of {where} ended at its lower bound {temperature:g}: {right}, and nothing there says how "
+            f"sure it may be at most; calibrate on more samples, or on harder ones"
+        )
+    return (
+        f"the temperature of {where} ended at its upper bound {temperature:g}: {right}, its logits are far larger than "
+        f"that deserves, and its confidences stay too high; train it longer, scale its logits down (divide its "
+        f"classifier's weights and biases by {temperature:g}), or leave it off"
     )
 
 

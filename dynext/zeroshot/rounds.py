@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import nn
+from typing_extensions import Unpack
 
 from dynext.brief import short_repr
-from dynext.errors import SourceError
+from dynext.errors import FitError, SourceError
+from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.net.dynamic_net import DynamicNet
 from dynext.types import Batch, BatchNormMode, InputSpec, Source
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.distill import USUAL as DISTILLATION
 from dynext.zeroshot.distill import distill
-from dynext.zeroshot.settings import Run, Synthesis
+from dynext.zeroshot.settings import Synthesis
 from dynext.zeroshot.synth.synthesize import synthesize
+
+USUAL = replace(DISTILLATION, steps=1000)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,24 +60,30 @@ def in_rounds(
     teacher: nn.Module,
     spec: InputSpec,
     synthesis: Synthesis = Synthesis(method="inversion"),
+    config: FitConfig | None = None,
     *,
     rounds: int = 2,
-    steps: int = 1000,
-    run: Run = Run(),
+    folder: Path | str | None = None,
+    **options: Unpack[FitOptions],
 ) -> Joined:
     """``synthesis.n`` samples in ``rounds`` equal rounds. Between rounds a copy of ``net`` is distilled on all samples
-    so far, for ``steps`` steps; the next round's samples are made against its exits.
+    so far; the next round's samples are made against its exits.
 
     Args:
         synthesis: a method that has the option ``against`` (inversion, generator, mixture).
-        run: in its folder banks and training state are kept; a run that was killed goes on there.
+        config, options: of the distillation, 1,000 steps without them; its seed is also that of the samples.
+        folder: where banks and training state are kept; a run that was killed goes on there.
 
     Raises:
+        FitError: a checkpoint, in whose place there is the folder.
         SourceError: fewer samples than rounds, or a method that knows no student.
 
     Source: the idea of competing with the student, DeepInversion, Yin et al., CVPR 2020, arXiv:1912.08795.
     """
-    n, keep = synthesis.n, run.folder
+    config, n = configured(USUAL, config, options), synthesis.n
+    if config.checkpoint is not None:
+        raise FitError(f"checkpoint={config.checkpoint}, but rounds keep several; give folder= in its place")
+    keep = None if folder is None else Path(folder)
     if not 1 <= rounds <= n:
         raise SourceError(f"{n} samples in {rounds} rounds; give at least one round, and a sample for each")
     banks: list[Source] = []
@@ -79,20 +91,18 @@ def in_rounds(
         against = {}
         if banks:
             state = None if keep is None else keep / f"round{number}.ckpt"
-            student = distill(
-                net, teacher, Joined(parts=banks), steps=steps, seed=run.seed, checkpoint=state, progress=run.progress
-            )
+            student = distill(net, teacher, Joined(parts=banks), config, checkpoint=state)
             against = {"against": student}
         banks.append(
             synthesize(
                 teacher,
                 shape=spec.shape,
                 n=n // rounds + (number < n % rounds),
-                seed=run.seed + 1000 * number,
+                seed=config.seed + 1000 * number,
                 method=synthesis.method,
                 spec=spec,
                 folder=None if keep is None else keep / f"round{number}",
-                progress=run.progress,
+                progress=config.progress,
                 **synthesis.options,
                 **against,
             )

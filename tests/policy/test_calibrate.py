@@ -82,3 +82,28 @@ def test_reliability_adds_up_to_the_calibration_error():
     assert (diagram.right_w[diagram.count_w == 0]).isnan().all()
     with pytest.raises(PolicyError, match="exit 4 of a table with 4; give 0 to 3, or -1"):
         reliability(table, 1.0, 4)
+
+
+def test_a_temperature_at_a_bound_is_told_with_its_exit_and_what_to_do(caplog):
+    label_n = torch.arange(10) % 5
+    right_nk = torch.nn.functional.one_hot(label_n, 5).float()
+    logits_nek = torch.stack([right_nk, -right_nk, 2 * right_nk + 1.9 * right_nk.roll(1, 0)], dim=1)
+    logits_nek[:2, 2] = -9 * right_nk[:2]
+    table = make_table(10, 3, logits_nek=logits_nek, label_n=label_n, basis="labels")
+    with caplog.at_level("WARNING", logger="dynext"):
+        temperature_e = calibrate(table).temperature_e
+    told = [record.getMessage() for record in caplog.records]
+    at = [e for e in range(3) if temperature_e[e] in (0.05, 20.0)]
+    assert {0, 1} <= set(at)
+    assert len(told) == len(at)
+    assert "exit 0 (layer0) on made-up samples (n=10) ended at its lower bound 0.05: it is right on 100.0%" in told[0]
+    assert "calibrate on more samples" in told[0]
+    assert "exit 1 (layer1)" in told[1]
+    assert "upper bound 20: it is right on 0.0% of them" in told[1]
+    assert "train it longer, scale its logits down" in told[1]
+
+
+def test_a_temperature_inside_is_not_worth_a_word(caplog):
+    with caplog.at_level("WARNING", logger="dynext"):
+        calibrate(make_table(200, basis="labels", noise=2.0))
+    assert not caplog.records

@@ -25,7 +25,7 @@ def imta(
     source: Source,
     config: FitConfig | None = None,
     *,
-    heads: FitConfig | None = None,
+    heads: FitConfig | FitOptions | None = None,
     gamma: float = 0.1,
     temperature: float = 1.0,
     augment: Augment | None = None,
@@ -39,7 +39,8 @@ def imta(
 
     Args:
         config: of the first step.
-        heads: of the second step; without it there is none. Give it a checkpoint of its own.
+        heads: of the second step, a config or a mapping of its fields; without it there is none. Give it a checkpoint
+            of its own.
         gamma: share of the teacher's part in the second step's loss.
         augment: for the first step; the second trains on cached features, which cannot be augmented.
 
@@ -67,6 +68,7 @@ def imta(
         logits_e = [*outputs.own_e, outputs.full_bk]
         return self_distillation(logits_e, y_b, alpha=gamma, temperature=temperature)
 
-    heads = labelled(heads, "IMTA, collaborating exits", gamma=gamma, temperature=temperature)
-    joined = cascade(balanced, "inline", seed=heads.seed)
-    return train_heads(balanced, joined, source, heads, second)
+    taught = configured(USUAL, heads, {})
+    taught = labelled(taught, "IMTA, collaborating exits", gamma=gamma, temperature=temperature)
+    joined = cascade(balanced, "inline", seed=taught.seed)
+    return train_heads(balanced, joined, source, taught, second)

@@ -21,7 +21,7 @@ def mixed(
     source: Source,
     config: FitConfig | None = None,
     *,
-    backbone: FitConfig,
+    backbone: FitConfig | FitOptions,
     augment: Augment | None = None,
     **options: Unpack[FitOptions],
 ) -> DynamicNet:
@@ -29,7 +29,7 @@ def mixed(
 
     Args:
         config: of the second step, `joint`.
-        backbone: of the first step. Give the two configs checkpoints of their own.
+        backbone: of the first step: a config, or a mapping of its fields. Give the two checkpoints of their own.
 
     Raises:
         FitError: no early exit.
@@ -44,7 +44,7 @@ def mixed(
     def loss(logits_bk: Tensor, y_b: Tensor, done: float) -> Tensor:
         return F.cross_entropy(logits_bk, y_b)
 
-    trained = train_whole(net, batches, labelled(backbone, "backbone"), LastExit, loss)
+    trained = train_whole(net, batches, labelled(configured(USUAL, backbone, {}), "backbone"), LastExit, loss)
     return joint(trained, source, config, augment=augment)
 
 
