@@ -187,11 +187,7 @@ def fit(
 
     if config.checkpoint is not None:
         _check_place(config.checkpoint)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise FitError("no parameter of the module requires a gradient; nothing would be trained")
-    if modes not in get_args(Modes):
-        raise FitError(f"modes={modes!r}; give 'learning' (what learns is in training) or 'given' (as it is now)")
+    parameters = _to_learn(module, modes)
     try:
         fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     except (ImportError, RuntimeError, ValueError) as error:
@@ -227,6 +223,16 @@ def fit(
     if config.checkpoint is not None and start < config.steps:
         _save(module, optimizer, draw, config.steps, config)
     return FitResult(losses=losses, seconds=time.monotonic() - began, resumed_at=start)
+
+
+def _to_learn(module: nn.Module, modes: Modes) -> list[nn.Parameter]:
+    """The parameters that want a gradient."""
+    if modes not in get_args(Modes):
+        raise FitError(f"modes={modes!r}; give 'learning' (what learns is in training) or 'given' (as it is now)")
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise FitError("no parameter of the module requires a gradient; nothing would be trained")
+    return parameters
 
 
 def _by_child(module: nn.Module) -> dict[str, list[nn.Parameter]]:
