@@ -16,6 +16,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import class_means
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 KEPT = 0.25
 """Share of a new class's examples that may go to old classes where no old sample says what it would cost these."""
@@ -25,6 +26,7 @@ DECAY = 0.01
 """Of what is fitted towards where it begins."""
 
 
+@in_usual_modes
 @torch.no_grad()
 def add_classes(net: DynamicNet, examples: Source, *, old: Source | None = None) -> DynamicNet:
     """A copy of ``net`` that knows the classes of a few labelled ``examples`` as well, at every exit.

@@ -216,4 +216,4 @@ def _all_of_it_taught(
             return losses.of(module(batch.x), batch.target, done)
 
     fit(trained, step, named_by_draws(config, taught.sampler.num_samples))
-    return handed_back(student, net)
+    return handed_back(student, net, taught.sampler.content)

@@ -50,10 +50,8 @@ def test_old_accuracy_holds_and_new_classes_are_known_at_every_exit(learned) -> 
     before, after = dx.collect(net, others).accuracy_e, dx.collect(grown, others).accuracy_e
     further = dx.collect(grown, replace(new, y=new.y + 6)).accuracy_e
     assert min(before) > 0.8
-    print(before, after, further)
-    assert all(b - a < 0.12 for a, b in zip(after, before, strict=True)), (before, after)
-    assert all(share > 0.4 for share in further), further  # four classes of ten; by chance .1
-    assert further[-1] > 0.5
+    assert all(b - a < 0.04 for a, b in zip(after, before, strict=True)), (before, after)
+    assert all(share > 0.5 for share in further), further  # four classes of ten; by chance .1
 
 
 def test_without_old_samples_most_examples_of_a_new_class_win(learned) -> None:

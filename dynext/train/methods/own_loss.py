@@ -15,10 +15,12 @@ from dynext.train.by_loss import ExitLoss, Teaching, Trunk, train_by_loss
 from dynext.train.exit_loop import labelled
 from dynext.train.frozen_teacher import BesideMode
 from dynext.types import Source
+from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
+@in_usual_modes
 def exits(
     net: DynamicNet,
     source: Source,
