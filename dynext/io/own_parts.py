@@ -66,8 +66,21 @@ def check_savable(net: DynamicNet) -> None:
 def needs(net: DynamicNet) -> str | None:
     """What `load` will have to be given, in words; ``None`` where a folder is enough."""
     gates = {} if net.gates is None else net.gates.spec
-    missing = [needed_heads([(exit.name, exit.spec) for exit in _own_exits(net)]), _needed_gates(gates)]
+    heads = [(exit.name, exit.spec) for exit in _own_exits(net)]
+    missing = [needed_heads(heads), _needed_gates(gates), _registered_here([spec for _, spec in heads], gates)]
     return " ".join(one for one in missing if one) or None
+
+
+def _registered_here(heads: Sequence[HeadSpec], gates: Mapping[str, Any]) -> str | None:
+    """What to say of names that no installed package brings: another process does not know them."""
+    named = [(HEADS_GROUP, spec["factory"]) for spec in heads if _is_registered(spec, HEADS_GROUP)]
+    if gates.get("kind") == "own" and _is_registered(gates, GATES_GROUP):
+        named.append((GATES_GROUP, gates["factory"]))
+    here = [(group, name) for group, name in dict.fromkeys(named) if registered(group)[name].value is not None]
+    if not here:
+        return None
+    again = " and ".join(f"dx.plugins.register({group!r}, {name!r}, ...)" for group, name in here)
+    return f"Where the folder is loaded, register again what no installed package brings: {again}."
 
 
 def needed_heads(specs: Sequence[tuple[str, HeadSpec]]) -> str | None:

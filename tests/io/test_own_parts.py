@@ -8,7 +8,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +155,13 @@ def test_what_could_never_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_registered_parts_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def installed(group: str) -> list[EntryPoint]:
-        values = {"dynext.heads": ("own_heads:Averaged",), "dynext.gates": ("own_heads:Remembering",)}
-        return [EntryPoint(name="theirs", value=value, group=group) for value in values.get(group, ())]
-
-    net = dx.attach(BLOCKS, dx.default_heads(10))
-    monkeypatch.setattr(plugins, "entry_points", installed)
+    info = tmp_path / "site" / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[dynext.heads]\ntheirs = own_heads:Averaged\n[dynext.gates]\ntheirs = own_heads:Remembering\n"
+    )
+    monkeypatch.syspath_prepend(info.parent)
     net = dx.attach_gates(dx.attach(BLOCKS, "theirs"), "theirs")
     saved(net, tmp_path / "net")
     back = dx.load(tmp_path / "net", model=MODEL).net
@@ -171,6 +171,25 @@ def test_registered_parts_are_found_by_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     with pytest.raises(dx.errors.ArtifactError, match=r"one's own \(Averaged\)"):
         dx.load(tmp_path / "net", model=MODEL)
+
+
+def test_parts_registered_in_this_process_are_found_here_and_asked_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plugins, "_registered", {group: {} for group in plugins.GROUPS})
+    dx.plugins.register("dynext.heads", "mine", Averaged)
+    dx.plugins.register("dynext.gates", "mine", Remembering)
+    net = dx.attach_gates(dx.attach(BLOCKS, "mine"), "mine")
+    with caplog.at_level("WARNING", logger="dynext"):
+        saved(net, tmp_path / "net")
+    assert "register('dynext.heads', 'mine', ...) and dx.plugins.register('dynext.gates', 'mine', ...)" in caplog.text
+    assert torch.equal(dx.load(tmp_path / "net", model=MODEL).net.all_exits(X), net.all_exits(X))
+    plugins._registered["dynext.heads"].clear()
+    plugins._registered["dynext.gates"].clear()
+    with pytest.raises(dx.errors.ArtifactError, match=r"one's own \(Averaged\)"):
+        dx.load(tmp_path / "net", model=MODEL)
+    again = dx.load(tmp_path / "net", model=MODEL, heads=Averaged, gates=Remembering).net
+    assert torch.equal(again.all_exits(X), net.all_exits(X))
 
 
 @pytest.mark.parametrize("kind", HEADS)
