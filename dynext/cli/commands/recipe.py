@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import click
 
+from dynext.cli.shared.recipes import about, recipe_file, recipe_module, recipes
 from dynext.cli.shared.show import columns
-from dynext.data.bundled import recipe_folder
 from dynext.errors import DynextError
 from dynext.recipe import run_recipe
 
@@ -20,7 +16,8 @@ from dynext.recipe import run_recipe
 @click.group(short_help="Experiments to look at, to copy and to run.", invoke_without_command=True)
 @click.pass_context
 def recipe(ctx: click.Context) -> None:
-    """Whole experiments, one Python file each, as they belong to this version of dynext.
+    """Whole experiments, one Python file each, as they belong to this version of dynext, and those of installed
+    packages (entry points dynext.recipes).
 
     \b
     Example: dynext recipe run exits_joint --smoke
@@ -38,7 +35,7 @@ def list_() -> None:
     Example: dynext recipe ls
     """
     lines = [("recipe", "what it does")]
-    lines += [(path.stem, _about(path)) for path in _recipes().values()]
+    lines += [(name, about(one)) for name, one in recipes().items()]
     click.echo(columns(lines, left=(0, 1)))
 
 
@@ -50,7 +47,7 @@ def show(name: str) -> None:
     \b
     Example: dynext recipe show exits_joint
     """
-    click.echo(_find(name).read_text(encoding="utf-8"), nl=False)
+    click.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
 
 
 @recipe.command("cp", short_help="Copy a recipe, to change it.")
@@ -62,7 +59,7 @@ def copy(name: str, to: Path) -> None:
     \b
     Example: dynext recipe cp exits_joint mine.py
     """
-    source = _find(name)
+    source = recipe_file(name)
     target = to / source.name if to.is_dir() else to
     if target.exists():
         raise DynextError(f"{target} is there already; name another file")
@@ -84,32 +81,5 @@ def run(name: str, settings: tuple[str, ...]) -> None:
     if name == "--help":
         click.echo(run.get_help(click.get_current_context()))
         return
-    path = _find(name)
-    spec = importlib.util.spec_from_file_location(f"dynext_recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise DynextError(f"{path} is no Python file; install dynext again")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses in the file look themselves up there
-    spec.loader.exec_module(module)
+    module = recipe_module(name)
     run_recipe(module.PAPER, module.SMOKE, module.main, settings)
-
-
-def _recipes() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(recipe_folder().glob("*.py"))}
-
-
-def _find(name: str) -> Path:
-    known = _recipes()
-    path = known.get(name.removesuffix(".py"))
-    if path is None:
-        near = difflib.get_close_matches(name, known, 1)
-        raise DynextError(
-            f"no recipe {name!r}; {f'did you mean {near[0]}?' if near else 'dynext recipe ls lists them'}"
-        )
-    return path
-
-
-def _about(path: Path) -> str:
-    """The first sentence of the file's docstring."""
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n\n")[0].replace("\n", " ")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,34 @@ def test_the_wheel_carries_them() -> None:
     project = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'"recipes" = "dynext/{bundled.RECIPES[0].name}"' in project
     assert f'"data" = "dynext/{bundled.FOLDERS[0].name}"' in project
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that brings recipes: one that works, one of a name of ours, one that is none, one that is broken."""
+    site = tmp_path / "site"
+    info = site / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[dynext.recipes]\nwarm = theirs_warm\nmsdnet = theirs_warm\nnone = theirs_warm:Config\nbroken = theirs_no\n"
+    )
+    (site / "theirs_warm.py").write_text(SMALL)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "theirs_warm", raising=False)
+    return site
+
+
+def test_recipes_of_installed_packages_are_listed_shown_copied_and_run(foreign: Path, tmp_path: Path) -> None:
+    assert re.search(r"warm +of theirs 1.0 \(theirs_warm\)", done("recipe", "ls"))
+    assert done("recipe", "show", "warm") == SMALL
+    done("recipe", "cp", "warm", tmp_path / "mine.py")
+    assert (tmp_path / "mine.py").read_text() == SMALL
+    assert json.loads(done("recipe", "run", "warm", "steps=7")) == {"steps": 7}
+    assert done("recipe", "show", "msdnet") == (bundled.recipe_folder() / "msdnet.py").read_text(encoding="utf-8")
+
+
+def test_what_a_package_calls_a_recipe_and_is_none_is_refused(foreign: Path) -> None:
+    assert "is no recipe (PAPER, SMOKE, main)" in refused("recipe", "run", "none")
+    assert "'broken' of theirs 1.0 (theirs_no) cannot be imported" in refused("recipe", "run", "broken")
+    assert "did you mean warm?" in refused("recipe", "show", "warmm")
