@@ -40,4 +40,4 @@ def test_the_example_package_installs_and_its_own_tests_pass(tmp_path: Path) -> 
     code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(site)!r}]; import pytest; sys.exit(pytest.main(['-q']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert "6 passed" in done.stdout
