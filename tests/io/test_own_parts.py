@@ -317,7 +317,7 @@ def test_convert_takes_heads_by_name(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, [*asked, "poolde"])
     assert refused.exit_code
     assert "did you mean 'pooled'?" in " ".join(refused.output.split())
-    small = ["--samples", "64", "--steps", "2", "--calibrate", "bundled", "--json"]
+    small = ["--method", "leaves", "--samples", "64", "--steps", "2", "--calibrate", "bundled", "--json"]
     done = CliRunner().invoke(main, [*asked, "own_heads:Averaged", *small])
     assert done.exit_code == 0, done.output
     back = dx.load(tmp_path / "net", heads=Averaged)

@@ -177,3 +177,14 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: Path) -> None
     assert "holds other files and no dynamic net" in refused("convert", *TINY, "-o", tmp_path / "diary")
     assert "is a file; name a folder" in refused("convert", *TINY, "-o", images)
     assert "give cpu or cuda" in refused(*command, "--device", "tpu")
+
+
+def test_where_nothing_is_proven_the_least_unsafe_can_be_had(images: Path, tmp_path: Path) -> None:
+    asked = ("convert", *TINY, *SMALL, "--calibrate", images)
+    done(*asked, "-o", tmp_path / "static")
+    done(*asked, "-o", tmp_path / "least", "--when-unsafe", "least")
+    static, least = (dx.load(tmp_path / name) for name in ("static", "least"))
+    assert static.policy.threshold_e[:-1] == (None, None)
+    assert any(threshold is not None for threshold in least.policy.threshold_e[:-1])
+    assert least.policy.note.startswith("not proven")
+    assert least.provenance["target"]["when_unsafe"] == "least"

@@ -74,6 +74,20 @@ def test_thresholds_are_chosen_anew(net: Path, images: Path) -> None:
     assert "chosen anew, and saved in" in done("evaluate", net, "--unlabelled", images, "--choose")
 
 
+def test_where_nothing_is_proven_the_least_unsafe_can_be_had(net: Path, images: Path) -> None:
+    asked = ("evaluate", net, "--unlabelled", images, "--choose", "--json")
+    static = json.loads(done(*asked))["chosen_policy"]
+    assert static["saved"] <= 0
+    assert static["agreement"] == 1
+    assert dx.load(net).provenance["target"]["when_unsafe"] == "static"
+    least = json.loads(done(*asked, "--when-unsafe", "least"))["chosen_policy"]
+    assert least["saved"] > 0
+    kept = dx.load(net)
+    assert kept.policy.note.startswith("not proven")
+    assert kept.provenance["target"] == {"max_drop": None, "budget": None, "when_unsafe": "least"}
+    assert "are wishes about thresholds; give --choose too" in refused(*asked[:4], "--when-unsafe", "least")
+
+
 def test_images_that_were_distilled_on_judge_nothing(net: Path, images: Path) -> None:
     card = json.loads((net / "net.json").read_text())
     rows = dx.data.array(images, dx.load(net).spec)
