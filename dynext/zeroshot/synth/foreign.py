@@ -12,7 +12,6 @@ numbers of torch follow the chunk's generator, and the caller's are left alone.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dynext.errors import DynextError, SourceError, line
+from dynext.graph.copying import tolerant_copy
 from dynext.seeding import generator, seeded
 from dynext.types import BatchNormMode, InputSpec
 from dynext.zeroshot.synth.method import Sampler, UntrainedSampler, Work, samples_per_chunk
@@ -42,7 +42,7 @@ def adopted(method: Callable[..., Any], name: str) -> Callable[..., Sampler | Un
 
     @wraps(method, updated=())
     def made(teacher: nn.Module, spec: InputSpec, seed: int, **options: Any) -> Sampler | UntrainedSampler:
-        private = copy.deepcopy(teacher).eval().requires_grad_(False)
+        private = tolerant_copy(teacher)[0].eval().requires_grad_(False)
         try:
             inspect.signature(method).bind(private, spec, seed, **options)
         except TypeError as error:

@@ -6,7 +6,9 @@ import json
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,16 @@ def test_a_callable_makes_a_bank(
     assert bank.provenance.made_by == plugins.digest(method)
     assert plugins.reference(method) in str(dx.zeroshot.quality(bank, teacher))
     assert torch.equal(next(iter(bank)).x, next(iter(dx.synthesize(teacher, folder=tmp_path / "bank", **given))).x)
+
+
+def test_a_teacher_that_cannot_be_deep_copied_is_left_alone(teacher: nn.Module, spec: InputSpec) -> None:
+    model = deepcopy(teacher).train()
+    model.lock = threading.Lock()
+    given = {"shape": spec.shape, "n": 4, "seed": 0, "spec": spec, "progress": False}
+    banks = [dx.synthesize(one, method=inverted, **given).take(torch.arange(4)).x for one in (model, teacher)]
+    assert torch.equal(*banks)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_an_object_says_what_suits_its_samples(teacher: nn.Module, spec: InputSpec) -> None:
