@@ -29,6 +29,8 @@ log = logging.getLogger("dynext")
 
 BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+NEARLY_ALL = 0.99
+"""Share of samples on which an exit is right from which on nothing more can be said of how sure it may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,14 @@ def calibrate(table: ExitTable, method: Calibrator = "temperature") -> Calibrati
 def at_bound(table: ExitTable, e: int, temperature: float) -> str:
     """What it means that the temperature of exit ``e`` ended at a bound, and what to do."""
     where = f"exit {e} ({table.name_e[e]}) on {table.rows} (n={len(table)})"
-    right = f"it is right on {float(table.right_ne[:, e].double().mean()):.1%} of them"
+    share = float(table.right_ne[:, e].double().mean())
+    right = f"it is right on {share:.1%} of them"
+    if temperature == MIN_TEMPERATURE and share < NEARLY_ALL:
+        return (
+            f"the temperature of {where} ended at its lower bound {temperature:g}: {right}, its logits are far smaller "
+            f"than that deserves, as of a head that has hardly learned, and its confidences stay too low; train it "
+            f"longer, or leave it off"
+        )
     if temperature == MIN_TEMPERATURE:
         return (
             f"the temperature of {where} ended at its lower bound {temperature:g}: {right}, and nothing there says how "

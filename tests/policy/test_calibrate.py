@@ -107,3 +107,15 @@ def test_a_temperature_inside_is_not_worth_a_word(caplog):
     with caplog.at_level("WARNING", logger="dynext"):
         calibrate(make_table(200, basis="labels", noise=2.0))
     assert not caplog.records
+
+
+def test_logits_too_small_for_what_they_know_are_told_as_that(caplog):
+    label_n = torch.arange(100) % 5
+    said_n = torch.where(torch.arange(100) % 10 == 0, (label_n + 1) % 5, label_n)
+    logits_nek = torch.stack([1e-3 * torch.nn.functional.one_hot(said_n, 5).float()] * 2, dim=1)
+    with caplog.at_level("WARNING", logger="dynext"):
+        calibrate(make_table(100, 2, logits_nek=logits_nek, label_n=label_n, basis="labels"))
+    told = caplog.records[0].getMessage()
+    assert "ended at its lower bound 0.05: it is right on 90.0% of them" in told
+    assert "far smaller than that deserves" in told
+    assert "train it longer" in told
