@@ -162,7 +162,7 @@ def test_the_loss_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     auxiliary = lend_attention(net)
     make_distinct(auxiliary)
     steps = []
-    monkeypatch.setattr(training, "fit", lambda module, step, config: steps.append((module, step)))
+    monkeypatch.setattr(training, "fit", lambda module, step, config, **modes: steps.append((module, step)))
     for source, y in ((samples, samples.y), (samples.unlabelled(), None)):
         distill_attention(auxiliary, source, config(), attention=0.7, temperature=3.0, alpha=0.3, batch_size=8)
         module, step = steps.pop()

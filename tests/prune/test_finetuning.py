@@ -49,7 +49,7 @@ def test_the_loss_of_fine_tuning_is_the_formula(monkeypatch: pytest.MonkeyPatch)
     teacher = dx.train.joint(net, samples, config(10)).staged
     bank = dx.synthesize(teacher, shape=(3, 8, 8), n=16, seed=0, spec=SPEC, method="gaussian")
     steps = []
-    monkeypatch.setattr(finetuning, "fit", lambda module, step, config: steps.append((module, step)))
+    monkeypatch.setattr(finetuning, "fit", lambda module, step, config, **modes: steps.append((module, step)))
     for source, y in ((samples, samples.y), (samples.unlabelled(), None), (bank, None)):
         dx.prune.finetune(net, teacher, source, config(), temperature=3.0, alpha=0.3, batch_size=8)
         module, step = steps.pop()

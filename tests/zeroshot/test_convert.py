@@ -102,8 +102,9 @@ def test_distilling_on_calibration_rows_judges_on_answers_of_exits_that_did_not_
 
 
 def test_rows_of_ones_own_are_used_instead_of_synthesized_ones() -> None:
-    rows = real(64)
-    found = convert(teacher(), **{**SMALL, "synthesis": rows}, calibrate=real())
+    both = real(112)
+    rows, others = both.subset(torch.arange(64)), both.subset(torch.arange(64, 112))
+    found = convert(teacher(), **{**SMALL, "synthesis": rows}, calibrate=others)
     assert found.samples is rows
     assert found.provenance["method"] == "given samples"
 

@@ -80,7 +80,7 @@ def test_a_conversion_tells_of_costs(caplog: pytest.LogCaptureFixture) -> None:
             samples.spec,
             exits=dx.Exits(heads=dx.default_heads(10, hidden=64)),
             synthesis=samples,
-            calibrate=samples,
+            calibrate=replace(samples, pixels=torch.rand(6, 1, 14, 14)),
             training=dx.Frozen(steps=1),
             target=dx.Target(budget=1.5),
         )
