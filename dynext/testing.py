@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynext.data.promises import broken_promises
+from dynext.data.sources import as_source
 from dynext.errors import DynextError
 from dynext.fitting import FitConfig
 from dynext.graph.macs import count_macs
@@ -25,7 +26,7 @@ from dynext.net.own_checks import check_own_gates
 from dynext.policy.policy import Policy
 from dynext.policy.table import simulate
 from dynext.seeding import generator
-from dynext.types import InputSpec, Prediction, Source
+from dynext.types import Data, InputSpec, Prediction, Source
 from dynext.zeroshot.bank import Bank
 from dynext.zeroshot.synth.bn_statistics import in_full
 from dynext.zeroshot.synth.method import Method, Work
@@ -200,23 +201,32 @@ def _ran(prediction: Prediction) -> Tensor:
     return prediction.ran
 
 
-def check_source(source: Source, shape: Sequence[int] | None = None) -> None:
-    """The promises of a source: batches of one shape, as many samples as it says, the same ones each time.
+def check_source(
+    source: Data, spec: InputSpec | Sequence[int] | None = None, *, num_classes: int | None = None
+) -> None:
+    """The promises of a source, over all its samples: batches of one shape and finite floats, as many samples as it
+    says, the same ones in the same order each time, labels that are class numbers; with a ``spec`` (the source's own
+    without one) pixels that are normalized once, and by it.
+
+    Args:
+        source: or whatever `dynext.data.as_source` makes one of.
+        spec: what the net expects, or the shape of its samples alone.
+        num_classes: how many classes labels are of.
 
     Raises:
-        ConformanceError: names the promise that is broken.
+        ConformanceError: names the promise that is broken. SourceError: nothing that holds samples.
     """
-    wanted = tuple(shape or source.shape)
-    count = 0
-    for batch in source:
-        _expect(tuple(batch.x.shape[1:]) == wanted, f"a batch of samples {tuple(batch.x.shape[1:])}, expected {wanted}")
-        _expect(batch.x.is_floating_point(), f"samples are {batch.x.dtype}, expected normalized floats")
-        _expect(batch.y is None or len(batch.y) == len(batch.x), "a batch has not one label per sample")
-        count += len(batch.x)
-    _expect(count == len(source), f"it says {len(source)} samples and gives {count}")
-    _expect(source.bn in ("running", "batch"), f"bn is {source.bn!r}, expected 'running' or 'batch'")
-    for first, second in islice(zip(source, source, strict=True), 3):
-        _expect(torch.equal(first.x, second.x), "a second pass gives other samples")
+    told = spec if isinstance(spec, InputSpec) else None
+    lacking = [name for name in ("shape", "bn", "__len__", "__iter__") if not hasattr(source, name)]
+    if told is None and lacking:
+        raise ConformanceError(f"a {type(source).__name__} is no source, it lacks {', '.join(lacking)}")
+    if lacking:
+        source = as_source(source, told)
+    own = getattr(source, "spec", None)
+    told = told or (own if isinstance(own, InputSpec) else None)
+    shape = tuple(source.shape if spec is None else spec.shape if isinstance(spec, InputSpec) else spec)
+    for broken in broken_promises(source, shape, told, num_classes):
+        raise ConformanceError(broken)
 
 
 def check_synthesizer(

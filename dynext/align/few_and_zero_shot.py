@@ -10,18 +10,25 @@ import torch
 from torch import Tensor
 
 from dynext.align.projection_heads import ProjectionHeads, final_prototypes
+from dynext.data.given import takes_data
 from dynext.errors import SourceError
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import Prototypes, prototypes
 from dynext.net.reclassify import reclassify
-from dynext.types import Source
+from dynext.types import Data, InputSpec
 from dynext.usual_modes import in_usual_modes
 
 
 @in_usual_modes
+@takes_data("examples", unlabelled=("center_on",), own_classes=True)
 def few_shot(
-    net: DynamicNet, examples: Source, *, space: ProjectionHeads | None = None, center_on: Source | None = None
+    net: DynamicNet,
+    examples: Data,
+    *,
+    space: ProjectionHeads | None = None,
+    center_on: Data | None = None,
+    spec: InputSpec | None = None,
 ) -> DynamicNet:
     """A copy of ``net`` whose exits all, the last included, know the classes of a few labelled examples.
 
@@ -48,7 +55,10 @@ def few_shot(
 
 
 @in_usual_modes
-def zero_shot(net: DynamicNet, space: ProjectionHeads, *, rows: Source | None = None) -> DynamicNet:
+@takes_data(unlabelled=("rows",))
+def zero_shot(
+    net: DynamicNet, space: ProjectionHeads, *, rows: Data | None = None, spec: InputSpec | None = None
+) -> DynamicNet:
     """A copy of ``net`` whose early exits know all classes that the final exit knows, also those they never saw.
 
     The final exit's class vectors are reused at each early exit, through the space that it was aligned in. No label is

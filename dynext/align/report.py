@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynext.brief import short_repr
+from dynext.data.given import takes_data
 from dynext.net.collect import collect
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.calibrate import calibrate
@@ -13,7 +14,7 @@ from dynext.policy.choose import DEFAULT_MAX_DROP, choose
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
 from dynext.reporting.report import Report, report
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 
@@ -53,13 +54,14 @@ class Rechosen:
 
 
 @in_usual_modes
+@takes_data("chosen_on", "judged_on")
 def rechoose(
     before: DynamicNet,
     aligned: DynamicNet,
     policy: Policy,
-    chosen_on: Source,
+    chosen_on: Data,
     *,
-    judged_on: Source | None = None,
+    judged_on: Data | None = None,
     max_drop: float | None = None,
     budget: float | None = None,
     rows: str | None = None,

@@ -20,14 +20,15 @@ from dynext.align.projection_heads import ProjectionHeads
 from dynext.align.result import Alignment
 from dynext.align.settings import AlignmentSettings, AlignmentTerm, FromTeacher, JointTrunk, Learn, Trunk
 from dynext.data.content import Content
+from dynext.data.given import LearnOptions, takes_data
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, FitResult, check_same_run, configured, fit
+from dynext.fitting import FitConfig, FitResult, check_same_run, configured, fit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.drift import DriftGuard, drift_of, split_held_out
 from dynext.train.frozen_teacher import Guide
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 TRUNK_LR = 1e-4
@@ -36,9 +37,10 @@ USUAL = FitConfig(steps=2000, lr=2e-3, trunk_lr=TRUNK_LR, batch_size=128)
 
 
 @in_usual_modes
+@takes_data("source")
 def align_exits(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     term: AlignmentTerm | Loss | Term = "cosine",
@@ -46,7 +48,7 @@ def align_exits(
     learn: FromTeacher | Learn = "teacher",
     classes: Sequence[int] | None = None,
     augmentations: Augmentations | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> Alignment:
     """A copy of ``net`` whose early exits see samples as its last exit does, and answer as well as before.
 

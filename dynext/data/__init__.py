@@ -12,6 +12,7 @@ function or class              what                                             
 `cifar10`                      CIFAR-10, from torchvision's folder or a ``.npz`` file            yes, by torchvision
 `images`, `image`              a folder of image files, perhaps one sub-folder a class; one file no
 `array`, `open_rows`           a ``.npz`` or ``.npy`` file; whatever holds unlabelled samples    no
+`as_source`                    tensors, arrays, data sets, loaders, folders, files as a Source
 `Samples`, `Batch`             samples in memory, and some of them on their way to a net
 `augment`                      random shifts and mirror images
 `Episodes`, `SameClasses`      few-shot episodes (`Episode`) drawn from labelled samples
@@ -34,6 +35,7 @@ from dynext.data.episodes import Episode, Episodes, SameClasses, split_classes, 
 from dynext.data.folders import images
 from dynext.data.image_pixels import image
 from dynext.data.samples import Samples, augment
+from dynext.data.sources import as_source
 from dynext.types import Batch
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "SameClasses",
     "Samples",
     "array",
+    "as_source",
     "augment",
     "bundled_sample",
     "cifar10",

@@ -87,14 +87,34 @@ def _check_channels(spec: InputSpec) -> None:
 def _image(file: Path, spec: InputSpec) -> Tensor:
     from PIL import Image
 
+    with _quiet():
+        try:
+            opened = Image.open(file)
+        except (
+            Exception
+        ) as error:  # Pillow's readers fail in ways of their own: struct.error, IndexError, EOFError, ...
+            raise _no_image(str(file), error) from error
+        with opened:
+            return fitted(opened, spec, name=str(file))
+
+
+def fitted(opened: Image, spec: InputSpec, *, name: str = "a PIL image") -> Tensor:
+    """A picture of Pillow as uint8 pixels ``[c h w]``, as `image` makes them of a file.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    from PIL import Image
+
+    _check_channels(spec)
     channels, height, width = spec.shape
     try:
-        with _quiet(), Image.open(file) as opened:
+        with _quiet():
             opened.load()
             turn = _turn(opened)
             picture = _eight_bits(opened, "L" if channels == 1 else "RGB")
-    except Exception as error:  # Pillow's readers fail in ways of their own: struct.error, IndexError, EOFError, ...
-        raise SourceError(f"{file} is no image that can be read ({line(error)})") from error
+    except Exception as error:
+        raise _no_image(name, error) from error
     picture = picture if turn is None else picture.transpose(turn)
     scale = max(height / picture.height, width / picture.width)
     size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
@@ -102,6 +122,10 @@ def _image(file: Path, spec: InputSpec) -> Tensor:
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     crop = np.array(picture.crop((left, top, left + width, top + height)))
     return torch.from_numpy(crop.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def _no_image(name: str, error: Exception) -> SourceError:
+    return SourceError(f"{name} is no image that can be read ({line(error)})")
 
 
 @contextmanager

@@ -166,6 +166,7 @@ def load(
         spec = InputSpec(**{key: tuple(value) for key, value in card["input"].items()})
         names = None if card["class_names"] is None else tuple(card["class_names"])
         net.check_described(spec, names)
+        net.spec = spec
         return Artifact(
             net=net.eval(),
             policy=policy,

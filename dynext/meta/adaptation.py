@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from dynext.brief import short_repr
+from dynext.data.given import takes_data
 from dynext.data.indexing import by_index
 from dynext.errors import SourceError
 from dynext.meta.adapt_config import AdaptConfig, AdaptOptions, adapt_config, as_start
@@ -28,7 +29,7 @@ from dynext.policy.calibrate import Calibration, calibrate
 from dynext.policy.choose import choose
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
-from dynext.types import Batch, Source
+from dynext.types import Batch, Data, InputSpec, Source
 from dynext.usual_modes import in_usual_modes
 
 FOLDS = 32
@@ -49,13 +50,15 @@ class Adaptation:
 
 
 @in_usual_modes
+@takes_data("support", besides=(Batch,), own_classes=True)
 def adapt(
     net: DynamicNet | MetaStart,
-    support: Source | Batch,
+    support: Data | Batch,
     *,
     policy: Policy | None = None,
     max_drop: float = 0.02,
     seed: int = 0,
+    spec: InputSpec | None = None,
     **options: Unpack[AdaptOptions],
 ) -> Adaptation:
     """A new net that has learned the ``support`` samples at every exit, with a policy; the given one is left alone.

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.meta.functional import Learner, called_with
 from dynext.meta.meta_gf import SETTLED
 from dynext.meta.norms import settle
@@ -24,7 +25,7 @@ from dynext.policy.fronts.quota import quotas
 from dynext.seeding import generator, seeded
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, handed_back, labelled
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
@@ -116,9 +117,10 @@ def _losses(logits_e: Sequence[Tensor], y_b: Tensor) -> Tensor:
 
 
 @in_usual_modes
+@takes_data("source")
 def weigh_samples(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     strength: float = 0.8,
@@ -126,7 +128,7 @@ def weigh_samples(
     pseudo_lr: float = 0.1,
     hidden: int = 64,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained jointly on labelled samples, each of which counts at each exit what a small net says.
 

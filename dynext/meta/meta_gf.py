@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.meta.exit_ownership import used
 from dynext.meta.functional import Learner, called_with
 from dynext.meta.inner import loss_of
@@ -22,7 +23,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.seeding import generator
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, handed_back, labelled
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
@@ -32,15 +33,16 @@ SETTLED = 512
 
 
 @in_usual_modes
+@takes_data("source")
 def meta_fusion(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     inner_steps: int = 1,
     inner_lr: float = 0.1,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained on labelled samples so that exits that pull apart do not overrule each other.
 

@@ -162,6 +162,7 @@ def cascade(net: DynamicNet, rule: CascadeRule, *, seed: int = 0) -> DynamicNet:
     cascaded = DynamicNet(chain.staged(), chain.exits).eval()
     cascaded.seen = net.seen
     cascaded.staged.shrunk = net.staged.shrunk
+    cascaded.spec = net.spec
     cascaded.cascade = {
         "rule": rule,
         "after": list(net.staged.cuts),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from dynext.data.given import takes_data
 from dynext.data.indexing import check_samples
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
@@ -15,20 +16,22 @@ from dynext.net.masked_pass import gated, greedy, trunk_macs
 from dynext.policy.policy import Policy
 from dynext.policy.skip_record import Skipped
 from dynext.policy.table import ExitTable
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data, InputSpec
 from dynext.usual_modes import in_usual_modes
 
 
 @in_usual_modes
+@takes_data("source")
 @torch.inference_mode()
 def collect(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     *,
     keep: Sequence[float | None] | None = None,
     static: nn.Module | None = None,
     bn: BatchNormMode | None = None,
     rows: str | None = None,
+    spec: InputSpec | None = None,
 ) -> ExitTable:
     """Every exit's logits on every sample of ``source``: an `ExitTable`, one row a sample.
 

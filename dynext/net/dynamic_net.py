@@ -41,6 +41,8 @@ class DynamicNet(nn.Module):
         """Which layers `dynext.net.int8` has put into 8 bits, as JSON; ``None`` for a float net."""
         self.seen = Content()
         """Which real samples its exits have learned from: thresholds that are chosen on these promise too much."""
+        self.spec: InputSpec | None = None
+        """How pixels are normalized for this net, where that is known: verbs then ask nobody for ``spec=``."""
 
     def __repr__(self) -> str:
         """A line for each exit; the layers are shown by ``net.staged.stages`` and ``net.exits``."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynext.brief import short_repr
+from dynext.data.given import takes_data
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.exit_parts import NO_CLASSIFIER
@@ -20,7 +21,7 @@ from dynext.modules.layer_outputs import given_to
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.last_layer import last_linear
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data, InputSpec
 from dynext.usual_modes import in_usual_modes
 
 
@@ -84,8 +85,11 @@ def embed_batch(net: DynamicNet, x: Tensor) -> EmbeddedBatch:
 
 
 @in_usual_modes
+@takes_data("source")
 @torch.no_grad()
-def embed(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Embeddings:
+def embed(
+    net: DynamicNet, source: Data, *, bn: BatchNormMode | None = None, spec: InputSpec | None = None
+) -> Embeddings:
     """Every exit's embeddings and logits on every sample of ``source``; labels where it has some.
 
     Args:

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from dynext.brief import short_repr
 from dynext.data.content import Content
+from dynext.data.given import takes_data
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError, SourceError
 from dynext.modules.modes import evaluating, statistics
 from dynext.modules.skip_rule import SkipRule
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, greedy
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data, InputSpec
 
 HALF_MAX = 65504.0
 """Largest number in half precision; nets without normalization layers whose inputs are large go beyond."""
@@ -56,15 +57,17 @@ class Features:
         )
 
 
+@takes_data(unlabelled=("source",))
 @torch.inference_mode()
 def cache_features(
     net: DynamicNet,
     teacher: nn.Module | None,
-    source: Source,
+    source: Data,
     *,
     bn: BatchNormMode | None = None,
     keep: SkipRule | None = None,
     progress: bool = True,
+    spec: InputSpec | None = None,
 ) -> Features:
     """Run the trunk once over ``source``. BatchNorms of trunk and teacher use ``bn`` (the source's own by default).
 

@@ -55,6 +55,7 @@ def reclassify(
     gates = None if net.gates is None else net.gates.spec
     with seeded(0):
         reclassified = from_specs(staged, specs, [exit.after for exit in net.exits], gates, **own_parts(net))
+    reclassified.spec = net.spec
     if net.gates is not None and reclassified.gates is not None:
         reclassified.gates.load_state_dict(net.gates.state_dict())
     for e, (new, old) in enumerate(zip(reclassified.exits, net.exits, strict=True)):

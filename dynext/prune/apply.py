@@ -165,6 +165,7 @@ def _settled(small: DynamicNet, before: DynamicNet, plan: PruningPlan) -> Dynami
         raise PlanError(f"what the plan leaves is inconsistent: {error}") from error
     pruned = DynamicNet(staged, exits).eval()
     pruned.seen = before.seen
+    pruned.spec = small.spec
     shapes = tuple(tuple(tuple(s) for s in stage.live_shapes) for stage in staged.stages)
     macs_e = tuple(a + b for a, b in zip(pruned.trunk_macs_e, pruned.head_macs_e, strict=True))
     if plan.macs_e and (plan.macs_e, plan.live_shapes) != (macs_e, shapes):

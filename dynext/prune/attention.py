@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError, SourceError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.losses.exits import attention_mimicry, attention_transfer, distillation
 from dynext.modules.exits import Exit
 from dynext.modules.modes import take_flags
@@ -27,7 +28,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import Features, cache_features
 from dynext.prune.attention_maps import attention_map, normalized, of_reduced, resized, spatial_softmax
 from dynext.prune.auxiliary import Auxiliary, MaskedPaths, watching
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig()
@@ -38,9 +39,10 @@ FADE = (0.25, 0.75)
 
 
 @in_usual_modes
+@takes_data("source")
 def distill_attention(
     auxiliary: Auxiliary,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
@@ -48,7 +50,7 @@ def distill_attention(
     attention: float = 1.0,
     temperature: float = 4.0,
     alpha: float = 0.5,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> Auxiliary:
     """A copy of ``auxiliary`` whose exits have learned from the attention lent to them; `detach` gives the net.
 
@@ -96,9 +98,10 @@ def distill_attention(
 
 
 @in_usual_modes
+@takes_data("source")
 def transfer_attention(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
@@ -106,7 +109,7 @@ def transfer_attention(
     start: float = 0.5,
     temperature: float = 4.0,
     alpha: float = 0.5,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` in which the first map of each exit's head mimics the next stage's attention map.
 

@@ -197,7 +197,9 @@ def watching(net: DynamicNet) -> DynamicNet:
             last = build_exit(spec, after=after, name=stage.name).to(next(net.parameters()))
     except RuntimeError as error:
         raise SplitError(f"the deepest map {shape} cannot be tapped: {error}") from error
-    return DynamicNet(staged, [*net.exits, last])
+    watched = DynamicNet(staged, [*net.exits, last])
+    watched.spec = net.spec
+    return watched
 
 
 @torch.no_grad()

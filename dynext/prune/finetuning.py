@@ -17,14 +17,15 @@ from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
 from dynext.data.content import Content
+from dynext.data.given import LearnOptions, takes_data
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.losses.exits import distillation
 from dynext.modules.modes import evaluating, statistics, take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.equilibrium import logits_in_equilibrium
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 Augment = Callable[[Tensor, Generator], Tensor]
@@ -37,17 +38,18 @@ USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def finetune(
     net: DynamicNet,
     teacher: nn.Module,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     temperature: float = 4.0,
     alpha: float = 0.5,
     norms: Norms | None = None,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` (a pruned one, say) trained as a whole to answer like ``teacher`` again, at every exit.
 
@@ -92,16 +94,17 @@ def finetune(
 
 
 @in_usual_modes
+@takes_data("source")
 def distill_static(
     student: nn.Module,
     teacher: nn.Module,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     temperature: float = 4.0,
     alpha: float = 0.5,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> nn.Module:
     """A copy of ``student``, a compact static net (`dynext.models`), that has learned to answer like ``teacher``.
 

@@ -10,8 +10,9 @@ from torch import nn
 from typing_extensions import Unpack
 
 from dynext.brief import short_repr
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError, PlanError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.graph.macs import param_bytes
 from dynext.modules.modes import evaluating, statistics
 from dynext.net.collect import collect
@@ -21,7 +22,7 @@ from dynext.prune.finetuning import USUAL, finetune
 from dynext.prune.plan import PruningPlan
 from dynext.prune.quantization import quantize
 from dynext.prune.ranking import Removal, rank
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 Bits = Literal["int8"]
@@ -61,15 +62,16 @@ class Pruned:
 
 
 @in_usual_modes
+@takes_data("source", "held_out")
 def make_smaller(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     remove: Removal,
     bits: Bits | None = None,
-    held_out: Source | None = None,
-    **options: Unpack[FitOptions],
+    held_out: Data | None = None,
+    **options: Unpack[LearnOptions],
 ) -> Pruned:
     """`dynext.prune.rank`, `dynext.prune.apply_plan`, `dynext.prune.finetune` and `dynext.prune.quantize` in one call.
 

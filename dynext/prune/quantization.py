@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from dynext.data.given import takes_data
 from dynext.data.indexing import check_samples
 from dynext.errors import FitError
 from dynext.graph.macs import layer_macs
@@ -19,7 +20,7 @@ from dynext.modules.modes import evaluating, statistics
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.int8 import LEVELS, Chain, chains, to_int8
 from dynext.seeding import generator
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data, InputSpec, Source
 from dynext.usual_modes import in_usual_modes
 
 VALUES = 1 << 12
@@ -30,15 +31,17 @@ CLIPS = tuple(1 - 0.02 * step for step in range(26))
 
 
 @in_usual_modes
+@takes_data(unlabelled=("source",))
 @torch.no_grad()
 def quantize(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     *,
     least_macs: int = 20_000,
     bn: BatchNormMode | None = None,
     batches: int = 16,
     seed: int = 0,
+    spec: InputSpec | None = None,
 ) -> DynamicNet:
     """A copy of ``net`` in 8 bits: the weights and the inputs of convolutions and linear layers.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from dynext.data.given import takes_data
 from dynext.errors import PlanError
 from dynext.modules.gates import static_gates
 from dynext.net.attach import attach_gates
@@ -16,7 +17,7 @@ from dynext.prune.channel_choice import ChannelChoice
 from dynext.prune.channel_worth import By, channel_worth
 from dynext.prune.plan import PruningPlan
 from dynext.train.controls import rank_stages
-from dynext.types import Source
+from dynext.types import Data, Source
 from dynext.usual_modes import in_usual_modes
 
 ATTEMPTS = 5
@@ -45,12 +46,13 @@ class Removal:
 
 
 @in_usual_modes
+@takes_data(unlabelled=("source",))
 def rank(
     net: DynamicNet,
     *,
     budget: float,
     by: By = "magnitude",
-    source: Source | None = None,
+    source: Data | None = None,
     auxiliary: Auxiliary | None = None,
     blocks: int = 0,
     policy: Policy | None = None,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynext.brief import short_repr
+from dynext.data.given import takes_data
 from dynext.data.indexing import check_samples
 from dynext.errors import PolicyError
 from dynext.modules.gates import GateSpec, random_gates, static_gates
@@ -23,7 +24,7 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, gates_of, replayed
 from dynext.policy.policy import Policy
 from dynext.reporting.report import Report, report
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data, InputSpec, Source
 from dynext.usual_modes import in_usual_modes
 
 
@@ -48,8 +49,11 @@ class Ranking:
 
 
 @in_usual_modes
+@takes_data(unlabelled=("source",))
 @torch.inference_mode()
-def rank_stages(net: DynamicNet, source: Source, *, bn: BatchNormMode | None = None) -> Ranking:
+def rank_stages(
+    net: DynamicNet, source: Data, *, bn: BatchNormMode | None = None, spec: InputSpec | None = None
+) -> Ranking:
     """Drop one gated stage after the other, each time the one without which the net's answers change least.
 
     No label is read. Takes g(g + 1)/2 passes over ``source``; a few hundred samples do.
@@ -131,15 +135,17 @@ def _regated(net: DynamicNet, gates: GateSpec) -> DynamicNet:
 
 
 @in_usual_modes
+@takes_data("test", unlabelled=("ranked_on",))
 def at_equal_cost(
     net: DynamicNet,
-    ranked_on: Source,
-    test: Source,
+    ranked_on: Data,
+    test: Data,
     *,
     static: nn.Module | None = None,
     tune: Callable[[DynamicNet], DynamicNet] | None = None,
     keep: float = 0.5,
     seed: int = 0,
+    spec: InputSpec | None = None,
 ) -> dict[str, Report]:
     """``"learned"`` gates on ``test``, and two controls that save as many MACs: the best ``"fixed set"``, ``"chance"``.
 

@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynext.brief import short_repr
-from dynext.data.samples import Samples
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.policy import Policy
 from dynext.policy.table import ExitTable
-from dynext.types import InputSpec, Source
+from dynext.types import Data, InputSpec, Source
 from dynext.usual_modes import in_usual_modes
 from dynext.zeroshot import convert_steps as step
 from dynext.zeroshot.convert_checks import checked
@@ -40,9 +39,9 @@ def convert(
     teacher: nn.Module,
     example: Tensor | InputSpec | None = None,
     *,
-    calibrate: Samples | Unlabelled | None = None,
+    calibrate: Data | Unlabelled | None = None,
     exits: Exits = Exits(),
-    synthesis: Synthesis | Source = Synthesis(),
+    synthesis: Synthesis | Data = Synthesis(),
     training: Training = Frozen(),
     target: Target = Target(),
     run: Run = Run(),
@@ -59,9 +58,10 @@ def convert(
             which says the normalization too. Without a spec it is that of the samples that are given, without any mean
             .5 and std .25 for the example's channels.
         calibrate: a few hundred *unlabelled* real samples for temperatures, class biases and thresholds;
-            ``Unlabelled(samples, distill=True)`` distils on them as well.
+            ``Unlabelled(samples, distill=True)`` distils on them as well. In any form that `dynext.data.as_source`
+            takes, labels are dropped; ``example`` must then be an `InputSpec`, unless net or samples know theirs.
         synthesis: how samples are synthesized; or samples to distil on instead: a bank from before, or many unlabelled
-            real ones.
+            real ones, in any form too.
         training: `Frozen`, `Joint` or `Skip`.
 
     Raises:

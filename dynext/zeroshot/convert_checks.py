@@ -21,8 +21,9 @@ from dynext.fitting import check_same_run
 from dynext.graph.teacher import plain_classifier
 from dynext.modules.exits import Exit
 from dynext.net.dynamic_net import DynamicNet
-from dynext.types import InputSpec, Source
+from dynext.types import Data, InputSpec, Source
 from dynext.zeroshot.bank import Bank
+from dynext.zeroshot.given_samples import given_samples
 from dynext.zeroshot.settings import Exits, Run, Synthesis, Target, Training, Unlabelled, training_name
 from dynext.zeroshot.synth.last_layer import check_logits
 from dynext.zeroshot.synth.method import Method
@@ -39,6 +40,8 @@ class ConversionTask:
 
     teacher: nn.Module
     spec: InputSpec
+    spec_known: bool
+    """Whether somebody said how pixels are normalized; it is a guess otherwise."""
     exits: Exits
     synthesis: Synthesis | Source
     calibrate: Unlabelled | None
@@ -78,9 +81,9 @@ class ConversionTask:
 def checked(
     teacher: nn.Module,
     example: Tensor | InputSpec | None,
-    calibrate: Samples | Unlabelled | None,
+    calibrate: Data | Unlabelled | None,
     exits: Exits,
-    synthesis: Synthesis | Source,
+    synthesis: Synthesis | Data,
     training: Training,
     target: Target,
     run: Run,
@@ -92,18 +95,8 @@ def checked(
         FitError: a training that is none.
         DiskError: the run's folder cannot be written, or has no room for the samples.
     """
-    images = Unlabelled(calibrate) if isinstance(calibrate, Samples) else calibrate
-    if images is not None and not isinstance(images, Unlabelled):
-        raise SourceError(
-            f"calibrate is a {type(images).__name__}; give dx.data.Samples (dx.data.open_rows makes them of a folder, "
-            f"a file or pixels)"
-        )
+    images, synthesis = given_samples(teacher, example, calibrate, synthesis)
     given = None if isinstance(synthesis, Synthesis) else synthesis
-    if given is not None and not isinstance(given, Source):
-        raise SourceError(
-            f"synthesis is a {type(given).__name__}; give dx.Synthesis(...), a bank (dx.synthesize, dx.Bank.open) or "
-            f"dx.data.Samples (dx.data.open_rows makes them of a folder, a file or pixels)"
-        )
     if not isinstance(training, get_args(Training)):
         raise FitError(f"training={training!r}; give dx.Frozen(), dx.Joint() or dx.Skip()")
     if isinstance(synthesis, Synthesis):
@@ -122,6 +115,7 @@ def checked(
     return ConversionTask(
         teacher=teacher,
         spec=spec,
+        spec_known=isinstance(example, InputSpec) or any(map(_tells_spec, samples.values())),
         exits=exits,
         synthesis=synthesis,
         calibrate=None if images is None else replace(images, samples=images.samples.unlabelled()),
@@ -129,6 +123,11 @@ def checked(
         target=target,
         run=run,
     )
+
+
+def _tells_spec(source: Source | None) -> bool:
+    """Whether real samples say how they are normalized; a bank repeats what was guessed for it."""
+    return source is not None and source.bn == "running" and isinstance(getattr(source, "spec", None), InputSpec)
 
 
 def _bank_bytes(synthesis: Synthesis | Source, spec: InputSpec) -> int:

@@ -71,6 +71,7 @@ def attached(task: ConversionTask) -> DynamicNet:
     if not isinstance(task.training, Skip):
         check_reach(task, net)  # skipping may cost less than the cheapest exit
     check_record(task, net)
+    net.spec = task.spec if task.spec_known else None
     net.cost = measure(net)
     log.info("split after %s", ", ".join(net.exit_names[:-1]))
     return net

@@ -10,14 +10,15 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.losses.exits import distillation, survivor_weights
 from dynext.modules.exits import Exit
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.features import Features, cache_features, head_logits
-from dynext.types import BatchNormMode, Source
+from dynext.types import BatchNormMode, Data
 from dynext.usual_modes import in_usual_modes
 
 LOW = (torch.float16, torch.bfloat16)
@@ -29,16 +30,17 @@ USUAL = FitConfig(steps=2000, lr=2e-3, batch_size=128)
 
 
 @in_usual_modes
+@takes_data(unlabelled=("source",), besides=(Features,))
 def distill(
     net: DynamicNet,
     teacher: nn.Module | None,
-    source: Source | Features,
+    source: Data | Features,
     config: FitConfig | None = None,
     *,
     temperature: float = 4.0,
     survivors: float = 0.0,
     bn: BatchNormMode | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` whose exits answer like the teacher on the samples of ``source``; the trunk stays as it is.
 

@@ -17,9 +17,10 @@ from typing_extensions import Unpack
 
 from dynext.brief import short_repr
 from dynext.data.content import Content
+from dynext.data.given import LearnOptions, takes_data
 from dynext.data.indexing import by_index, check_samples
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, check_same_run, configured, fit
+from dynext.fitting import FitConfig, check_same_run, configured, fit
 from dynext.losses.exits import distillation
 from dynext.modules.modes import take_flags
 from dynext.net.dynamic_net import DynamicNet
@@ -27,7 +28,7 @@ from dynext.net.equilibrium import logits_in_equilibrium
 from dynext.net.features import same_function
 from dynext.train.drift import Drift, DriftCheck, DriftGuard, drift_of, split_held_out
 from dynext.train.frozen_teacher import BesideMode, Guide
-from dynext.types import Batch, Source
+from dynext.types import Batch, Data, Source
 
 CHECKS = 20
 """How often, spread over the run, the drift is measured."""
@@ -89,16 +90,17 @@ class JointLoss:
             raise FitError(f"{self}; give a positive temperature and weights of 0 or more")
 
 
+@takes_data(unlabelled=("source",))
 def distill_jointly(
     net: DynamicNet,
     teacher: nn.Module | None,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     loss: JointLoss = JointLoss(),
     bn: BesideMode = "frozen",
     max_drift: float = 0.02,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, JointReport]:
     """A copy of ``net`` trained as a whole to answer like ``teacher`` at every exit, and how far its last exit drifted.
 

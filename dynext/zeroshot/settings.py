@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from dynext.brief import short_repr
-from dynext.data.samples import Samples
 from dynext.errors import FitError, PolicyError, SourceError
 from dynext.net.given_heads import HeadsGiven
 from dynext.policy.choose import DEFAULT_MAX_DROP
@@ -135,7 +134,8 @@ class Unlabelled:
 
     __repr__ = short_repr
 
-    samples: Samples
+    samples: Any
+    """In any form that `dynext.data.as_source` takes."""
     _: KW_ONLY
     distill: bool = False
     """Exits are also distilled on them, each seen in several views. Thresholds are then chosen on answers of exits that

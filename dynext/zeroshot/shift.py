@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from dynext.brief import short_repr
+from dynext.data.given import takes_data
 from dynext.errors import SourceError
 from dynext.policy.bounds import lower_bound
 from dynext.policy.calibrate import Calibration
 from dynext.policy.choose import DEFAULT_MAX_DROP
 from dynext.policy.confidence import confidence
 from dynext.policy.table import ExitTable
-from dynext.types import Source
+from dynext.types import Data, InputSpec
 from dynext.zeroshot.synth.bn_statistics import as_input, bn_distance, has_batch_norm
 
 MAX_BN_DISTANCE = 1.0
@@ -121,8 +122,11 @@ def estimate_shift(
     return Shift(overshoot=overshoot, where=where, bn_distance=nearest, max_drop=max_drop)
 
 
+@takes_data(unlabelled=("source",))
 @torch.no_grad()
-def bn_distance_of(teacher: nn.Module, source: Source, *, rows: int | None = None) -> float | None:
+def bn_distance_of(
+    teacher: nn.Module, source: Data, *, rows: int | None = None, spec: InputSpec | None = None
+) -> float | None:
     """`bn_distance` of the samples of ``source``, mean over its batches; ``None`` where the teacher has no BatchNorm.
 
     A batch should be 64 samples or more: the few samples of a small one differ from any statistics.

@@ -7,31 +7,33 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.losses.exits import hint_loss, self_distillation
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import embed_batch, embedding_sizes
 from dynext.seeding import seeded
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_plain, labelled, train_whole
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def be_your_own_teacher(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     alpha: float = 0.3,
     temperature: float = 3.0,
     hint: float = 0.03,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net``, trunk and exits trained together: by labels, and by the last exit as a teacher of the others.
 

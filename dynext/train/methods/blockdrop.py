@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.losses.gates import (
     blockdrop_reward,
     correctness,
@@ -33,7 +34,7 @@ from dynext.net.masked_pass import Decide, GatedPass, gated, greedy, sampled
 from dynext.train.batches import Augment, TaughtBatch, TaughtBatches
 from dynext.train.frozen_teacher import BesideMode
 from dynext.train.gate_loop import GateHistory, GateStep, train_gates
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 FROZEN_NET = FitConfig(steps=20_000, lr=1e-3, batch_size=2048, schedule="constant")
@@ -63,9 +64,10 @@ USUAL_CURRICULUM = Curriculum()
 
 
 @in_usual_modes
+@takes_data("source")
 def blockdrop_curriculum(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
@@ -73,7 +75,7 @@ def blockdrop_curriculum(
     bn: BesideMode = "frozen",
     penalty: float = 1.0,
     curriculum: Curriculum = USUAL_CURRICULUM,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, GateHistory]:
     """Learn what to skip in a net that stays as it is, one gate after the other: a trained copy, and its history.
 
@@ -115,16 +117,17 @@ def blockdrop_curriculum(
 
 
 @in_usual_modes
+@takes_data("source")
 def blockdrop_finetune(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
     augment: Augment | None = None,
     bn: BesideMode = "frozen",
     penalty: float = 10.0,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, GateHistory]:
     """Both nets together, after the curriculum: a trained copy of ``net``, and its history.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.losses.exits import self_distillation, weighted_cross_entropy
@@ -13,23 +14,24 @@ from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment
 from dynext.train.by_loss import train_by_loss
 from dynext.train.exit_loop import HeadOutputs, check_joinable, labelled, train_heads
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def imta(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     heads: FitConfig | FitOptions | None = None,
     gamma: float = 0.1,
     temperature: float = 1.0,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained in two steps: all of it with gradients in balance, then the exits as collaborators.
 

@@ -10,29 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.losses.exits import gated_exit_loss
 from dynext.net.dynamic_net import DynamicNet
 from dynext.policy.confidence import FEATURES, Learned, gate_features
 from dynext.policy.policy import Policy
 from dynext.seeding import seeded
 from dynext.train.exit_loop import HeadOutputs, TrainableHeads, check_plain, labelled, train_heads
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def jei_dnn(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     price: float = 0.5,
     gate_warmup: float = 0.3,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, Policy]:
     """A copy of ``net`` with its exits trained on labelled samples, the trunk frozen, and learned gates as a policy.
 

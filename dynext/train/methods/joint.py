@@ -7,28 +7,30 @@ from collections.abc import Sequence
 from torch import Tensor
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.losses.exits import weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment
 from dynext.train.by_loss import train_by_loss
 from dynext.train.exit_loop import labelled
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def joint(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     weight_e: Sequence[float] | None = None,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net``, trunk and exits trained together on labelled samples.
 

@@ -6,24 +6,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.fitting import FitConfig, FitOptions, configured
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import labelled, train_whole
 from dynext.train.methods.joint import USUAL, joint
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 
 @in_usual_modes
+@takes_data("source")
 def mixed(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     backbone: FitConfig | FitOptions,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained in two steps: the trunk alone by the last exit's cross-entropy, then all of it jointly.
 

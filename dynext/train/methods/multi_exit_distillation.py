@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured, fit
+from dynext.fitting import FitConfig, configured, fit
 from dynext.losses.exits import annealed_temperature, multi_exit_loss, weighted_cross_entropy
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment, BatchSampler
@@ -22,23 +23,24 @@ from dynext.train.exit_loop import (
     labelled,
     named_by_draws,
 )
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source", unlabelled=("unlabelled",))
 def multi_exit_distillation(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
-    unlabelled: Source | None = None,
+    unlabelled: Data | None = None,
     teachers: Literal["last", "later"] = "last",
     share: float = 0.5,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` whose exits learn from labels and from later exits; trunk and exits together.
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment, BatchSampler
 from dynext.train.exit_loop import check_joinable, labelled
 from dynext.train.methods.be_your_own_teacher import taught_by_last_exit
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def scan(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     alpha: float = 0.5,
@@ -28,7 +30,7 @@ def scan(
     hint: float = 5e-7,
     ensemble: bool = True,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net``, trunk and attention exits trained together, the last exit teaching the others.
 

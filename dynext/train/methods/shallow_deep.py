@@ -7,29 +7,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.data.given import LearnOptions, takes_data
+from dynext.fitting import FitConfig, configured
 from dynext.losses.exits import shallow_deep_weights, weighted_cross_entropy
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment
 from dynext.train.by_loss import Trunk, train_by_loss
 from dynext.train.exit_loop import check_joinable, labelled
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def shallow_deep(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     trunk: Trunk = "frozen",
     most_confident: bool = False,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` with its exits trained on labelled samples: alone, or together with the trunk.
 

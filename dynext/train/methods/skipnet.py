@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from typing_extensions import Unpack
 
+from dynext.data.given import LearnOptions, takes_data
 from dynext.errors import FitError
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.fitting import FitConfig, configured
 from dynext.losses.gates import leave_one_out_mean, log_probability, reinforce, skipnet_returns
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.masked_pass import gated, gates_of, sampled, straight_through
 from dynext.train.batches import Augment, TaughtBatch, TaughtBatches
 from dynext.train.frozen_teacher import BesideMode
 from dynext.train.gate_loop import GateHistory, GateStep, train_gates
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 PRETRAINING = FitConfig(
@@ -37,16 +38,17 @@ REINFORCING = FitConfig(
 
 
 @in_usual_modes
+@takes_data("source")
 def skipnet_pretrain(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
     augment: Augment | None = None,
     bn: BesideMode = "frozen",
     price: float = 0.0,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, GateHistory]:
     """Supervised pre-training, decisions hard on the way forward and soft on the way back: a trained copy, its history.
 
@@ -116,16 +118,17 @@ PUBLISHED_REWARD = SkipNetReward()
 
 
 @in_usual_modes
+@takes_data("source")
 def skipnet_reinforce(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     teacher: nn.Module | None = None,
     augment: Augment | None = None,
     bn: BesideMode = "frozen",
     reward: SkipNetReward = PUBLISHED_REWARD,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> tuple[DynamicNet, GateHistory]:
     """Hybrid reinforcement learning, from pre-trained gates: min E_x E_g [L(y(x, g), y) - alpha / N sum_i R_i].
 

@@ -7,19 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.data.given import LearnOptions, takes_data
+from dynext.fitting import FitConfig, configured
 from dynext.net.cascade import cascade
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.exit_loop import HeadOutputs, check_joinable, labelled, train_heads
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def zero_time_waste(
-    net: DynamicNet, source: Source, config: FitConfig | None = None, **options: Unpack[FitOptions]
+    net: DynamicNet, source: Data, config: FitConfig | None = None, **options: Unpack[LearnOptions]
 ) -> DynamicNet:
     """A cascade of ``net`` (`dynext.net.cascade`, rule "stack") with its exits trained on samples, the trunk frozen.
 
