@@ -38,7 +38,7 @@ class Columns:
             if image is None:
                 raise SourceError(f"an item holds {_names(item)}, and none is an image; {BETTER}")
             return cls(image=image, label=label)
-        if isinstance(item, tuple | list) and not (item and isinstance(item[0], int | float | list)):
+        if isinstance(item, tuple) or (isinstance(item, list) and not _is_numbers(item)):
             if not item or not is_image(item[0]):
                 kinds_given = ", ".join(type(part).__name__ for part in item) or "nothing"
                 raise SourceError(
@@ -82,6 +82,11 @@ def _chosen(
         if candidates:
             return candidates[0]
     return None
+
+
+def _is_numbers(value: list[Any]) -> bool:
+    """Whether it is an image as nested lists."""
+    return bool(value) and (isinstance(value[0], int | float) or (isinstance(value[0], list) and _is_numbers(value[0])))
 
 
 def is_picture(value: Any) -> bool:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from dynext.data.sources import as_source
+from dynext.data.sources import as_source, named
 from dynext.errors import SourceError
 from dynext.fitting import FitOptions
 from dynext.types import InputSpec, Source
@@ -64,12 +64,13 @@ def takes_data(
             for name, value in wanted.items():
                 if told is None and not isinstance(value, Source):
                     raise _no_spec(name, others)
-                given[name] = as_source(
-                    value,
-                    told,
-                    labelled=False if name in unlabelled else None,
-                    classes=None if own_classes or net is None else net.num_classes,
-                )
+                with named(name):
+                    given[name] = as_source(
+                        value,
+                        told,
+                        labelled=False if name in unlabelled else None,
+                        classes=None if own_classes or net is None else net.num_classes,
+                    )
             return verb(*bound.args, **bound.kwargs)
 
         called.__doc__ = (inspect.getdoc(verb) or "") + TOLD.format(names=", ".join((*names, *unlabelled)))

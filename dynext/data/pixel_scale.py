@@ -31,6 +31,7 @@ KNOWN = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """What transforms often normalize by, besides the spec's own."""
+OWN = "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +154,14 @@ def _undone(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tenso
     return x * std_c + mean_c
 
 
-def _is_pixels(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    low, high = span(_undone(x[:CHUNK].float(), mean, std))
-    return low >= -10 * ROUNDING and high <= 1 + 10 * ROUNDING
+def _likeliest(x: Tensor, figures: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]) -> str | None:
+    """By which mean and std pixels were normalized: those that bring them into [0, 1] and fill it best."""
+    best, widest = None, 0.0
+    for name, (mean, std) in figures.items():
+        low, high = span(_undone(x[:CHUNK].float(), mean, std))
+        if low >= -10 * ROUNDING and high <= 1 + 10 * ROUNDING and high - low > widest + ROUNDING:
+            best, widest = name, high - low
+    return best
 
 
 def _told_of_normalized(x: Tensor, low: float, high: float, spec: InputSpec) -> str:
@@ -167,20 +173,20 @@ def _told_of_normalized(x: Tensor, low: float, high: float, spec: InputSpec) -> 
             f"std that they were normalized by and the pixels themselves; if the net does take such numbers: "
             f"dx.data.as_source(data, spec, normalized=True)"
         )
-    if _is_pixels(x, spec.mean, spec.std):
+    c = len(spec.mean)
+    known = {name: (mean[:c], std[:c]) for name, (mean, std) in KNOWN.items() if len(mean[:c]) == c}
+    likely = _likeliest(x, {OWN: (spec.mean, spec.std), **known})
+    if likely == OWN:
         return (
             f"{told}: they look normalized by the spec's own mean and std already, and would be once more; give the "
             f"pixels themselves (leave Normalize out of the transform), or say so: "
             f"dx.data.as_source(data, spec, normalized=True)"
         )
-    for name, (mean, std) in KNOWN.items():
-        if len(mean[: len(spec.mean)]) == len(spec.mean) and _is_pixels(
-            x, mean[: len(spec.mean)], std[: len(spec.std)]
-        ):
-            return (
-                f"{told}: they look normalized by {name}, the spec says mean {spec.mean} and std {spec.std}; undo it "
-                f"(x * std + mean), or leave Normalize out of the transform"
-            )
+    if likely is not None:
+        return (
+            f"{told}: they look normalized by {likely}, the spec says mean {spec.mean} and std {spec.std}; undo it "
+            f"(x * std + mean), or leave Normalize out of the transform"
+        )
     return (
         f"{told}: neither pixels nor normalized by the spec, mean {spec.mean} and std {spec.std}; give uint8, or "
         f"floats in [0, 1], as they are before any normalization"

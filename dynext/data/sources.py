@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -78,6 +79,15 @@ def as_source(
             "folder with one sub-folder a class"
         )
     return source
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Errors of the block say which argument they are about."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{name}: {error}") from error.__cause__
 
 
 def _own(source: Source, spec: InputSpec | None, labelled: bool | None) -> Source:

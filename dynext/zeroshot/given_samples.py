@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynext.data.read_sources import held
 from dynext.data.samples import Samples
-from dynext.data.sources import as_source
+from dynext.data.sources import as_source, named
 from dynext.errors import SourceError
 from dynext.types import Data, InputSpec, Source
 from dynext.zeroshot.settings import Synthesis, Unlabelled
@@ -32,16 +32,18 @@ def given_samples(
     images = calibrate if calibrate is None or isinstance(calibrate, Unlabelled) else Unlabelled(calibrate)
     spec = _spec(teacher, example, None if images is None else images.samples, synthesis)
     if images is not None:
-        images = replace(images, samples=_in_memory(images.samples, spec))
+        with named("calibrate"):
+            images = replace(images, samples=_in_memory(images.samples, spec))
     if not isinstance(synthesis, Synthesis | Source):
-        synthesis = as_source(synthesis, _told(spec, "synthesis"), labelled=False)
+        with named("synthesis"):
+            synthesis = as_source(synthesis, _told(spec, "synthesis"), labelled=False)
     return images, synthesis
 
 
 def _in_memory(given: Any, spec: InputSpec | None) -> Samples:
     if isinstance(given, Source) and given.bn == "batch":
         raise SourceError(
-            "calibrate holds synthesized samples; give real ones: (x, y), a data set, a folder; or leave it out"
+            "these are synthesized samples; give real ones: (x, y), a data set, a folder; or leave it out"
         )
     if isinstance(given, Samples):
         as_source(given)  # looks at the pixels
@@ -78,7 +80,7 @@ def _of_net(teacher: nn.Module, example: Tensor | None) -> InputSpec | None:
 def _told(spec: InputSpec | None, name: str) -> InputSpec:
     if spec is None:
         raise SourceError(
-            f"nothing says how the net wants the pixels of {name} normalized; give a spec in place of the example: "
+            f"nothing says how the net wants these pixels normalized; give a spec in place of the example: "
             f"dx.convert(net, dx.InputSpec(shape=(3, 224, 224), mean=(...), std=(...)), {name}=...), with mean 0 and "
             f"std 1 for a net that takes pixels in [0, 1]"
         )

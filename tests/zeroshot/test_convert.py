@@ -276,8 +276,8 @@ def test_rows_say_how_they_are_normalized() -> None:
     [
         ({"synthesis": real(0), "calibrate": real()}, "synthesis has no samples"),
         ({"calibrate": real(0)}, "calibrate has no samples"),
-        ({"calibrate": torch.zeros(4, 3, 8, 8)}, r"calibrate is a Tensor; give dx\.data\.Samples"),
-        ({"synthesis": torch.zeros(4, 3, 8, 8)}, r"synthesis is a Tensor; give dx\.Synthesis"),
+        ({"calibrate": object()}, "calibrate: a object holds no samples that can be read; give"),
+        ({"synthesis": object()}, "synthesis: a object holds no samples that can be read; give"),
         ({"calibrate": NINE}, "the model expects"),
         ({"example": torch.zeros(3, 8, 8)}, r"the example is of shape \(3, 8, 8\); give a batch"),
         ({"example": [0.0]}, "the example is a list; give a batch"),
