@@ -55,7 +55,9 @@ LOOKING = {
     **VERBS,
     "rank": lambda net, data, **spec: dx.prune.rank(net, budget=0.9, by="taylor", source=data, **spec),
     "rechoose": lambda net, data, **spec: dx.align.rechoose(net, net, dx.Policy.never(2), data, **spec),
-    "make_smaller": lambda net, data, **spec: dx.prune.make_smaller(net, data, held_out=data, budget=0.9, **spec),
+    "make_smaller": lambda net, data, **spec: dx.prune.make_smaller(
+        net, data, held_out=data, remove=dx.prune.Removal(budget=0.9), **spec
+    ),
 }
 
 
