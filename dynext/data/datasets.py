@@ -123,11 +123,21 @@ def array(path: Path | str, spec: InputSpec) -> Samples:
     Raises:
         SourceError: the file is missing, no array file, or of another shape than ``spec``.
     """
+    x, y = read_arrays(path)
+    return Samples(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
+
+
+def read_arrays(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a ``.npz`` holds as ``x`` and perhaps ``y``, or a bare ``.npy``.
+
+    Raises:
+        SourceError: the file is missing, or no array file.
+    """
     try:
         with Path(path).open("rb") as file:  # given a path, NumPy leaves a damaged file open
             loaded = np.load(file, allow_pickle=False)
             arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        x, y = arrays["x"], arrays.get("y")
+        return arrays["x"], arrays.get("y")
     except KeyError as error:
         held = ", ".join(map(repr, arrays)) or "nothing"
         raise SourceError(f"{path} holds {held}; save the pixels as 'x', and labels, if any, as 'y'") from error
@@ -139,7 +149,6 @@ def array(path: Path | str, spec: InputSpec) -> Samples:
             f"{path} is no array file ({type(error).__name__}: damaged, another kind of file, or Python objects); "
             f"give a .npz with samples under 'x', a .npy, or a folder of images"
         ) from error
-    return Samples(pixels=_pixels(x, spec), y=None if y is None else _labels(y, path), spec=spec)
 
 
 def _labels(y: np.ndarray, path: Path | str) -> Tensor:

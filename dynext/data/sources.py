@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from dynext.data.class_lists import Classes
 from dynext.data.columns import IMAGE_NAMES, LABEL_NAMES, Columns, is_image, is_picture
-from dynext.data.datasets import array
+from dynext.data.datasets import read_arrays
 from dynext.data.folders import images
 from dynext.data.image_files import class_folders, image_files
 from dynext.data.labels import as_labels
@@ -92,16 +92,16 @@ def named(name: str) -> Iterator[None]:
 
 def _own(source: Source, spec: InputSpec | None, labelled: bool | None) -> Source:
     """A source as it is, unless it normalizes by other figures than the net wants, or twice."""
-    own = getattr(source, "spec", None)
+    own = getattr(source, "spec", None) if source.bn == "running" else None  # a bank's may be a guess
     if isinstance(source, Samples):
         _check_pixels(source)
-        if isinstance(own, InputSpec) and spec is not None and (own.mean, own.std) != (spec.mean, spec.std):
-            raise SourceError(
-                f"the samples are normalized by mean {own.mean}, std {own.std}, the net's spec says {spec.mean}, "
-                f"{spec.std}; give the samples the net's own spec: dataclasses.replace(samples, spec=spec)"
-            )
-        return source.unlabelled() if labelled is False else source
-    return source
+    if isinstance(own, InputSpec) and spec is not None and (own.mean, own.std) != (spec.mean, spec.std):
+        again = "dataclasses.replace(samples, spec=spec)" if isinstance(source, Samples) else "as_source(data, spec)"
+        raise SourceError(
+            f"the samples are normalized by mean {own.mean}, std {own.std}, the net's spec says {spec.mean}, "
+            f"{spec.std}; give the samples the net's own spec: {again}"
+        )
+    return source.unlabelled() if isinstance(source, Samples) and labelled is False else source
 
 
 def _check_pixels(samples: Samples) -> None:
@@ -132,8 +132,9 @@ def _source(data: Any, asked: Asked) -> Source:
 def _from_path(given: Path | str, asked: Asked) -> Source:
     path = Path(given)
     if not path.is_dir():
-        samples = array(path, asked.spec)
-        return samples.unlabelled() if asked.labelled is False else samples
+        with named(str(path)):
+            x, y = read_arrays(path)
+            return _from_arrays(x, y, asked)
     labelled = asked.labelled
     if labelled is None:
         labelled = bool(class_folders(path)) and all(len(f.relative_to(path).parts) > 1 for f in image_files(path))

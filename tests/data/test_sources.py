@@ -55,6 +55,16 @@ def test_files_and_folders(tmp_path, kind: str) -> None:
     assert all_of(dx.data.as_source(str(written(tmp_path)[kind]), COLOR, labelled=False))[1] is None
 
 
+def test_arrays_in_a_file_are_looked_at_as_others(tmp_path) -> None:
+    np.savez(tmp_path / "bright.npz", x=X.astype(np.float32), y=np.eye(5)[Y])
+    x, y = all_of(dx.data.as_source(tmp_path / "bright.npz", COLOR))
+    assert_close(x, WANTED, atol=1e-5, rtol=0)
+    assert torch.equal(y, LABELS)
+    np.save(tmp_path / "twice.npy", WANTED.numpy())
+    with pytest.raises(SourceError, match=r"twice\.npy: pixels lie .* would be once more"):
+        dx.data.as_source(tmp_path / "twice.npy", COLOR)
+
+
 def test_a_source_is_given_back_as_it_is() -> None:
     samples = dx.data.Samples(pixels=FIRST, y=LABELS, spec=COLOR)
     assert dx.data.as_source(samples) is samples
@@ -207,6 +217,8 @@ def test_samples_that_are_normalized_already_are_caught_too() -> None:
         dx.data.as_source(dx.data.Samples(pixels=FIRST.float(), spec=COLOR))
     with pytest.raises(SourceError, match=r"dataclasses\.replace\(samples, spec=spec\)"):
         dx.data.as_source(dx.data.Samples(pixels=FIRST, spec=COLOR), IMAGENET)
+    with pytest.raises(SourceError, match=r"the net's own spec: as_source\(data, spec\)"):
+        dx.data.as_source(dx.data.as_source(Items(lambda i: UNIT[i]), COLOR), IMAGENET)
 
 
 def test_normalized_samples_are_taken_when_one_says_so() -> None:
