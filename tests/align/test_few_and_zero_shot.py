@@ -177,8 +177,11 @@ def test_what_gives_no_classes_is_refused(
     with pytest.raises(SourceError, match="all examples are of class 0; .* give two classes or more"):
         dx.align.few_shot(net, replace(examples, y=torch.zeros_like(examples.y)))
     dark = replace(examples, pixels=examples.pixels.float().index_fill(0, torch.tensor([1]), torch.nan))
-    with pytest.raises(SourceError, match="an embedding holds NaN"):
+    with pytest.raises(SourceError, match="examples: some pixels are NaN or infinite"):
         dx.align.few_shot(net, dark)
+    plain = dx.InputSpec(shape=dark.shape, mean=(0.0,) * dark.shape[0], std=(1.0,) * dark.shape[0])
+    with pytest.raises(SourceError, match="an embedding holds NaN"):  # numbers of any kind go with a spec of 0 and 1
+        dx.align.few_shot(net, replace(dark, spec=plain))
     with pytest.raises(FitError, match="exits of a cascade hand on logits"):
         dx.align.few_shot(cascade(net, "boost"), examples)
     vectors = dx.align.prototypes(dx.align.embed(net, examples).embedding_e, examples.y)
