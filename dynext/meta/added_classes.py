@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynext.data.given import takes_data
 from dynext.errors import FitError, SourceError
 from dynext.meta.new_classes import with_classes
 from dynext.meta.prototypes import classifier_of
 from dynext.net.dynamic_net import DynamicNet
 from dynext.net.embeddings import Embeddings, embed
 from dynext.net.prototypes import class_means
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 KEPT = 0.25
@@ -27,8 +28,9 @@ DECAY = 0.01
 
 
 @in_usual_modes
+@takes_data("examples", unlabelled=("old",), own_classes=True)
 @torch.no_grad()
-def add_classes(net: DynamicNet, examples: Source, *, old: Source | None = None) -> DynamicNet:
+def add_classes(net: DynamicNet, examples: Data, *, old: Data | None = None) -> DynamicNet:
     """A copy of ``net`` that knows the classes of a few labelled ``examples`` as well, at every exit.
 
     The old classes keep their numbers, and their rows in every classifier, bit for bit. A new class's row at an exit

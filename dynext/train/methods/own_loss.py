@@ -8,22 +8,24 @@ from torch import nn
 from typing_extensions import Unpack
 
 from dynext import plugins
-from dynext.fitting import FitConfig, FitOptions, configured
+from dynext.data.given import LearnOptions, takes_data
+from dynext.fitting import FitConfig, configured
 from dynext.net.dynamic_net import DynamicNet
 from dynext.train.batches import Augment
 from dynext.train.by_loss import ExitLoss, Teaching, Trunk, train_by_loss
 from dynext.train.exit_loop import labelled
 from dynext.train.frozen_teacher import BesideMode
-from dynext.types import Source
+from dynext.types import Data
 from dynext.usual_modes import in_usual_modes
 
 USUAL = FitConfig(batch_size=64)
 
 
 @in_usual_modes
+@takes_data("source")
 def exits(
     net: DynamicNet,
-    source: Source,
+    source: Data,
     config: FitConfig | None = None,
     *,
     loss: ExitLoss | Sequence[ExitLoss],
@@ -31,7 +33,7 @@ def exits(
     teacher: nn.Module | None = None,
     bn: BesideMode | None = None,
     augment: Augment | None = None,
-    **options: Unpack[FitOptions],
+    **options: Unpack[LearnOptions],
 ) -> DynamicNet:
     """A copy of ``net`` trained by ``loss(logits_nek, y, net)``, one number, or by the sum of several such losses.
 
