@@ -43,7 +43,7 @@ class Config:
 PAPER = Config()
 SMOKE = replace(
     PAPER, seeds=(0,), ways=("b", "c"), samples=64, steps=3, calibration=40, reference=64, test=64, timing_s=0.1,
-    method="leaves", out=Path("runs/smoke_convert.json"),
+    method="leaves", max_drop=0.1, out=Path("runs/smoke_convert.json"),
 )  # fmt: skip
 
 TITLES = {

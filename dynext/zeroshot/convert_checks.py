@@ -59,6 +59,11 @@ class ConversionTask:
         """How samples are synthesized that exits are judged on: as those which they were distilled on."""
         return self.synthesis.method if isinstance(self.synthesis, Synthesis) else Synthesis().method
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples exits are distilled on, without calibration images."""
+        return self.synthesis.n if isinstance(self.synthesis, Synthesis) else len(self.synthesis)
+
     def checkpoint(self, name: str) -> Path | None:
         """Where the state of one part of the training is kept."""
         return None if self.run.folder is None else self.run.folder / f"{name}.ckpt"

@@ -37,10 +37,10 @@ from dynext.zeroshot.synth.registry import chosen
 from dynext.zeroshot.synth.synthesize import synthesize
 from dynext.zeroshot.thresholds import (
     CAUTION,
-    ROWS,
     Unseen,
     choose_cautiously,
     choose_unseen,
+    rows_to_judge,
     skip_tables,
     table_under,
 )
@@ -105,7 +105,7 @@ def workload(task: ConversionTask) -> Workload:
         trainings=(0.5 * (2 + FOLDS) if cross_fit else 1.0) + (joint or skip),
         joint=joint or skip,
         further=images.views * len(images.samples) if images is not None and cross_fit else 0,
-        judged=2 * ROWS if images is None or few_images(task) else 0,
+        judged=2 * rows_to_judge(task.num_samples) if images is None or few_images(task) else 0,
         judged_forwards=JUDGED_FORWARDS + DRIFT_FORWARDS * joint + RULE_FORWARDS * len(KEEPS) * skip,
     )
 
@@ -228,6 +228,7 @@ def _unseen(task: ConversionTask, net: DynamicNet, skipper: Skipper | None) -> U
         shape, options = task.spec.shape, {}
         if isinstance(task.synthesis, Synthesis) and method == task.synthesis.method:
             options = dict(task.synthesis.options)
+        count = min(count, rows_to_judge(task.num_samples))
         return synthesize(
             task.teacher, shape=shape, n=count, seed=seed, method=method, spec=task.spec, progress=task.run.progress,
             **options,

@@ -36,7 +36,10 @@ batch 64 on one thread, where its MACs are .011; at batch 1 it takes .10 (`dx.me
 to give the same policy on every machine."""
 
 ROWS = 2048
-"""Synthesized samples of each kind that thresholds are chosen on when there is no real sample."""
+"""Synthesized samples of each kind that thresholds are chosen on when there is no real sample; at most."""
+
+PER_SAMPLE = 4
+"""For each sample that exits are distilled on: judging a small trial must not cost more than the trial."""
 
 OTHER_METHOD = "leaves"
 """The second kind: thresholds must hold on samples that were not made the way the exits' own were."""
@@ -86,6 +89,11 @@ def table_under(policy: Policy, tables: Sequence[ExitTable]) -> ExitTable:
     return next(table for table in tables if table.keep_g == policy.skip_rule)
 
 
+def rows_to_judge(distilled_on: int) -> int:
+    """How many synthesized samples of each kind thresholds are chosen on."""
+    return min(ROWS, PER_SAMPLE * distilled_on)
+
+
 def choose_unseen(
     net: DynamicNet,
     teacher: nn.Module,
@@ -104,7 +112,7 @@ def choose_unseen(
     has lost on these samples is taken off what may be lost.
 
     Args:
-        synthesized: samples of a method, so many.
+        synthesized: samples of a method, so many or fewer (`rows_to_judge`).
         method: the one that made the samples which the exits were distilled on.
         skipper: the same net after it learned to skip: its skip rules are tried beside not skipping.
         when_unsafe: ``"least"`` chooses on these samples however large the shift is, and the note says so.
@@ -116,7 +124,7 @@ def choose_unseen(
         told = f"{len(bank):,} synthesized samples ({bank.provenance.method})"
         plain.append(collect(net, bank, rows=told))
         skipping += [] if skipper is None else skip_tables(skipper, teacher, bank, told)
-        distances.append(bn_distance_of(teacher, bank, rows=ROWS // 4))
+        distances.append(bn_distance_of(teacher, bank, rows=min(ROWS, len(bank)) // 4))
         spent = max(spent, lost_by_drift(net, teacher, bank))
     known = [distance for distance in distances if distance is not None]
     allowed = DEFAULT_MAX_DROP if max_drop is None else max_drop

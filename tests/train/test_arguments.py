@@ -25,7 +25,12 @@ def trainers() -> dict[str, inspect.Signature]:
             if inspect.isfunction(verb) and name not in NO_TRAINING:
                 signature = inspect.signature(verb)
                 told = " ".join(str(one) for one in signature.parameters.values())
-                if "FitConfig" in told or "FitOptions" in told or "steps" in signature.parameters:
+                if (
+                    "FitConfig" in told
+                    or "FitOptions" in told
+                    or "LearnOptions" in told
+                    or "steps" in signature.parameters
+                ):
                     verbs[f"dx.{space}.{name}"] = signature
     return verbs
 
@@ -40,7 +45,7 @@ def test_every_verb_that_trains_takes_a_config_and_its_fields() -> None:
         assert config.default is None, name
         assert config.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD, name
         assert options is not None, f"{name} takes no fields as keywords"
-        assert options.annotation == "Unpack[FitOptions]", name
+        assert options.annotation in ("Unpack[FitOptions]", "Unpack[LearnOptions]"), name
         doubled = {"steps", "lr", "seed", "checkpoint", "progress"} & signature.parameters.keys()
         assert not doubled, f"{name} says {doubled} twice"
         for phase, parameter in signature.parameters.items():
