@@ -8,7 +8,7 @@ A second table holds what else people have: Hugging Face's classifiers (``hf:NAM
 written by hand (``hand:NAME``) and models in the wrappers that training leaves around them (``wrapped:NAME``). There a
 model is covered if, beyond that, its first exit lies below 60 % of the MACs.
 
-    python benchmarks/coverage.py [--quick] [--json FILE] [--markdown FILE] [--models NAME ...] [--keep]
+    python benchmarks/coverage.py [--quick] [--others] [--json FILE] [--markdown FILE] [--models NAME ...] [--keep]
 
 The full run takes about an hour on one core; stopped, it goes on with ``--keep`` after the last model it tried.
 """
@@ -89,6 +89,7 @@ class Subject:
 def main() -> None:
     options = harness.parser(__doc__ or "")
     options.add_argument("--models", nargs="+", metavar="NAME", help="only these (torchvision:NAME, hf:NAME ...)")
+    options.add_argument("--others", action="store_true", help="only the second table, which takes minutes")
     options.add_argument("--choose", action="store_true", help="count parameters again, write timm_families.json, end")
     options.add_argument("--keep", action="store_true", help="keep the covered models of an earlier run in --json FILE")
     given = options.parse_args()
@@ -97,6 +98,7 @@ def main() -> None:
         return
     wanted = given.models or (QUICK if given.quick else None)
     names = [name for name in all_names() if wanted is None or name in wanted]
+    names = [name for name in names if not given.others or name.partition(":")[0] in SECOND]
     rows = earlier(given.json) if given.keep else {}
     for name in names:
         if name not in rows:
