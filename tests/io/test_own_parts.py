@@ -259,6 +259,18 @@ def test_exported(tmp_path: Path) -> None:
         dx.export(dx.attach_gates(net, Begun, at=BLOCKS.skippable[:2]), tmp_path / "out", policy=policy, spec=SPEC)
 
 
+@pytest.mark.filterwarnings("ignore")  # what torch's own compiler says of itself
+@torch.no_grad()
+def test_compiled() -> None:
+    net = dx.attach(BLOCKS, [Averaged, Scaled], at=[0, 2])
+    taps, _ = net.taps(X)
+    for e, exit in enumerate(net.exits):
+        head = torch.compile(exit, backend="eager", fullgraph=True)
+        torch.testing.assert_close(head(taps[e]), net.all_exits(X)[:, e])
+    compiled = torch.compile(lambda x: net.all_exits(x), backend="eager")
+    torch.testing.assert_close(compiled(X), net.all_exits(X))
+
+
 class Flat(nn.Sequential):
     def __init__(self, width: int) -> None:
         super().__init__(nn.Flatten(), nn.LazyLinear(width))
